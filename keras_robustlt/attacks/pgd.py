@@ -1,0 +1,200 @@
+"""Projected gradient descent, the attack of adversarial training, and FGSM."""
+
+import keras
+from keras import ops
+
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.attacks import norms
+
+__all__ = ["FGSM", "PGD"]
+
+LOSSES = {"cross_entropy": losses.cross_entropy, "margin": losses.margin}
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class PGD:
+    """Projected gradient descent within a ball around each image.
+
+    Each step moves every image by `step_size` in the direction that raises its loss
+    most, then back into the ball of radius `epsilon` around the original and into
+    `[0, 1]`.
+
+    Args:
+        epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
+            Defaults to `8 / 255`.
+        steps: Integer. Number of steps. Defaults to `10`.
+        step_size: Float, in the units of `epsilon`. Defaults to `epsilon / 4`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        random_start: Boolean. Whether to start from a uniformly drawn point of the
+            ball instead of the image itself. Defaults to `True`.
+        loss: `"cross_entropy"`, `"margin"` (with which PGD is the attack known as
+            CW), or a function of `(targets, logits)` that gives one value for each
+            example. Defaults to `"cross_entropy"`.
+
+    Example:
+
+    >>> attack = krl.attacks.PGD(epsilon=8 / 255, steps=20, step_size=1 / 255)
+    >>> x_adv = attack(network, x, y, seed=0)
+
+    Reference:
+        Madry et al., "Towards Deep Learning Models Resistant to Adversarial
+        Attacks", 2018, equation 2.1 and section 2.1.
+    """
+
+    def __init__(
+        self,
+        epsilon=8 / 255,
+        steps=10,
+        step_size=None,
+        norm="linf",
+        random_start=True,
+        loss="cross_entropy",
+    ):
+        self._norm = norms.get(norm)
+        self.norm = norm
+        self.epsilon = checks.epsilon(epsilon, norm)
+        self.steps = checks.positive_integer("steps", steps)
+        self.step_size = checks.in_range(
+            "step_size", self.epsilon / 4 if step_size is None else step_size, 0, 1e9
+        )
+        self.random_start = bool(random_start)
+        if not callable(loss):
+            checks.one_of("loss", loss, tuple(LOSSES))
+        self.loss = loss
+
+    def __call__(
+        self,
+        network,
+        x,
+        y,
+        epsilon=None,
+        step_size=None,
+        start=None,
+        training=False,
+        seed=None,
+        loss=None,
+    ):
+        """Adversarial examples for the images `x`.
+
+        Args:
+            network: A Keras model that gives logits.
+            x: Float tensor of shape `(batch, ...)`, images in `[0, 1]`.
+            y: Labels, integers `(batch,)` or one-hot `(batch, num_classes)`.
+            epsilon: Float or tensor of shape `(batch,)`: another budget than the
+                attack's own, the same for all images or one for each.
+            step_size: Likewise. Defaults to the attack's own, scaled as the budget
+                is.
+            start: Tensor of the shape of `x`: where to start, in place of the random
+                start. It need not be in the ball; the first step brings it there.
+            training: Boolean. Batch normalisation uses the statistics of the batch
+                (`True`, as in adversarial training; its moving statistics stay as
+                they are) or its moving statistics (`False`).
+            seed: Integer or `keras.random.SeedGenerator` for the random start.
+            loss: A function as the constructor takes it, in place of its `loss`.
+
+        Returns:
+            A float32 tensor of the shape of `x`, in the ball and in `[0, 1]`.
+        """
+        x = ops.cast(x, "float32")
+        if start is None:
+            start = self.starting_point(x, epsilon, seed)
+        return self.perturb(network, x, y, start, epsilon, step_size, training, loss)
+
+    def starting_point(self, x, epsilon=None, seed=None):
+        """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
+        if not self.random_start:
+            return x
+        noise = self._norm.random(ops.shape(x), self._per_image(epsilon, x), seed)
+        return ops.clip(x + noise, 0.0, 1.0)
+
+    def perturb(
+        self,
+        network,
+        x,
+        y,
+        start,
+        epsilon=None,
+        step_size=None,
+        training=False,
+        loss=None,
+    ):
+        """The attack from a given start: no randomness. See `__call__`."""
+        if step_size is None:
+            step_size = self.step_size
+            if epsilon is not None:
+                step_size = ops.multiply(epsilon, step_size / max(self.epsilon, 1e-12))
+        epsilon = self._per_image(epsilon, x)
+        step_size = self._per_image(step_size, x)
+        loss = loss or LOSSES.get(self.loss, self.loss)
+        forward = backend.frozen(network)
+
+        def total_loss(x_adv):
+            logits = ops.cast(forward(x_adv, training=training), "float32")
+            # The sum, so that the gradient of an image does not shrink with the batch.
+            return ops.sum(loss(losses.one_hot(y, logits.shape[-1]), logits))
+
+        def step(x_adv):
+            direction = self._norm.steepest(backend.gradient(total_loss, x_adv))
+            moved = x_adv + step_size * direction - x
+            return ops.clip(x + self._norm.project(moved, epsilon), 0.0, 1.0)
+
+        return backend.repeat(self.steps, step, ops.cast(start, "float32"))
+
+    def _per_image(self, value, x):
+        """`value` (the attack's epsilon if None) in a shape that fits `x`."""
+        if value is None:
+            return self.epsilon
+        value = ops.cast(value, "float32")
+        if len(value.shape) == 0:
+            return value
+        return ops.reshape(value, (-1,) + (1,) * (len(x.shape) - 1))
+
+    def get_config(self):
+        return {
+            "epsilon": self.epsilon,
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "norm": self.norm,
+            "random_start": self.random_start,
+            "loss": self.loss,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class FGSM(PGD):
+    """Fast gradient sign method: one step of the length of the budget.
+
+    Args:
+        epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to `8 / 255`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        random_start: Boolean. Defaults to `False`.
+        loss: See `PGD`. Defaults to `"cross_entropy"`.
+
+    Example:
+
+    >>> x_adv = krl.attacks.FGSM(epsilon=8 / 255)(network, x, y)
+
+    Reference:
+        Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015,
+        section 4.
+    """
+
+    def __init__(
+        self, epsilon=8 / 255, norm="linf", random_start=False, loss="cross_entropy"
+    ):
+        super().__init__(
+            epsilon,
+            steps=1,
+            step_size=epsilon,
+            norm=norm,
+            random_start=random_start,
+            loss=loss,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        return {k: v for k, v in config.items() if k not in ("steps", "step_size")}

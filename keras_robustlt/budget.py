@@ -1,0 +1,258 @@
+"""How much perturbation each class gets, and when.
+
+Adversarial training usually moves every image by at most the same epsilon, from
+the first iteration to the last. On long-tailed data that hurts twice: the head
+classes, which are easy, and the tail classes, which are not, are attacked alike;
+and the adversarial distribution is far from the data before the network has
+learned anything. RobustLT answers with two factors (Zhang et al., "Taming the Long
+Tail: Rebalancing Adversarial Training via Adaptive Perturbation", CVPR 2026):
+
+- class-wise perturbation balancing (CPB) redistributes epsilon over the classes,
+  more for rare ones, with the mean over the training data unchanged;
+- adversarial iteration weighting (AIW) raises it from zero along training.
+
+Both are pure functions here, `classwise_epsilon` and `iteration_weight`. `RobustLT`
+is their product, in the form in which a training step asks for it; another rule is
+another subclass of `Budget`.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import checks
+
+__all__ = ["Budget", "RobustLT", "classwise_epsilon", "iteration_weight"]
+
+GRANULARITIES = ("epoch", "step")
+WEIGHTINGS = ("perturbation", "loss", "both")
+
+
+def classwise_epsilon(class_counts, epsilon, alpha):
+    """Perturbation budget of each class (CPB).
+
+    With `K_y = max(n) / n_y` and `P(y) = n_y / sum(n)`:
+
+    `epsilon_y = (1 - alpha) epsilon + alpha epsilon sqrt(log K_y) / E_P[sqrt(log K)]`
+
+    The mean over the training data, `sum(P(y) epsilon_y)`, is `epsilon` for every
+    `alpha`. Balanced counts, for which the second term is 0 / 0, give the uniform
+    budget.
+
+    Args:
+        class_counts: Integers of shape `(num_classes,)`: training images of each
+            class, all positive, in any order.
+        epsilon: Float. The base budget, in pixel units of images in `[0, 1]`.
+        alpha: Float in `[0, 1]`. `0` is the uniform budget; with `1` the largest
+            class is not perturbed at all.
+
+    Returns:
+        A float64 array of shape `(num_classes,)`, in the units of `epsilon`.
+
+    Raises:
+        ValueError: If a count is not positive, or `epsilon` or `alpha` is out of
+            range.
+
+    Example:
+
+    >>> classwise_epsilon([100, 100, 100], epsilon=0.1, alpha=0.3)
+    array([0.1, 0.1, 0.1])
+    >>> classwise_epsilon([5000, 500, 100], epsilon=8 / 255, alpha=0.3).round(4)
+    array([0.022 , 0.1154, 0.1438])
+
+    Reference:
+        Zhang et al., CVPR 2026, class-wise perturbation balancing.
+    """
+    counts = checks.class_counts(class_counts).astype("float64")
+    epsilon = checks.epsilon(epsilon)
+    alpha = checks.in_range("alpha", alpha, 0, 1)
+    rarity = np.sqrt(np.log(counts.max() / counts))
+    mean_rarity = np.average(rarity, weights=counts)
+    if mean_rarity == 0:
+        return np.full(counts.shape, epsilon)
+    return epsilon * ((1 - alpha) + alpha * rarity / mean_rarity)
+
+
+def iteration_weight(t, total, beta):
+    """Share of the budget in use at iteration `t` (AIW).
+
+    `w_t = min((t - 1) / (beta * total), 1)`: nothing at the first iteration, all of
+    it once the share `beta` of training is over. `beta = 0` is all of it from the
+    start.
+
+    Args:
+        t: Integer or array of integers from 1 to `total`: the iteration (an epoch or
+            a training step, as `total` counts them).
+        total: Integer. The number of iterations of the whole training.
+        beta: Float, not negative. The share of training over which the budget grows.
+            With `1` or more the full budget is never reached.
+
+    Returns:
+        A float64 scalar or array of the shape of `t`, in `[0, 1]`.
+
+    Raises:
+        ValueError: If `t` is outside `1..total`, `total` is not positive or `beta` is
+            negative.
+
+    Example:
+
+    >>> iteration_weight(np.arange(1, 6), total=5, beta=0.8)
+    array([0.  , 0.25, 0.5 , 0.75, 1.  ])
+
+    Reference:
+        Zhang et al., CVPR 2026, adversarial iteration weighting.
+    """
+    beta = checks.in_range("beta", beta, 0, np.inf)
+    if total < 1:
+        raise ValueError(
+            f"`total` must be at least 1, the number of iterations. Received: {total}"
+        )
+    t = np.asarray(t, "float64")
+    if np.any(t < 1) or np.any(t > total):
+        raise ValueError(
+            "`t` counts iterations from 1 to `total`. "
+            f"Received: t={t.tolist()}, total={total}"
+        )
+    if beta == 0:
+        return np.ones_like(t)[()]
+    return np.minimum((t - 1) / (beta * total), 1.0)[()]
+
+
+class Budget:
+    """A rule for the perturbation budget, in the form that a training step asks for.
+
+    `RobustLTModel` calls `build` once and, in every training step and inside the
+    compiled graph, `class_epsilon` and `loss_weight`. A subclass overrides what it
+    changes; as it stands, this class is the uniform, constant budget of ordinary
+    adversarial training.
+
+    Example:
+
+    ```python
+    class TailOnly(krl.budget.Budget):
+        def build(self, model):
+            tail = krl.metrics.tail_classes(model.class_counts)
+            self.epsilon = np.zeros(model.num_classes, "float32")
+            self.epsilon[tail] = model.epsilon
+
+        def class_epsilon(self, schedule):
+            return keras.ops.convert_to_tensor(self.epsilon)
+    ```
+    """
+
+    def build(self, model):
+        """Prepares what does not change: called once, with the `RobustLTModel`.
+
+        A rule with state makes it here, with `model.add_weight(...)`.
+        """
+        self._epsilon = np.full(model.num_classes, model.epsilon, "float32")
+
+    def class_epsilon(self, schedule):
+        """Budget of each class at this point of training.
+
+        Args:
+            schedule: The model's `Schedule`; its variables say where training is.
+
+        Returns:
+            A float32 tensor of shape `(num_classes,)`, in pixel units.
+        """
+        return ops.convert_to_tensor(self._epsilon)
+
+    def loss_weight(self, schedule):
+        """Weight of the adversarial loss, the clean loss having the rest.
+
+        Returns:
+            `None` (the adversarial loss alone) or a scalar float32 tensor.
+        """
+        return None
+
+    def iteration_weight(self, schedule):
+        """The factor that grows along training, for display. `1` where none does."""
+        return ops.ones(())
+
+    @property
+    def uses_clean_loss(self):
+        """Whether `loss_weight` will ask for the loss on clean images."""
+        return False
+
+    @property
+    def granularity(self):
+        """The unit in which the rule counts iterations: `"epoch"` or `"step"`."""
+        return "epoch"
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class RobustLT(Budget):
+    """CPB times AIW: `epsilon_y^(t) = w_t epsilon_y`.
+
+    Args:
+        alpha: Float in `[0, 1]`. Strength of CPB; `0` switches it off. Defaults to
+            `0.3`, the paper's value for CIFAR10-LT.
+        beta: Float, not negative. Share of training over which AIW raises the
+            budget; `0` switches it off. Defaults to `0.8`.
+        granularity: `"epoch"` or `"step"`: what AIW counts. With `"epoch"`, as in
+            the paper, the first epoch sees no perturbation at all. Defaults to
+            `"epoch"`.
+        weighting: What `w_t` multiplies. `"perturbation"`: the budget, as in the
+            paper. `"loss"`: the budget is `epsilon_y` throughout and the loss is
+            `w_t` times the adversarial one plus `1 - w_t` times the clean one.
+            `"both"`: both. Defaults to `"perturbation"`.
+
+    Example:
+
+    >>> budget = krl.budget.RobustLT(alpha=0.3, beta=0.8, granularity="step")
+    >>> model = krl.RobustLTModel(network, class_counts, budget=budget)
+
+    Reference:
+        Zhang et al., CVPR 2026.
+    """
+
+    def __init__(
+        self, alpha=0.3, beta=0.8, granularity="epoch", weighting="perturbation"
+    ):
+        self.alpha = checks.in_range("alpha", alpha, 0, 1)
+        self.beta = checks.in_range("beta", beta, 0, np.inf)
+        self._granularity = checks.one_of("granularity", granularity, GRANULARITIES)
+        self.weighting = checks.one_of("weighting", weighting, WEIGHTINGS)
+
+    @property
+    def granularity(self):
+        return self._granularity
+
+    @property
+    def uses_clean_loss(self):
+        return self.weighting != "perturbation" and self.beta > 0
+
+    def build(self, model):
+        epsilon = classwise_epsilon(model.class_counts, model.epsilon, self.alpha)
+        self._epsilon = epsilon.astype("float32")
+
+    def iteration_weight(self, schedule):
+        if self.beta == 0:
+            return ops.ones(())
+        t, total = schedule.position(self.granularity)
+        return ops.minimum((t - 1.0) / (self.beta * total), 1.0)
+
+    def class_epsilon(self, schedule):
+        epsilon = super().class_epsilon(schedule)
+        if self.weighting == "loss":
+            return epsilon
+        return self.iteration_weight(schedule) * epsilon
+
+    def loss_weight(self, schedule):
+        return self.iteration_weight(schedule) if self.uses_clean_loss else None
+
+    def get_config(self):
+        return {
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "granularity": self.granularity,
+            "weighting": self.weighting,
+        }

@@ -1,0 +1,231 @@
+"""What is wrong with the input, said in words that tell the user what to do."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def in_range(name, value, low, high):
+    """The number `value`, if it is in `[low, high]`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not low <= number <= high:
+        expected = f"in [{low}, {high}]" if np.isfinite(high) else f"at least {low}"
+        raise ValueError(f"`{name}` must be a number {expected}. Received: {value!r}")
+    return number
+
+
+def one_of(name, value, choices):
+    """The string `value`, if it is one of `choices`."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")
+    return value
+
+
+def positive_integer(name, value):
+    """The integer `value`, if it is at least 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value}")
+    return int(value)
+
+
+def epsilon(value, norm="linf"):
+    """The budget `value`, if it makes sense for images in `[0, 1]`."""
+    if norm == "linf" and isinstance(value, (int, float)) and value > 1:
+        raise ValueError(
+            "`epsilon` is in pixel units of images in [0, 1], so at most 1: write "
+            f"8 / 255 for the usual budget. Received: epsilon={value}"
+        )
+    return in_range("epsilon", value, 0, 1 if norm == "linf" else np.inf)
+
+
+def class_counts(counts):
+    """`counts` as an int64 array of shape `(num_classes,)`, all positive."""
+    if isinstance(counts, dict):
+        if sorted(counts) != list(range(len(counts))):
+            raise ValueError(
+                "`class_counts` as a dictionary must have the class indices 0, 1, ... "
+                f"as its keys. Received keys: {sorted(counts)}"
+            )
+        counts = [counts[index] for index in range(len(counts))]
+    array = np.asarray(counts)
+    if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iuf":
+        raise ValueError(
+            "`class_counts` must be a list of the number of training images of each "
+            f"class, of at least two classes. Received: {counts!r}"
+        )
+    if not np.all(np.isfinite(array)) or np.any(array != np.floor(array)):
+        raise ValueError(f"`class_counts` must be whole numbers. Received: {counts!r}")
+    if np.any(array < 0):
+        raise ValueError(
+            "`class_counts` must not be negative. Received a negative count for class "
+            f"{np.flatnonzero(array < 0).tolist()}: {array.tolist()}"
+        )
+    if np.any(array == 0):
+        raise ValueError(
+            "`class_counts` must be positive: class "
+            f"{np.flatnonzero(array == 0).tolist()} has no training image. Leave the "
+            "class out (and renumber the labels) or add images of it. "
+            f"Received: {array.tolist()}"
+        )
+    return array.astype("int64")
+
+
+def images(x, name="x"):
+    """Raises if the array `x` is not a batch of float images in `[0, 1]`."""
+    x = np.asarray(x)
+    if x.dtype.kind != "f":
+        raise ValueError(_wrong_dtype(name, x.dtype))
+    if np.isnan(x).any():
+        raise ValueError(
+            _not_a_number(name, f"{int(np.isnan(x).any(axis=tuple(range(1, x.ndim))).sum())}")
+        )
+    if x.size and (x.min() < -1e-6 or x.max() > 1 + 1e-6):
+        raise ValueError(_wrong_range(name, x.min(), x.max()))
+
+
+def labels(y, num_classes, name="y"):
+    """Raises if the array `y` holds no labels of `num_classes` classes."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == num_classes:
+        if np.isnan(y).any() or not np.allclose(y.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(
+                f"`{name}` has the shape of one-hot labels, {y.shape}, but its rows do "
+                "not sum to 1."
+            )
+        return
+    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1] != 1):
+        raise ValueError(
+            f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
+            f"of shape (batch, {num_classes}). Received shape: {y.shape}"
+        )
+    if y.dtype.kind == "f" and not np.all(y == np.floor(y)) or y.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`{name}` must hold integer labels. Received dtype {y.dtype} with values "
+            f"such as {y.ravel()[:3].tolist()}"
+        )
+    if y.size and (y.min() < 0 or y.max() >= num_classes):
+        raise ValueError(_wrong_labels(name, y.min(), y.max(), num_classes))
+
+
+def image_dtype(x):
+    """Raises if the tensor `x` is not of a floating-point type."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(_wrong_dtype("x", dtype))
+
+
+def logits_not_probabilities(network):
+    """Raises if the last layer of `network` ends in a softmax or sigmoid."""
+    last = network
+    while isinstance(last, keras.Model) and last.layers:
+        last = last.layers[-1]
+    activation = getattr(last, "activation", None)
+    name = getattr(activation, "__name__", "")
+    if isinstance(last, keras.layers.Softmax) or name in ("softmax", "sigmoid"):
+        raise ValueError(_probabilities(f"its last layer, {last.name!r},"))
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class BatchCheck(keras.metrics.Metric):
+    """Watches what a compiled step cannot refuse: pixels, labels and logits.
+
+    Raising is not possible inside a compiled step. This metric keeps the extremes of
+    what the steps have seen since its reset, for the price of a reduction over the
+    batch, and `raise_if_wrong` looks at them from outside.
+    """
+
+    def __init__(self, num_classes, name="batch_check", **kwargs):
+        super().__init__(name=name, dtype="float32", **kwargs)
+        self.num_classes = num_classes
+        self.extremes = self.add_variable(
+            shape=(8,), initializer="zeros", name="extremes"
+        )
+
+    def update_state(self, images, labels, logits, sample_weight=None):
+        del sample_weight
+        images = ops.cast(images, "float32")
+        labels = ops.cast(labels, "float32")
+        if len(labels.shape) == 2 and labels.shape[-1] == self.num_classes:
+            labels = ops.cast(ops.argmax(labels, axis=-1), "float32")
+        logits = ops.cast(logits, "float32")
+        seen = ops.stack(
+            [
+                ops.sum(ops.cast(ops.isnan(images), "float32")),
+                -ops.min(images),
+                ops.max(images) - 1.0,
+                -ops.min(labels),
+                ops.max(labels) - (self.num_classes - 1.0),
+                -ops.min(logits),
+                ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
+                ops.ones(()),
+            ]
+        )
+        self.extremes.assign(ops.maximum(self.extremes, seen))
+
+    def result(self):
+        return ops.sum(self.extremes)
+
+    def raise_if_wrong(self):
+        """Raises a ValueError if a step since the last reset saw bad input."""
+        extremes = ops.convert_to_numpy(self.extremes)
+        nan, below, above, label_below, label_above, negative, off_one, seen = extremes
+        if not seen:
+            return
+        if nan > 0:
+            raise ValueError(_not_a_number("x", "a batch of"))
+        if below > 1e-6 or above > 1e-6:
+            raise ValueError(_wrong_range("x", -below, above + 1))
+        if label_below > 0 or label_above > 0:
+            highest = label_above + self.num_classes - 1
+            raise ValueError(_wrong_labels("y", -label_below, highest, self.num_classes))
+        if negative <= 0 and off_one < 1e-3:
+            raise ValueError(_probabilities("its output"))
+
+    def get_config(self):
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _wrong_dtype(name, dtype):
+    return (
+        f"`{name}` must hold floating-point images in [0, 1]. Received dtype: {dtype}. "
+        f"If these are pixels from 0 to 255, pass {name}.astype('float32') / 255."
+    )
+
+
+def _wrong_range(name, low, high):
+    advice = (
+        f" These look like pixels from 0 to 255: divide {name} by 255."
+        if high > 2
+        else " Normalisation (mean, standard deviation) belongs inside the network, for "
+        "the budget epsilon to be in pixel units."
+    )
+    return (
+        f"`{name}` must hold images in [0, 1]. Received values from {low:.4g} to "
+        f"{high:.4g}.{advice}"
+    )
+
+
+def _not_a_number(name, how_many):
+    return (
+        f"`{name}` holds pixels that are not a number (NaN), in {how_many} image(s). "
+        "Find them with numpy.isnan and leave those images out."
+    )
+
+
+def _wrong_labels(name, low, high, num_classes):
+    return (
+        f"`{name}` must hold labels from 0 to {num_classes - 1}, as `class_counts` has "
+        f"{num_classes} classes. Received labels from {low:.0f} to {high:.0f}."
+    )
+
+
+def _probabilities(where):
+    return (
+        f"`network` must give logits, but {where} gives probabilities. Remove the "
+        "softmax (activation=None in the last layer): the losses and attacks apply it "
+        "themselves, in a numerically safe way."
+    )

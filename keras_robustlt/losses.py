@@ -1,0 +1,115 @@
+"""Loss values, one for each example; who calls them takes the mean.
+
+All take `targets`, float one-hot (or soft) labels of shape `(batch, num_classes)`,
+and `logits` of the same shape, and compute in float32.
+"""
+
+from keras import ops
+
+__all__ = ["balanced_softmax", "cross_entropy", "margin", "one_hot"]
+
+
+def one_hot(labels, num_classes):
+    """Labels as float32 targets of shape `(batch, num_classes)`.
+
+    Args:
+        labels: Integers (of any numeric dtype) of shape `(batch,)` or `(batch, 1)`,
+            or one-hot or soft labels of shape `(batch, num_classes)`.
+        num_classes: Integer. The number of classes.
+
+    Returns:
+        A float32 tensor of shape `(batch, num_classes)`.
+
+    Example:
+
+    >>> krl.losses.one_hot([1, 0], num_classes=2)
+    array([[0., 1.], [1., 0.]], dtype=float32)
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 2:
+        if labels.shape[-1] == num_classes:
+            return ops.cast(labels, "float32")
+        labels = ops.squeeze(labels, axis=-1)
+    return ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype="float32")
+
+
+def cross_entropy(targets, logits, label_smoothing=0.0):
+    """Cross-entropy of each example.
+
+    With smoothing `s`: `(1 - s) * -log p_y + s * mean_c(-log p_c)`.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot or soft labels.
+        logits: Float tensor `(batch, num_classes)`.
+        label_smoothing: Float in `[0, 1]`. Defaults to `0`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.cross_entropy([[1.0, 0.0]], [[0.0, 0.0]])
+    array([0.6931472], dtype=float32)
+    """
+    logits = ops.cast(logits, "float32")
+    targets = ops.cast(targets, "float32")
+    if label_smoothing:
+        uniform = 1.0 / logits.shape[-1]
+        targets = (1.0 - label_smoothing) * targets + label_smoothing * uniform
+    return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def balanced_softmax(targets, logits, class_counts, tau=1.0):
+    """Cross-entropy of logits shifted by the class prior, `logits + tau log(n)`.
+
+    A network trained with it has logits that suit balanced test data.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot or soft labels.
+        logits: Float tensor `(batch, num_classes)`.
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        tau: Float. Strength of the shift; `0` is the plain cross-entropy. Defaults
+            to `1`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.balanced_softmax([[0.0, 1.0]], [[0.0, 0.0]], [300, 100])
+    array([1.3862944], dtype=float32)
+
+    Reference:
+        Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
+        NeurIPS 2020, equation 3.
+    """
+    prior = ops.log(ops.cast(class_counts, "float32"))
+    return cross_entropy(targets, ops.cast(logits, "float32") + tau * prior)
+
+
+def margin(targets, logits):
+    """By how much each example is misclassified: at most 0, and 0 from there on.
+
+    `-max(z_y - max_{c != y} z_c, 0)`. Once an example is misclassified its gradient is
+    zero, so that an attack stops moving it.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.margin([[1.0, 0.0], [0.0, 1.0]], [[3.0, 1.0], [3.0, 1.0]])
+    array([-2., -0.], dtype=float32)
+
+    Reference:
+        Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks",
+        2017, equation 6 of section V, with zero confidence.
+    """
+    logits = ops.cast(logits, "float32")
+    true = ops.sum(targets * logits, axis=-1)
+    others = ops.where(targets > 0, -float("inf"), logits)
+    return -ops.relu(true - ops.max(others, axis=-1))

@@ -1,0 +1,148 @@
+"""Accuracy as it matters on long-tailed data: all, tail, balanced, per class."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import checks
+from keras_robustlt.losses import one_hot
+
+__all__ = ["ClasswiseAccuracy", "summarize", "tail_classes"]
+
+
+def tail_classes(class_counts, fraction=0.8):
+    """The classes with the fewest training images.
+
+    Args:
+        class_counts: Integers of shape `(num_classes,)`.
+        fraction: Float in `(0, 1]`. The share of classes that is the tail. Defaults
+            to `0.8`, as in the paper.
+
+    Returns:
+        An int64 array of class indices in ascending order. Of classes with equally
+        many images, the one with the higher index counts as rarer.
+
+    Example:
+
+    >>> krl.metrics.tail_classes([50, 10, 30, 20, 40])
+    array([1, 2, 3, 4])
+
+    Reference:
+        Zhang et al., CVPR 2026: the tail is the 80% of classes with fewest samples.
+    """
+    counts = checks.class_counts(class_counts)
+    fraction = checks.in_range("fraction", fraction, 0, 1)
+    size = max(1, round(fraction * len(counts)))
+    head_first = np.argsort(-counts, kind="stable")
+    return np.sort(head_first[len(counts) - size :])
+
+
+def summarize(correct, total, tail):
+    """Accuracies from per-class counts.
+
+    Args:
+        correct: Numbers of shape `(num_classes,)`: correctly classified examples.
+        total: Numbers of shape `(num_classes,)`: examples.
+        tail: Integers: the indices of the tail classes.
+
+    Returns:
+        A dictionary of floats: `"all"` (of all examples), `"tail"` (of the examples of
+        the tail classes), `"balanced"` (mean over the classes that have examples),
+        `"worst"` (lowest class) and the list `"per_class"` (`None` for a class without
+        examples).
+
+    Example:
+
+    >>> krl.metrics.summarize([9, 1], [10, 5], tail=[1])
+    {'all': 0.6666666666666666, 'tail': 0.2, 'balanced': 0.55, 'worst': 0.2, 'per_class': [0.9, 0.2]}
+    """  # noqa: E501
+    correct = np.asarray(correct, "float64")
+    total = np.asarray(total, "float64")
+    present = total > 0
+    per_class = correct[present] / total[present]
+    tail_total = total[tail].sum()
+    return {
+        "all": float(correct.sum() / total.sum()),
+        "tail": float(correct[tail].sum() / tail_total) if tail_total else None,
+        "balanced": float(per_class.mean()),
+        "worst": float(per_class.min()),
+        "per_class": [
+            float(c / n) if n else None for c, n in zip(correct, total, strict=True)
+        ],
+    }
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class ClasswiseAccuracy(keras.metrics.Metric):
+    """Accuracy over all examples, over the tail classes, and averaged over classes.
+
+    Args:
+        class_counts: Integers of shape `(num_classes,)`, the training images of each
+            class: they say which classes are the tail.
+        tail_fraction: Float. See `tail_classes`. Defaults to `0.8`.
+        prefix: String put before the names of the results. Defaults to `""`.
+        name: String. Defaults to `"classwise_accuracy"`.
+
+    The result is a dictionary with `{prefix}accuracy`, `{prefix}tail_accuracy` and
+    `{prefix}balanced_accuracy`.
+
+    Example:
+
+    >>> metric = krl.metrics.ClasswiseAccuracy(class_counts=[90, 10], tail_fraction=0.5)
+    >>> metric.update_state([0, 0, 1], [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> {name: float(value) for name, value in metric.result().items()}
+    {'accuracy': 0.6666666865348816, 'tail_accuracy': 1.0, 'balanced_accuracy': 0.75}
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        tail_fraction=0.8,
+        prefix="",
+        name="classwise_accuracy",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.class_counts = checks.class_counts(class_counts)
+        self.tail_fraction = tail_fraction
+        self.prefix = prefix
+        self.tail = tail_classes(self.class_counts, tail_fraction)
+        shape = self.class_counts.shape
+        self.correct = self.add_variable(shape, initializer="zeros", name="correct")
+        self.total = self.add_variable(shape, initializer="zeros", name="total")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        num_classes = len(self.class_counts)
+        classes = ops.argmax(one_hot(y_true, num_classes), axis=-1)
+        hits = ops.cast(ops.equal(classes, ops.argmax(y_pred, axis=-1)), self.dtype)
+        weights = ops.ones_like(hits)
+        if sample_weight is not None:
+            weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+        members = ops.one_hot(classes, num_classes, dtype=self.dtype)
+        members = members * weights[:, None]
+        self.correct.assign_add(ops.sum(members * hits[:, None], axis=0))
+        self.total.assign_add(ops.sum(members, axis=0))
+
+    def result(self):
+        tail = ops.convert_to_tensor(self.tail)
+
+        def share(correct, total):
+            return ops.divide_no_nan(ops.sum(correct), ops.sum(total))
+
+        present = ops.cast(self.total > 0, self.dtype)
+        per_class = ops.divide_no_nan(self.correct.value, self.total.value)
+        return {
+            f"{self.prefix}accuracy": share(self.correct, self.total),
+            f"{self.prefix}tail_accuracy": share(
+                ops.take(self.correct, tail), ops.take(self.total, tail)
+            ),
+            f"{self.prefix}balanced_accuracy": share(per_class * present, present),
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "class_counts": self.class_counts.tolist(),
+            "tail_fraction": self.tail_fraction,
+            "prefix": self.prefix,
+        }

@@ -1,0 +1,446 @@
+"""RobustLTModel: adversarial training on long-tailed data, as a Keras model.
+
+A step of training reads from top to bottom in `training_batch`: what the budget of
+each class is now, which images that gives, and what the network is asked about.
+Keras's own `train_step` does the rest, with `call`, `compute_loss` and
+`compute_metrics` as it always does, so that optimisers, metrics, callbacks, mixed
+precision and distribution are Keras's own.
+"""
+
+import functools
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import attacks, backend, budget, checks, losses, methods, metrics
+from keras_robustlt.schedule import Schedule, ScheduleClock
+
+__all__ = ["RobustLTModel"]
+
+BATCHNORM_STATISTICS = ("adversarial", "mixed")
+# The images that a step hands to `call`, in the order of the forward passes.
+IMAGES = ("adversarial", "robust", "clean")
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class RobustLTModel(backend.StepAdapter, keras.Model):
+    """Trains a classifier to be robust, with a budget that is fair to rare classes.
+
+    Wraps any Keras classifier that gives logits. `fit` trains it on adversarial
+    examples whose budget depends on the class and grows along training (RobustLT);
+    `evaluate` reports clean and robust accuracy of all, of tail and of the average
+    class; `predict` gives the logits; `model.network` is the trained classifier.
+
+    During `fit` the logs hold `loss` and `adversarial_accuracy`, the accuracy on the
+    images trained on, and `clean_accuracy` where the step computes the logits of clean
+    images anyway (`weighting` other than `"perturbation"`,
+    `batchnorm_statistics="mixed"`, `method="standard"`). Metrics given to `compile`
+    see the adversarial logits in `fit` and the clean ones in `evaluate`.
+
+    Args:
+        network: A `keras.Model` that maps images in `[0, 1]`, of shape
+            `(batch, ...)`, to logits of shape `(batch, num_classes)`. Normalisation
+            of the images belongs inside.
+        class_counts: Integers of shape `(num_classes,)`: training images of each
+            class.
+        epsilon: Float. The base budget, in pixel units. Defaults to `8 / 255`.
+        alpha: Float in `[0, 1]`. Strength of class-wise perturbation balancing; `0`
+            is without. Defaults to `0.3`.
+        beta: Float, not negative. The share of training over which adversarial
+            iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
+        method: The base method: `"at"`, `"at_bsl"`, `"standard"` or a
+            `keras_robustlt.methods.Method`. Defaults to `"at"`.
+        attack: The training attack. Defaults to `PGD(epsilon, steps=10)`, which steps
+            by `epsilon / 4` from a random start.
+        evaluation_attack: The attack of `evaluate` and of validation, always with
+            the whole budget for all classes. Defaults to `PGD(epsilon, steps=20,
+            step_size=epsilon / 8)`.
+        granularity: `"epoch"` or `"step"`, see `budget.RobustLT`. Defaults to
+            `"epoch"`.
+        weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
+            Defaults to `"perturbation"`.
+        budget: A `keras_robustlt.budget.Budget` in place of `alpha`, `beta`,
+            `granularity` and `weighting`.
+        batchnorm_statistics: Which images move the moving statistics of batch
+            normalisation: `"adversarial"`, those trained on, or `"mixed"`, the clean
+            ones too, for one more forward pass. Defaults to `"adversarial"`.
+        total_epochs: Integer. The length of the whole schedule, where it is not the
+            `epochs` of `fit`. Defaults to `None`.
+        tail_fraction: Float. The share of classes that is called the tail. Defaults
+            to `0.8`.
+        seed: Integer. Seed of the random starts. Defaults to `None`, which draws it
+            from `keras.utils.set_random_seed`.
+        name: String. The name of the model.
+
+    Raises:
+        ValueError: If an argument is out of range, `network` gives probabilities, or
+            the number of its outputs is not that of `class_counts`.
+
+    Example:
+
+    ```python
+    train, test, class_counts = krl.data.long_tail("digits", augmentation="none")
+    network = krl.networks.SmallResNet(classes=10, input_shape=(8, 8, 1))
+    model = krl.RobustLTModel(network, class_counts, epsilon=0.1)
+    model.compile(optimizer=krl.optimizers.SGD(0.1, momentum=0.9, nesterov=True))
+    model.fit(train, epochs=40)
+    model.evaluate(test)
+    ```
+
+    Reference:
+        Zhang et al., "Taming the Long Tail: Rebalancing Adversarial Training via
+        Adaptive Perturbation", CVPR 2026.
+    """
+
+    def __init__(
+        self,
+        network,
+        class_counts,
+        epsilon=8 / 255,
+        alpha=0.3,
+        beta=0.8,
+        method="at",
+        attack=None,
+        evaluation_attack=None,
+        granularity="epoch",
+        weighting="perturbation",
+        budget=None,
+        batchnorm_statistics="adversarial",
+        total_epochs=None,
+        tail_fraction=0.8,
+        seed=None,
+        name=None,
+    ):
+        # Images, losses and attacks are float32; what precision the network computes
+        # in is the network's own affair.
+        super().__init__(name=name, dtype="float32")
+        if not isinstance(network, keras.Model):
+            raise ValueError(
+                "`network` must be a keras.Model that gives logits. "
+                f"Received: network={network!r} (of type {type(network).__name__})"
+            )
+        checks.logits_not_probabilities(network)
+        self.network = network
+        self.class_counts = checks.class_counts(class_counts)
+        self.num_classes = len(self.class_counts)
+        self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
+        self.method = methods.get(method)
+        self.attack = attack or attacks.PGD(self.epsilon)
+        self.evaluation_attack = evaluation_attack or attacks.PGD(
+            self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
+        )
+        for argument in ("attack", "evaluation_attack"):
+            if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
+                raise ValueError(
+                    f"`{argument}` must have the epsilon of the model. Received: "
+                    f"epsilon={self.epsilon} and {argument}.epsilon="
+                    f"{getattr(self, argument).epsilon}"
+                )
+        self.budget = budget or _default_budget(alpha, beta, granularity, weighting)
+        self.batchnorm_statistics = checks.one_of(
+            "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
+        )
+        self.total_epochs = total_epochs and checks.positive_integer(
+            "total_epochs", total_epochs
+        )
+        self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
+        self.seed = seed
+
+        self.schedule = Schedule(self)
+        self.start_seed = keras.random.SeedGenerator(seed)
+        # Of its own, so that validation does not change what training draws.
+        self.evaluation_seed = keras.random.SeedGenerator(seed)
+        self.method.build(self)
+        self.budget.build(self)
+        wanted = set(self.method.inputs)
+        if self.budget.uses_clean_loss or batchnorm_statistics == "mixed":
+            wanted.add("clean")
+        self._wanted = tuple(image for image in IMAGES if image in wanted)
+
+        def accuracy(prefix):
+            return metrics.ClasswiseAccuracy(
+                self.class_counts, tail_fraction, f"{prefix}_", f"{prefix}_accuracy"
+            )
+
+        self.adversarial_accuracy = keras.metrics.Mean("adversarial_accuracy")
+        self.clean_accuracy = accuracy("clean")
+        self.robust_accuracy = accuracy("robust")
+        self.batch_check = checks.BatchCheck(self.num_classes)
+        self._criterion = losses.cross_entropy
+        self._evaluating = False
+        self.built = network.built
+        if network.built and hasattr(network, "output_shape"):
+            self._check_outputs(network.output_shape)
+
+    # What happens in a step
+
+    def training_batch(self, data):
+        """The batch that the network trains on, with its adversarial images.
+
+        Args:
+            data: A batch of `fit`: `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The batch with, in place of `x`, a dictionary of the images by name.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        checks.image_dtype(x)
+        x = ops.cast(x, "float32")
+        images = {"clean": x}
+        if "adversarial" in self._wanted:
+            class_epsilon = self.budget.class_epsilon(self.schedule)
+            images["adversarial"] = self._training_attack(x, y, class_epsilon)
+        self.schedule.advance()
+        return images, y, sample_weight
+
+    def _training_attack(self, x, y, class_epsilon):
+        targets = losses.one_hot(y, self.num_classes)
+        start = self.attack.starting_point(x, self.epsilon, self.start_seed)
+
+        def perturb():
+            return self.attack.perturb(
+                self.network,
+                x,
+                targets,
+                start,
+                epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
+                training=True,
+                loss=self.method.attack_loss,
+            )
+
+        return ops.cond(ops.max(class_epsilon) > 0, perturb, lambda: x)
+
+    def evaluation_batch(self, data):
+        """The batch of `evaluate`, with its adversarial images."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        checks.image_dtype(x)
+        x = ops.cast(x, "float32")
+        x_adv = self.evaluation_attack(self.network, x, y, seed=self.evaluation_seed)
+        return {"robust": x_adv, "clean": x}, y, sample_weight
+
+    def call(self, inputs, training=False):
+        """Logits of images, or of each entry of a dictionary of images."""
+        if not isinstance(inputs, dict):
+            return self.network(inputs, training=training)
+        wanted = self._wanted if training else inputs
+        logits = {}
+        for name in [image for image in IMAGES if image in wanted]:
+            frozen = name == "clean" and training and not self._clean_moves_statistics
+            network = backend.frozen(self.network) if frozen else self.network
+            logits[name] = network(inputs[name], training=training)
+        return {name: ops.cast(value, "float32") for name, value in logits.items()}
+
+    @property
+    def _clean_moves_statistics(self):
+        return self.batchnorm_statistics == "mixed" or self._wanted == ("clean",)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The method's loss on the logits, and the network's own regularisation."""
+        self._check_outputs(ops.shape(next(iter(y_pred.values()))))
+        targets = losses.one_hot(y, self.num_classes)
+        logits = dict(y_pred)
+        if "robust" in logits:
+            logits["adversarial"] = logits["robust"]
+        loss = self.method.loss(targets, logits, self._criterion)
+        weight = self.budget.loss_weight(self.schedule) if training else None
+        if weight is not None:
+            clean = dict.fromkeys(logits, logits["clean"])
+            clean_loss = self.method.loss(targets, clean, self._criterion)
+            loss = weight * loss + (1.0 - weight) * clean_loss
+        total = MeanOverBatch()(loss, loss, sample_weight)
+        return total + sum(ops.sum(ops.cast(extra, "float32")) for extra in self.losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics of this kind of step, and gives their results."""
+        if isinstance(y_pred, dict):
+            trained_on = next(iter(y_pred))
+            self.batch_check.update_state(x["clean"], y, y_pred[trained_on])
+            if "robust" in y_pred:
+                self.robust_accuracy.update_state(y, y_pred["robust"], sample_weight)
+            if "adversarial" in y_pred:
+                targets = losses.one_hot(y, self.num_classes)
+                hits = keras.metrics.categorical_accuracy(
+                    targets, y_pred["adversarial"]
+                )
+                self.adversarial_accuracy.update_state(hits, sample_weight)
+            if "clean" in y_pred:
+                self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
+            y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(y, y_pred, sample_weight)
+        return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        """Results of the metrics that the current kind of step updates."""
+        if self._evaluating:
+            logs = {**self.clean_accuracy.result(), **self.robust_accuracy.result()}
+        else:
+            logs = {}
+            if "adversarial" in self._wanted:
+                logs["adversarial_accuracy"] = self.adversarial_accuracy.result()
+            if "clean" in self._wanted:
+                logs["clean_accuracy"] = self.clean_accuracy.result()["clean_accuracy"]
+        logs["loss"] = self._loss_tracker.result()
+        if self._compile_metrics is not None:
+            logs.update(self._compile_metrics.result())
+        return logs
+
+    # How it is used
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: As in Keras. The paper's is `keras_robustlt.optimizers.SGD`.
+            loss: Replaces the cross-entropy inside the method's loss: a Keras loss
+                of logits, by name or as an object, or a function of
+                `(targets, logits)`. Targets are one-hot, also for the sparse losses'
+                names. Defaults to `None`, the cross-entropy.
+            **kwargs: `metrics`, `jit_compile`, ... as in Keras.
+        """
+        self._criterion = losses.cross_entropy if loss is None else _criterion(loss)
+        self._loss = loss
+        optimizer = keras.optimizers.get(optimizer)
+        float16 = any(
+            layer.compute_dtype == "float16" for layer in self.network._flatten_layers()
+        )
+        if float16 and kwargs.get("auto_scale_loss", True):
+            # Keras asks the dtype policy of the model, which is float32 here.
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config and self._loss is not None:
+            config["loss"] = keras.saving.serialize_keras_object(self._loss)
+        return config
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
+        self._check_data(call.arguments)
+        _add_callback(call, ScheduleClock(call.arguments.get("x")))
+        return super().fit(*call.args[1:], **call.kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args, **kwargs):
+        call = inspect.signature(keras.Model.evaluate).bind(self, *args, **kwargs)
+        in_fit = isinstance(
+            call.arguments.get("callbacks"), keras.callbacks.CallbackList
+        )
+        if not in_fit:
+            self._check_data(call.arguments)
+            # Robust accuracy does not depend on what was evaluated before.
+            self.evaluation_seed.state.assign(
+                keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
+            )
+        self._evaluating = True
+        try:
+            result = super().evaluate(*call.args[1:], **call.kwargs)
+            self.batch_check.raise_if_wrong()
+            return result
+        finally:
+            self._evaluating = False
+
+    def _check_data(self, arguments):
+        """Looks at arrays before a step is done; `batch_check` sees the rest."""
+        pairs = [("x", "y", arguments.get("x"), arguments.get("y"))]
+        validation = arguments.get("validation_data")
+        if isinstance(validation, (tuple, list)) and len(validation) > 1:
+            pairs.append(("validation_data[0]", "validation_data[1]", *validation[:2]))
+        for x_name, y_name, x, y in pairs:
+            if isinstance(x, np.ndarray):
+                checks.images(x, x_name)
+            if isinstance(y, (np.ndarray, list)):
+                checks.labels(y, self.num_classes, y_name)
+
+    def _check_outputs(self, shape):
+        if len(shape) != 2 or shape[-1] != self.num_classes:
+            raise ValueError(
+                "`network` must give logits of shape (batch, num_classes), and "
+                f"`class_counts` has {self.num_classes} classes. Received a network "
+                f"with outputs of shape {tuple(shape)}"
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "network": serialize(self.network),
+            "class_counts": self.class_counts.tolist(),
+            "epsilon": self.epsilon,
+            "method": serialize(self.method),
+            "attack": serialize(self.attack),
+            "evaluation_attack": serialize(self.evaluation_attack),
+            "budget": serialize(self.budget),
+            "batchnorm_statistics": self.batchnorm_statistics,
+            "total_epochs": self.total_epochs,
+            "tail_fraction": self.tail_fraction,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in ("network", "method", "attack", "evaluation_attack", "budget"):
+            config[key] = keras.saving.deserialize_keras_object(
+                config[key], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+
+class MeanOverBatch(keras.losses.Loss):
+    """The mean of given values, with Keras's sample weights and replicas."""
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+def _default_budget(alpha, beta, granularity, weighting):
+    return budget.RobustLT(alpha, beta, granularity, weighting)
+
+
+def _criterion(loss):
+    """A function of one-hot targets and logits with a value for each example."""
+    by_name = {
+        "categorical_crossentropy": losses.cross_entropy,
+        "sparse_categorical_crossentropy": losses.cross_entropy,
+        "categorical_focal_crossentropy": functools.partial(
+            keras.losses.categorical_focal_crossentropy, from_logits=True
+        ),
+    }
+    if loss in by_name:
+        return by_name[loss]
+    function = keras.losses.get(loss)
+    if not isinstance(function, keras.losses.Loss):
+        return function
+    if function.get_config().get("from_logits") is False:
+        raise ValueError(
+            f"`loss` must take logits: write {type(function).__name__}("
+            "from_logits=True). Received a loss with from_logits=False"
+        )
+    if isinstance(function, keras.losses.SparseCategoricalCrossentropy):
+        return lambda targets, logits: function.call(
+            ops.argmax(targets, axis=-1), logits
+        )
+    return function.call
+
+
+def _add_callback(call, callback):
+    """Puts `callback` first: the schedule is set before others look at it."""
+    callbacks = call.arguments.get("callbacks")
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.callbacks.insert(0, callback)
+        callback.set_model(callbacks.model)
+        callback.set_params(callbacks.params)
+        return
+    if callbacks is None:
+        callbacks = []
+    elif isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
+    call.arguments["callbacks"] = [callback, *callbacks]

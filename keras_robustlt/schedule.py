@@ -1,0 +1,99 @@
+"""Where training stands, as variables that the compiled step reads."""
+
+import keras
+from keras import ops
+
+
+class Schedule:
+    """The clock that budgets and methods read.
+
+    Its four integers are variables of the model: they are saved with it, a change is
+    seen by the compiled step without tracing it again, and on every backend.
+
+    Attributes:
+        epoch: The current epoch, from 0.
+        step: The training steps done in this epoch.
+        epochs: The number of epochs of the whole training; 0 if not known yet.
+        steps_per_epoch: The training steps of an epoch; 0 if not known yet.
+    """
+
+    def __init__(self, model):
+        def counter(name):
+            return model.add_weight(
+                name=f"schedule_{name}",
+                shape=(),
+                dtype="int32",
+                initializer="zeros",
+                trainable=False,
+            )
+
+        self.epoch = counter("epoch")
+        self.step = counter("step")
+        self.epochs = counter("epochs")
+        self.steps_per_epoch = counter("steps_per_epoch")
+
+    def start(self, epochs, steps_per_epoch=None):
+        """Says how long training is."""
+        self.epochs.assign(epochs)
+        self.steps_per_epoch.assign(steps_per_epoch or 0)
+
+    def begin_epoch(self, epoch):
+        """Says that epoch `epoch`, counted from 0, begins."""
+        self.epoch.assign(epoch)
+        self.step.assign(0)
+
+    def advance(self):
+        """Counts a training step; called inside it."""
+        self.step.assign_add(1)
+
+    def position(self, granularity):
+        """The iteration `t`, from 1, and the total `T`, as float32 scalars."""
+        epoch = ops.cast(self.epoch, "float32")
+        total = ops.cast(self.epochs, "float32")
+        if granularity == "epoch":
+            return epoch + 1.0, total
+        steps = ops.cast(self.steps_per_epoch, "float32")
+        return epoch * steps + ops.cast(self.step, "float32") + 1.0, total * steps
+
+
+class ScheduleClock(keras.callbacks.Callback):
+    """Keeps the model's schedule, and the order of its data, in step with `fit`."""
+
+    def __init__(self, dataset=None):
+        super().__init__()
+        # Pipelines of this package draw their order from (seed, epoch): told the
+        # epoch, they give the same batches after a restart.
+        self.dataset_epoch = getattr(dataset, "epoch", None)
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        steps = self.params.get("steps")
+        if model.budget.granularity == "step" and not steps:
+            raise ValueError(
+                "granularity='step' needs the number of steps of an epoch, and the "
+                "data set does not tell it. Pass `steps_per_epoch` to `fit`, or use "
+                "granularity='epoch'."
+            )
+        model.schedule.start(model.total_epochs or self.params["epochs"], steps)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.schedule.begin_epoch(epoch)
+        self.checked = False
+        if self.dataset_epoch is not None:
+            self.dataset_epoch.assign(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Once early, so that a mistake costs a step, and once an epoch. Looking
+        # more often would make the host wait for every step.
+        if not self.checked:
+            self.checked = True
+            self.model.batch_check.raise_if_wrong()
+
+    def on_test_begin(self, logs=None):
+        self.model.batch_check.raise_if_wrong()  # before validation resets it
+
+    def on_test_end(self, logs=None):
+        self.model.batch_check.raise_if_wrong()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.batch_check.raise_if_wrong()

@@ -1,0 +1,42 @@
+"""What the tests share: the reference arrays and small data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads the reference arrays called `name`, or skips the test."""
+
+    def load(name):
+        path = SHARED / "golden" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"reference arrays {name}.npz are not here (ROBUSTLT_SHARED)")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def images():
+    """Twelve random images of three classes, with their labels."""
+    rng = np.random.default_rng(0)
+    return rng.random((12, 6, 6, 3), "float32"), np.arange(12) % 3
