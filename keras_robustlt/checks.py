@@ -28,7 +28,9 @@ def one_of(name, value, choices):
 def positive_integer(name, value):
     """The integer `value`, if it is at least 1."""
     if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value}")
+        raise ValueError(
+            f"`{name}` must be an integer of at least 1. Received: {value}"
+        )
     return int(value)
 
 
@@ -80,9 +82,8 @@ def images(x, name="x"):
     if x.dtype.kind != "f":
         raise ValueError(_wrong_dtype(name, x.dtype))
     if np.isnan(x).any():
-        raise ValueError(
-            _not_a_number(name, f"{int(np.isnan(x).any(axis=tuple(range(1, x.ndim))).sum())}")
-        )
+        spoilt = np.isnan(x).any(axis=tuple(range(1, x.ndim)))
+        raise ValueError(_not_a_number(name, f"{int(spoilt.sum())}"))
     if x.size and (x.min() < -1e-6 or x.max() > 1 + 1e-6):
         raise ValueError(_wrong_range(name, x.min(), x.max()))
 
@@ -102,7 +103,11 @@ def labels(y, num_classes, name="y"):
             f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
             f"of shape (batch, {num_classes}). Received shape: {y.shape}"
         )
-    if y.dtype.kind == "f" and not np.all(y == np.floor(y)) or y.dtype.kind not in "iuf":
+    if (
+        y.dtype.kind == "f"
+        and not np.all(y == np.floor(y))
+        or y.dtype.kind not in "iuf"
+    ):
         raise ValueError(
             f"`{name}` must hold integer labels. Received dtype {y.dtype} with values "
             f"such as {y.ravel()[:3].tolist()}"
@@ -181,7 +186,9 @@ class BatchCheck(keras.metrics.Metric):
             raise ValueError(_wrong_range("x", -below, above + 1))
         if label_below > 0 or label_above > 0:
             highest = label_above + self.num_classes - 1
-            raise ValueError(_wrong_labels("y", -label_below, highest, self.num_classes))
+            raise ValueError(
+                _wrong_labels("y", -label_below, highest, self.num_classes)
+            )
         if negative <= 0 and off_one < 1e-3:
             raise ValueError(_probabilities("its output"))
 
@@ -200,8 +207,8 @@ def _wrong_range(name, low, high):
     advice = (
         f" These look like pixels from 0 to 255: divide {name} by 255."
         if high > 2
-        else " Normalisation (mean, standard deviation) belongs inside the network, for "
-        "the budget epsilon to be in pixel units."
+        else " Normalisation (mean, standard deviation) belongs inside the network, so "
+        "that epsilon is in pixel units."
     )
     return (
         f"`{name}` must hold images in [0, 1]. Received values from {low:.4g} to "

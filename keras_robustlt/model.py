@@ -325,6 +325,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         self._check_data(call.arguments)
         _add_callback(call, ScheduleClock(call.arguments.get("x")))
+        if hasattr(call.arguments.get("x"), "epoch"):
+            # A pipeline of this package shuffles itself; Keras warns that it cannot.
+            call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
 
     @functools.wraps(keras.Model.evaluate)

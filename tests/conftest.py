@@ -17,6 +17,10 @@ SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
 def clean_state():
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clean_session():
     yield
     keras.backend.clear_session()
 

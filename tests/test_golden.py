@@ -165,9 +165,7 @@ def test_cross_entropy_with_label_smoothing(golden):
             lambda z, method=method: method.attack_loss(targets, z), logits
         )
         np.testing.assert_allclose(value, arrays["ce.attack_loss"], 1e-5)
-        np.testing.assert_allclose(
-            gradient, arrays["ce.attack_grad_logits"], atol=1e-6
-        )
+        np.testing.assert_allclose(gradient, arrays["ce.attack_grad_logits"], atol=1e-6)
 
 
 def test_balanced_softmax(golden):
@@ -291,9 +289,7 @@ def test_two_training_steps(golden, monkeypatch, scenario, statistics):
                 batch = step[f"bn_pass_variance.{bn}"][index] * n / (n - 1)
                 mean = 0.9 * mean + 0.1 * step[f"bn_pass_mean.{bn}"][index]
                 variance = 0.9 * variance + 0.1 * batch
-            np.testing.assert_allclose(
-                variables[f"{bn}_moving_mean"], mean, atol=5e-6
-            )
+            np.testing.assert_allclose(variables[f"{bn}_moving_mean"], mean, atol=5e-6)
             np.testing.assert_allclose(
                 variables[f"{bn}_moving_variance"], variance, 1e-5
             )

@@ -1,0 +1,19 @@
+"""Long-tailed data: selection, sources and training pipelines."""
+
+from keras_robustlt.data.augmentation import AUGMENTATIONS
+from keras_robustlt.data.long_tailed import LongTailData, long_tail, long_tail_arrays
+from keras_robustlt.data.pipeline import pipeline
+from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
+from keras_robustlt.data.sources import Source, load
+
+__all__ = [
+    "AUGMENTATIONS",
+    "LongTailData",
+    "Source",
+    "load",
+    "long_tail",
+    "long_tail_arrays",
+    "long_tail_counts",
+    "long_tail_indices",
+    "pipeline",
+]

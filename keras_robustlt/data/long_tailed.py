@@ -1,0 +1,240 @@
+"""From a data set's name to long-tailed training data, in one call."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_robustlt.data.pipeline import pipeline
+from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
+from keras_robustlt.data.sources import load
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LongTailData:
+    """Long-tailed training data, with what a model needs to know about them.
+
+    Unpacks as `train, test, class_counts`.
+
+    Args:
+        train: The long-tailed training set: a `tf.data.Dataset` from `long_tail`, a
+            pair of arrays `(x, y)` from `long_tail_arrays`.
+        validation: Like `train`, held out of it, just as long-tailed; or `None`.
+        test: Like `train`: the whole test set of the source.
+        class_counts: int64 array of shape `(num_classes,)`, training images a class.
+        class_names: Tuple of strings.
+        input_shape: Tuple `(height, width, channels)`.
+        name: String, the source.
+    """
+
+    train: Any
+    validation: Any
+    test: Any
+    class_counts: np.ndarray
+    class_names: tuple
+    input_shape: tuple
+    name: str
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+    def __iter__(self):
+        return iter((self.train, self.test, self.class_counts))
+
+    def __repr__(self):
+        counts = ", ".join(
+            f"{name}: {count}"
+            for name, count in zip(self.class_names, self.class_counts, strict=True)
+        )
+        return (
+            f"LongTailData({self.name}, {int(self.class_counts.sum())} training images "
+            f"of shape {self.input_shape}, {counts})"
+        )
+
+
+def long_tail(
+    source,
+    imbalance_ratio=50,
+    imbalance_type="exp",
+    batch_size=128,
+    augmentation="auto",
+    seed=102,
+    validation_fraction=0.0,
+    data_dir=None,
+    balanced_sampling=False,
+    drop_remainder=False,
+    largest_class=None,
+    **source_options,
+):
+    """Loads a data set and makes long-tailed training batches of it.
+
+    Each class keeps the number of images that `data.long_tail_counts` says, with the
+    smallest class of the source as the largest that all can reach. `seed` draws which
+    images, and the order and the augmentation of the batches.
+
+    Args:
+        source: `"cifar10"`, `"cifar100"`, `"digits"`, a path or arrays; `data.load`
+            says more.
+        imbalance_ratio: Number, at least 1: the largest class over the smallest. `None`
+            keeps every image, for data that are imbalanced already. Defaults to `50`.
+        imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.
+        batch_size: Integer. Defaults to `128`.
+        augmentation: `"none"`, `"base"` (pad, crop, mirror), `"aua"` (the same, then
+            CIFAR AutoAugment), or `"auto"`: `"none"` for the digits, which a mirror
+            turns into something else, `"base"` for all other sources. Defaults to
+            `"auto"`.
+        seed: Integer. Defaults to `102`, that of the published CIFAR-LT splits.
+        validation_fraction: Float in `[0, 1)`, the part of each class to hold out.
+            Defaults to `0.0`.
+        data_dir: Path to look in. Defaults to `None`.
+        balanced_sampling: Boolean, whether training batches show all classes equally
+            often. Defaults to `False`.
+        drop_remainder: Boolean, whether training leaves out a last batch that is
+            smaller. Defaults to `False`.
+        largest_class: Integer, the images of the largest class, for less data than
+            there are. Defaults to `None`, as many as all classes have.
+        **source_options: `download`, `image_size` and `test_fraction` of `data.load`.
+
+    Returns:
+        A `LongTailData` of `tf.data.Dataset`s; `data.pipeline` describes the batches.
+
+    Raises:
+        FileNotFoundError: If the source is not there.
+        ValueError: If an argument or the data cannot be used.
+
+    Example:
+
+    >>> train, test, class_counts = long_tail("digits", imbalance_ratio=50)
+    >>> class_counts.tolist()
+    [114, 73, 47, 30, 20, 12, 8, 5, 3, 2]
+
+    Reference:
+        - [Zhang et al., 2026](https://arxiv.org/abs/2605.13395)
+    """
+    found, train, validation, counts = _select(
+        source,
+        imbalance_ratio,
+        imbalance_type,
+        seed,
+        validation_fraction,
+        data_dir,
+        largest_class,
+        source_options,
+    )
+    if augmentation == "auto":
+        augmentation = "none" if found.name == "digits" else "base"
+
+    def unaugmented(x, y):
+        return pipeline(x, y, batch_size, shuffle=False)
+
+    return LongTailData(
+        train=pipeline(
+            *train,
+            batch_size,
+            augmentation=augmentation,
+            seed=seed,
+            balanced_sampling=balanced_sampling,
+            num_classes=found.num_classes,
+            drop_remainder=drop_remainder,
+        ),
+        validation=validation and unaugmented(*validation),
+        test=unaugmented(found.x_test, found.y_test),
+        class_counts=counts,
+        class_names=found.class_names,
+        input_shape=found.x_train.shape[1:],
+        name=found.name,
+    )
+
+
+def long_tail_arrays(
+    source,
+    imbalance_ratio=50,
+    imbalance_type="exp",
+    seed=102,
+    validation_fraction=0.0,
+    data_dir=None,
+    largest_class=None,
+    **source_options,
+):
+    """The images that `long_tail` selects, as NumPy arrays and without TensorFlow.
+
+    Args:
+        source: As in `long_tail`, and so are the other arguments.
+        imbalance_ratio: Number, at least 1, or `None`. Defaults to `50`.
+        imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.
+        seed: Integer. Defaults to `102`.
+        validation_fraction: Float in `[0, 1)`. Defaults to `0.0`.
+        data_dir: Path to look in. Defaults to `None`.
+        largest_class: Integer or `None`. Defaults to `None`.
+        **source_options: `download`, `image_size` and `test_fraction` of `data.load`.
+
+    Returns:
+        A `LongTailData` whose `train`, `validation` and `test` are pairs `(x, y)`:
+        float32 images in `[0, 1]` and int64 labels, grouped by class.
+
+    Raises:
+        FileNotFoundError: If the source is not there.
+        ValueError: If an argument or the data cannot be used.
+
+    Example:
+
+    >>> (x, y), (x_test, y_test), class_counts = long_tail_arrays("digits")
+    >>> x.shape, x_test.shape
+    ((314, 8, 8, 1), (600, 8, 8, 1))
+    """
+    found, train, validation, counts = _select(
+        source,
+        imbalance_ratio,
+        imbalance_type,
+        seed,
+        validation_fraction,
+        data_dir,
+        largest_class,
+        source_options,
+    )
+
+    def as_float(x, y):
+        return x.astype(np.float32) / np.float32(255), y
+
+    return LongTailData(
+        train=as_float(*train),
+        validation=validation and as_float(*validation),
+        test=as_float(found.x_test, found.y_test),
+        class_counts=counts,
+        class_names=found.class_names,
+        input_shape=found.x_train.shape[1:],
+        name=found.name,
+    )
+
+
+def _select(
+    source,
+    imbalance_ratio,
+    imbalance_type,
+    seed,
+    validation_fraction,
+    data_dir,
+    largest_class,
+    source_options,
+):
+    found = load(source, data_dir=data_dir, seed=seed, **source_options)
+    counts = None
+    if imbalance_ratio is not None:
+        available = np.bincount(found.y_train).min()
+        counts = long_tail_counts(
+            largest_class or available,
+            found.num_classes,
+            imbalance_ratio,
+            imbalance_type,
+        )
+    train, validation = long_tail_indices(
+        found.y_train, counts, seed, validation_fraction
+    )
+
+    def rows(indices):
+        return (found.x_train[indices], found.y_train[indices])
+
+    train_counts = np.bincount(found.y_train[train], minlength=found.num_classes)
+    held_out = rows(validation) if validation_fraction else None
+    return found, rows(train), held_out, train_counts.astype(np.int64)

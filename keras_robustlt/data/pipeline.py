@@ -1,0 +1,164 @@
+"""Batches for training: seeded, re-iterable, and the same after a restart.
+
+The images stay in memory once, as uint8. Each epoch begins with two tables that are
+pure functions of `(seed, epoch)`: the order of the images, and the uniform numbers
+that augment each of them. So what a batch holds depends neither on the number of
+threads nor on what the process did before, and an interrupted training can go on
+exactly where it was.
+"""
+
+import os
+
+import numpy as np
+
+from keras_robustlt.data.augmentation import get_augmentation
+from keras_robustlt.data.sources import check_images, check_labels
+
+
+def pipeline(
+    images,
+    labels,
+    batch_size,
+    augmentation="none",
+    shuffle=True,
+    seed=0,
+    balanced_sampling=False,
+    num_classes=None,
+    drop_remainder=False,
+):
+    """Makes a `tf.data.Dataset` of batches from arrays.
+
+    Every iteration is one epoch, and the next one shuffles and augments anew. The
+    attribute `epoch` of the dataset, a `tf.Variable`, is the number of the epoch that
+    the next iteration yields: `dataset.epoch.assign(7)` makes that epoch 7, exactly
+    as an uninterrupted run would see it.
+
+    Args:
+        images: uint8 array of shape `(num_images, height, width, channels)`, or floats
+            in `[0, 1]`, which are stored in steps of 1/255.
+        labels: Integer array of shape `(num_images,)`.
+        batch_size: Positive integer.
+        augmentation: String, a key of `data.augmentation.AUGMENTATIONS`. Defaults to
+            `"none"`.
+        shuffle: Boolean. Defaults to `True`.
+        seed: Integer, of the order and of the augmentation. Defaults to `0`.
+        balanced_sampling: Boolean: draw each image by first drawing its class, all
+            classes alike, then an image of it, with replacement. An epoch keeps its
+            length. Defaults to `False`.
+        num_classes: Integer, or `None` for the largest label plus one. Only
+            `balanced_sampling` uses it. Defaults to `None`.
+        drop_remainder: Boolean, whether to leave out a last batch that is smaller.
+            Defaults to `False`, so that an epoch is the whole data set; `True` spares
+            XLA and JAX compiling the step for a second batch size.
+
+    Returns:
+        A `tf.data.Dataset` of known cardinality. Its elements are `(images, labels)`:
+        float32 in `[0, 1]` of shape `(batch, height, width, channels)`, and int64 of
+        shape `(batch,)`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> images = np.zeros((10, 8, 8, 1), "uint8")
+    >>> dataset = pipeline(images, np.arange(10) % 2, batch_size=4)
+    >>> [len(y) for x, y in dataset]
+    [4, 4, 2]
+    """
+    images, labels = check_images(images, "images"), check_labels(labels, "labels")
+    num_images = len(images)
+    if len(labels) != num_images or num_images == 0:
+        raise ValueError(
+            "`images` and `labels` must have one label an image, and not be empty. "
+            f"Received: {num_images} images and {len(labels)} labels."
+        )
+    if batch_size < 1 or int(batch_size) != batch_size:
+        raise ValueError(
+            f"`batch_size` must be a positive integer. Received: {batch_size=}"
+        )
+    if drop_remainder and batch_size > num_images:
+        raise ValueError(
+            f"With `drop_remainder`, {num_images} images make no batch of "
+            f"batch_size={batch_size}. Use a smaller batch."
+        )
+    if balanced_sampling and not shuffle:
+        raise ValueError("`balanced_sampling` draws at random: it needs shuffle=True.")
+    augment = get_augmentation(augmentation, images.shape[1:])
+    class_table = _class_table(labels, num_classes) if balanced_sampling else None
+
+    import tensorflow as tf
+
+    # Not on an accelerator: tf.data runs on the host.
+    with tf.device("CPU:0"):
+        images = tf.constant(images, tf.uint8)
+        labels = tf.constant(labels, tf.int64)
+        epoch_variable = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+
+    def begin_epoch(_):
+        epoch = epoch_variable.read_value()
+        with tf.control_dependencies([epoch]):
+            epoch_variable.assign_add(1)
+        return epoch
+
+    def tables(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        if balanced_sampling:
+            order = _balanced_order(class_table, num_images, key)
+        elif shuffle:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(num_images), seed=key
+            )
+        else:
+            order = tf.range(num_images)
+        # Another stream than the order's: the seed is folded once more.
+        draws = tf.random.stateless_uniform(
+            (num_images, augment.num_draws),
+            seed=tf.random.experimental.stateless_fold_in(key, 1),
+        )
+        rows = tf.data.Dataset.from_tensor_slices((order, draws))
+        return rows.batch(batch_size, drop_remainder=drop_remainder)
+
+    def make_batch(indices, draws):
+        batch = augment(tf.gather(images, indices), draws)
+        return tf.cast(batch, tf.float32) / 255.0, tf.gather(labels, indices)
+
+    dataset = tf.data.Dataset.from_tensors(0).map(begin_epoch).flat_map(tables)
+    dataset = dataset.map(
+        make_batch,
+        num_parallel_calls=max(2, min(8, os.cpu_count() or 2)),
+        deterministic=True,
+    )
+    full, rest = divmod(num_images, batch_size)
+    num_batches = full + (rest > 0 and not drop_remainder)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    dataset = dataset.prefetch(4)
+    options = tf.data.Options()
+    options.deterministic = True
+    # The tuner's thread can hold up the end of an epoch for seconds.
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
+    dataset.epoch = epoch_variable
+    return dataset
+
+
+def _class_table(labels, num_classes):
+    """Images grouped by class, where each class begins, and its number of images."""
+    counts = np.bincount(labels, minlength=num_classes or 0)
+    if counts.min() == 0:
+        raise ValueError(
+            f"`balanced_sampling` draws every class, and class {int(counts.argmin())} "
+            "has no images."
+        )
+    grouped = np.argsort(labels, kind="stable")
+    return grouped, np.cumsum(counts) - counts, counts
+
+
+def _balanced_order(class_table, num_images, key):
+    import tensorflow as tf
+
+    grouped, first, counts = class_table
+    uniform = tf.random.stateless_uniform((2, num_images), seed=key, dtype=tf.float64)
+    classes = tf.cast(uniform[0] * len(counts), tf.int64)
+    within = uniform[1] * tf.gather(tf.cast(counts, tf.float64), classes)
+    return tf.gather(grouped, tf.gather(first, classes) + tf.cast(within, tf.int64))

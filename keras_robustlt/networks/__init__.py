@@ -1,0 +1,63 @@
+"""Networks with the normalization of the images inside and float32 logits.
+
+Images enter in [0, 1], the space in which perturbations are measured.
+"""
+
+import re
+
+from keras_robustlt.networks.conversion import plain
+from keras_robustlt.networks.parts import CIFAR10_MEAN, CIFAR10_STD
+from keras_robustlt.networks.resnet import ResNet18, ResNet34, ResNet50, SmallResNet
+from keras_robustlt.networks.wide_resnet import WideResNet
+
+__all__ = [
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "SmallResNet",
+    "WideResNet",
+    "get",
+    "plain",
+]
+
+_BY_NAME = {
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "small_resnet": SmallResNet,
+}
+
+
+def get(name, /, **kwargs):
+    """Builds the network that a name stands for.
+
+    Args:
+        name: String, one of `"wrn-{depth}-{width}"` (such as `"wrn-28-10"`),
+            `"resnet18"`, `"resnet34"`, `"resnet50"` and `"small_resnet"`.
+        **kwargs: Arguments of the network, such as `classes`.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If no network has this name.
+
+    Example:
+
+    ```python
+    network = keras_robustlt.networks.get("wrn-10-2", classes=100)
+    ```
+    """
+    wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))
+    if wide_resnet:
+        depth, width = map(int, wide_resnet.groups())
+        return WideResNet(depth, width, **kwargs)
+    if name not in _BY_NAME:
+        choices = ", ".join(["wrn-{depth}-{width}", *_BY_NAME])
+        raise ValueError(
+            f"`name` must be one of {choices} (such as wrn-28-10). "
+            f"Received: name={name!r}"
+        )
+    return _BY_NAME[name](**kwargs)

@@ -1,0 +1,108 @@
+"""The parts that the networks share.
+
+They follow the PyTorch networks that robustness papers report on, where these
+differ from Keras's habits: a strided 3x3 convolution pads one pixel on every side,
+and the initial weights come from PyTorch's distributions.
+"""
+
+import math
+
+import keras
+
+from keras_robustlt.layers import BatchNormalization
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2023, 0.1994, 0.2010)
+
+# Uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions and dense layers.
+UNIFORM_FAN_IN = {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"}
+# Normal with variance 2 / (kernel area * filters), of the original wide ResNet.
+NORMAL_FAN_OUT = {
+    "scale": 2.0,
+    "mode": "fan_out",
+    "distribution": "untruncated_normal",
+}
+
+
+def check_arguments(classes, input_shape):
+    """Raises a ValueError unless classes and input shape can make a classifier."""
+    if not isinstance(classes, int) or classes < 2:
+        raise ValueError(
+            "`classes` must be an integer of at least 2, the number of logits. "
+            f"Received: classes={classes}"
+        )
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not isinstance(shape[2], int) or shape[2] < 1:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with a known number of "
+            "channels, such as (32, 32, 3); height and width may be None. "
+            f"Received: input_shape={input_shape}"
+        )
+
+
+def normalized_input(input_shape, mean, std):
+    """Returns the input tensor and its normalization, (input - mean) / std."""
+    inputs = keras.Input(input_shape)
+    channels = input_shape[2]
+    mean = _per_channel("mean", mean, channels)
+    std = _per_channel("std", std, channels)
+    if min(std) <= 0:
+        raise ValueError(f"`std` must be positive. Received: std={std}")
+    # In float32 under every policy: half precision would round the pixels, and with
+    # them the perturbation, before they are centered.
+    normalization = keras.layers.Normalization(
+        mean=mean,
+        variance=[value**2 for value in std],
+        dtype="float32",
+        name="normalization",
+    )
+    return inputs, normalization(inputs)
+
+
+def convolution(x, filters, kernel_size, strides=1, initializer=None):
+    """Convolves without bias, padding (kernel_size - 1) / 2 on every side."""
+    padding = "same"
+    if strides > 1:
+        # "same" would pad even sizes at the bottom and on the right only.
+        padding = "valid"
+        if kernel_size > 1:
+            x = keras.layers.ZeroPadding2D((kernel_size - 1) // 2)(x)
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            **(initializer or UNIFORM_FAN_IN)
+        ),
+    )(x)
+
+
+def batchnorm_relu(x):
+    """Normalizes over the batch, then rectifies."""
+    return keras.layers.ReLU()(BatchNormalization()(x))
+
+
+def classifier(x, classes):
+    """Pools feature maps globally and maps them to float32 logits."""
+    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+    bound = 1 / math.sqrt(x.shape[-1])
+    return keras.layers.Dense(
+        classes,
+        kernel_initializer=keras.initializers.VarianceScaling(**UNIFORM_FAN_IN),
+        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+        dtype="float32",
+        name="logits",
+    )(x)
+
+
+def _per_channel(name, value, channels):
+    """Returns a list with one float a channel."""
+    values = [value] * channels if isinstance(value, (int, float)) else list(value)
+    if len(values) != channels:
+        raise ValueError(
+            f"`{name}` must be one number, or one number a channel: the input shape "
+            f"has {channels} channels. Received: {name}={value}"
+        )
+    return [float(each) for each in values]

@@ -1,0 +1,219 @@
+"""Residual networks for small images: the first layer keeps the resolution."""
+
+import keras
+
+from keras_robustlt.networks import parts
+
+
+def ResNet18(
+    classes=10,
+    input_shape=(32, 32, 3),
+    mean=parts.CIFAR10_MEAN,
+    std=parts.CIFAR10_STD,
+    name="resnet18",
+):
+    """Builds a ResNet-18 for small images (11.2 million parameters).
+
+    Its first layer is a 3x3 convolution with stride 1, without max-pooling. Initial
+    weights follow `keras.utils.set_random_seed`.
+
+    Args:
+        classes: Integer, the number of classes. Defaults to `10`.
+        input_shape: Tuple (height, width, channels). Defaults to `(32, 32, 3)`.
+        mean: Float or one float a channel, subtracted from the images, which are
+            expected in [0, 1]. Defaults to the mean of CIFAR-10.
+        std: Float or one float a channel, by which the centered images are
+            divided. Defaults to the standard deviation of CIFAR-10.
+        name: String, the name of the model. Defaults to `"resnet18"`.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in
+        [0, 1] to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    network = keras_robustlt.networks.ResNet18(classes=100)
+    ```
+
+    Reference:
+
+    - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
+    """
+    return _resnet(
+        _basic_block, (2, 2, 2, 2), _WIDTHS, classes, input_shape, mean, std, name
+    )
+
+
+def ResNet34(
+    classes=10,
+    input_shape=(32, 32, 3),
+    mean=parts.CIFAR10_MEAN,
+    std=parts.CIFAR10_STD,
+    name="resnet34",
+):
+    """Builds a ResNet-34 for small images (21.3 million parameters).
+
+    As `ResNet18`, with 3, 4, 6 and 3 blocks in its four stages.
+
+    Args:
+        classes: Integer, the number of classes. Defaults to `10`.
+        input_shape: Tuple (height, width, channels). Defaults to `(32, 32, 3)`.
+        mean: Float or one float a channel, subtracted from the images, which are
+            expected in [0, 1]. Defaults to the mean of CIFAR-10.
+        std: Float or one float a channel, by which the centered images are
+            divided. Defaults to the standard deviation of CIFAR-10.
+        name: String, the name of the model. Defaults to `"resnet34"`.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in
+        [0, 1] to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    network = keras_robustlt.networks.ResNet34(classes=20, input_shape=(64, 64, 3))
+    ```
+
+    Reference:
+
+    - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
+    """
+    return _resnet(
+        _basic_block, (3, 4, 6, 3), _WIDTHS, classes, input_shape, mean, std, name
+    )
+
+
+def ResNet50(
+    classes=10,
+    input_shape=(32, 32, 3),
+    mean=parts.CIFAR10_MEAN,
+    std=parts.CIFAR10_STD,
+    name="resnet50",
+):
+    """Builds a ResNet-50 for small images (23.5 million parameters).
+
+    As `ResNet34`, with bottleneck blocks, whose outputs have four times as many
+    channels as their 3x3 convolution.
+
+    Args:
+        classes: Integer, the number of classes. Defaults to `10`.
+        input_shape: Tuple (height, width, channels). Defaults to `(32, 32, 3)`.
+        mean: Float or one float a channel, subtracted from the images, which are
+            expected in [0, 1]. Defaults to the mean of CIFAR-10.
+        std: Float or one float a channel, by which the centered images are
+            divided. Defaults to the standard deviation of CIFAR-10.
+        name: String, the name of the model. Defaults to `"resnet50"`.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in
+        [0, 1] to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    network = keras_robustlt.networks.ResNet50()
+    ```
+
+    Reference:
+
+    - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
+    """
+    return _resnet(
+        _bottleneck_block, (3, 4, 6, 3), _WIDTHS, classes, input_shape, mean, std, name
+    )
+
+
+def SmallResNet(
+    classes=10,
+    input_shape=(8, 8, 1),
+    mean=0.0,
+    std=1.0,
+    widths=(32, 64, 128),
+    name="small_resnet",
+):
+    """Builds a residual network for tiny images, such as 8x8 digits.
+
+    As `ResNet18`, with one basic block a stage: 0.3 million parameters in three
+    stages of 32, 64 and 128 channels. With half the channels it trains about three
+    times as fast on a processor.
+
+    Args:
+        classes: Integer, the number of classes. Defaults to `10`.
+        input_shape: Tuple (height, width, channels). Defaults to `(8, 8, 1)`.
+        mean: Float or one float a channel, subtracted from the images, which are
+            expected in [0, 1]. Defaults to `0.0`.
+        std: Float or one float a channel, by which the centered images are
+            divided. Defaults to `1.0`.
+        widths: Tuple of integers, the channels of each stage; every stage but the
+            first halves the resolution. Defaults to `(32, 64, 128)`.
+        name: String, the name of the model. Defaults to `"small_resnet"`.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in
+        [0, 1] to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    network = keras_robustlt.networks.SmallResNet()
+    ```
+
+    Reference:
+
+    - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
+    """
+    if len(widths) == 0 or not all(isinstance(w, int) and w > 0 for w in widths):
+        raise ValueError(
+            "`widths` must be positive integers, one a stage, such as (16, 32, 64). "
+            f"Received: widths={widths}"
+        )
+    repeats = (1,) * len(widths)
+    return _resnet(_basic_block, repeats, widths, classes, input_shape, mean, std, name)
+
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+def _resnet(block, repeats, widths, classes, input_shape, mean, std, name):
+    parts.check_arguments(classes, input_shape)
+    inputs, x = parts.normalized_input(input_shape, mean, std)
+    x = parts.batchnorm_relu(parts.convolution(x, widths[0], 3))
+    for stage, (count, width) in enumerate(zip(repeats, widths, strict=True)):
+        x = block(x, width, strides=1 if stage == 0 else 2)
+        for _ in range(count - 1):
+            x = block(x, width, strides=1)
+    return keras.Model(inputs, parts.classifier(x, classes), name=name)
+
+
+def _basic_block(x, width, strides):
+    residual = parts.batchnorm_relu(parts.convolution(x, width, 3, strides))
+    residual = parts.convolution(residual, width, 3)
+    return _add_shortcut(x, residual, strides)
+
+
+def _bottleneck_block(x, width, strides):
+    residual = parts.batchnorm_relu(parts.convolution(x, width, 1))
+    residual = parts.batchnorm_relu(parts.convolution(residual, width, 3, strides))
+    residual = parts.convolution(residual, 4 * width, 1)
+    return _add_shortcut(x, residual, strides)
+
+
+def _add_shortcut(x, residual, strides):
+    residual = parts.BatchNormalization()(residual)
+    filters = residual.shape[-1]
+    if strides > 1 or x.shape[-1] != filters:
+        x = parts.BatchNormalization()(parts.convolution(x, filters, 1, strides))
+    return keras.layers.ReLU()(keras.layers.Add()([x, residual]))

@@ -1,0 +1,121 @@
+"""Pictures: the budget over training, and what each class gained."""
+
+import pathlib
+
+import numpy as np
+
+__all__ = ["accuracy_per_class", "save", "schedule"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _axes(width, height):
+    # A figure without pyplot: no global state and no display needed.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def schedule(class_epsilon, class_names, weights=None, epochs=None):
+    """The budget of each class over the epochs.
+
+    Args:
+        class_epsilon: Floats of shape `(epochs, num_classes)`, in pixel units.
+        class_names: List of strings.
+        weights: Floats of shape `(epochs,)`: `w_t`, for the axis on top. Defaults to
+            `None`.
+        epochs: Integers of shape `(epochs,)`, from 0. Defaults to `0, 1, ...`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = krl.plots.schedule([[0.0, 0.0], [0.02, 0.04]], ["head", "tail"])
+    >>> krl.plots.save(figure, "schedule.png")
+    """
+    class_epsilon = np.asarray(class_epsilon, "float64")
+    epochs = np.arange(len(class_epsilon)) if epochs is None else np.asarray(epochs)
+    figure, axes = _axes(8, 4.5)
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(class_names)))
+    few = len(class_names) <= 12
+    for index, name in enumerate(class_names):
+        axes.plot(
+            epochs + 1,
+            255 * class_epsilon[:, index],
+            color=colours[index],
+            marker="o" if len(epochs) == 1 else None,
+            label=name if few else None,
+        )
+    title = "Perturbation budget of each class"
+    if weights is not None:
+        title += f" ($w_t$ from {weights[0]:.2f} to {weights[-1]:.2f})"
+    axes.set(xlabel="epoch", ylabel="epsilon × 255", title=title)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(1, max(epochs[-1] + 1, 2))
+    if few:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def accuracy_per_class(results, attack="pgd20", title=None):
+    """Accuracy of each class, for one run or side by side for several.
+
+    Args:
+        results: A dictionary from the name of a run to its `EvaluationResults`.
+        attack: String. The attack whose robust accuracy is shown under the clean one.
+            Defaults to `"pgd20"`.
+        title: String. Defaults to `None`.
+
+    Returns:
+        A `matplotlib.figure.Figure`: clean accuracy as pale bars, accuracy under the
+        attack as full ones, classes in order of their number of training images.
+
+    Example:
+
+    >>> figure = krl.plots.accuracy_per_class({"AT": at, "AT + RobustLT": ours})
+    """
+    runs = list(results)
+    settings = results[runs[0]].settings
+    counts = np.asarray(settings["class_counts"])
+    order = np.argsort(-counts, kind="stable")
+    places = np.arange(len(order))
+    figure, axes = _axes(max(8, 0.45 * len(order) * len(runs)), 4.5)
+    width = 0.8 / len(runs)
+    for index, run in enumerate(runs):
+        offset = places + (index - (len(runs) - 1) / 2) * width
+        colour = COLOURS[index % len(COLOURS)]
+        for name, alpha in (("clean", 0.35), (attack, 1.0)):
+            heights = [results[run][name]["per_class"][c] or 0.0 for c in order]
+            label = f"{run}: {'clean' if name == 'clean' else name}"
+            axes.bar(
+                offset, heights, 0.92 * width, color=colour, alpha=alpha, label=label
+            )
+    names = [f"{settings['class_names'][c]}\n{counts[c]}" for c in order]
+    axes.set_xticks(places, names, fontsize=8)
+    axes.set(
+        ylabel="accuracy",
+        xlabel="class and its number of training images",
+        ylim=(0, 1),
+        title=title or "",
+    )
+    axes.legend(
+        frameon=False, ncols=len(runs), loc="lower center", bbox_to_anchor=(0.5, 1.08)
+    )
+    return figure
+
+
+def save(figure, path):
+    """Writes `figure` as a PNG file."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

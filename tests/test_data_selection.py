@@ -1,0 +1,130 @@
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
+
+SHARED = pathlib.Path(
+    os.environ.get(
+        "ROBUSTLT_SHARED", pathlib.Path(__file__).resolve().parents[2] / "shared"
+    )
+)
+
+
+def test_exponential_counts_of_cifar10():
+    expected = [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
+    assert long_tail_counts(5000, 10, 50).tolist() == expected
+
+
+def test_step_counts():
+    counts = long_tail_counts(100, 5, 8, "step")
+    assert counts.tolist() == [100, 100, 12, 12, 12]
+
+
+@given(
+    largest=st.integers(100, 5000),
+    num_classes=st.integers(2, 100),
+    ratio=st.floats(1, 100),
+    imbalance_type=st.sampled_from(["exp", "step"]),
+)
+def test_counts_fall_from_the_largest_class(
+    largest, num_classes, ratio, imbalance_type
+):
+    counts = long_tail_counts(largest, num_classes, ratio, imbalance_type)
+    assert len(counts) == num_classes
+    assert counts[0] == largest
+    assert (np.diff(counts) <= 0).all()
+    # `int` and rounding take one image at most.
+    assert largest / ratio - 1 - 1e-6 <= counts[-1] <= largest / ratio + 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((5000, 10, 0.5), "`imbalance_ratio` .* at least 1"),
+        ((5000, 10, float("nan")), "`imbalance_ratio`"),
+        ((5000, 10, 50, "linear"), "must be 'exp' or 'step'.*'linear'"),
+        ((5000, 1, 50), "`num_classes`"),
+        ((0, 10, 50), "`largest`"),
+        ((40, 10, 50), "Class 9 would keep 0 .* at most 40"),
+    ],
+)
+def test_counts_refuse(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        long_tail_counts(*arguments)
+
+
+LABELS = np.arange(60) % 3
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=3, max_size=3),
+    fraction=st.floats(0, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_indices_have_the_counts_and_do_not_overlap(counts, fraction, seed):
+    train, validation = long_tail_indices(LABELS, counts, seed, fraction)
+    both = np.concatenate([train, validation])
+    assert len(set(both)) == len(both)
+    assert np.bincount(LABELS[both], minlength=3).tolist() == counts
+    held_out = np.bincount(LABELS[validation], minlength=3)
+    assert held_out.tolist() == [int(n * fraction) for n in counts]
+
+
+def test_seed_names_the_split():
+    first, _ = long_tail_indices(LABELS, [10, 10, 10], 102)
+    again, _ = long_tail_indices(LABELS, [10, 10, 10], 102)
+    other, _ = long_tail_indices(LABELS, [10, 10, 10], 103)
+    assert (first == again).all()
+    assert set(first) != set(other)
+
+
+def test_validation_takes_nothing_from_outside_the_selection():
+    whole, none = long_tail_indices(LABELS, [20, 10, 5], 102)
+    train, validation = long_tail_indices(LABELS, [20, 10, 5], 102, 0.2)
+    assert len(none) == 0
+    assert set(whole) == set(train) | set(validation)
+
+
+def test_no_counts_keep_everything():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    train, _ = long_tail_indices(labels, None, 102)
+    assert sorted(train) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "labels, counts, message",
+    [
+        ([0, 0, 2], None, "Class 1 has no images"),
+        ([0, 0, 1], [2, 2], r"Class 1 has 1 images, and class_counts\[1\]=2"),
+        ([0, 0, 1], [0, 1], r"class_counts\[0\]=0"),
+        ([0, 1, 2], [1, 1], "only 2 classes"),
+    ],
+)
+def test_indices_refuse(labels, counts, message):
+    with pytest.raises(ValueError, match=message):
+        long_tail_indices(labels, counts, 102)
+
+
+def test_validation_fraction_below_one():
+    with pytest.raises(ValueError, match="`validation_fraction` must be in"):
+        long_tail_indices(LABELS, None, 102, validation_fraction=1.0)
+
+
+@pytest.mark.parametrize("ratio", [10, 50, 100])
+def test_published_splits_index_for_index(ratio):
+    split_file = SHARED / "data" / "splits" / f"cifar10-exp{ratio}-seed102.npz"
+    label_file = SHARED / "data" / "cifar10" / "cifar10_jpeg.npz"
+    if not (split_file.is_file() and label_file.is_file()):
+        pytest.skip(f"needs {split_file} and {label_file}")
+    with np.load(label_file) as data:
+        labels = data["train_labels"]
+    counts = long_tail_counts(5000, 10, ratio)
+    train, validation = long_tail_indices(labels, counts, 102, 0.2)
+    with np.load(split_file) as published:
+        assert (train == published["train_indices"]).all()
+        assert (validation == published["val_indices"]).all()

@@ -1,0 +1,400 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_robustlt.data import sources
+from keras_robustlt.data.sources import load
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+Y = np.arange(12) % 3
+
+
+# Arrays
+
+
+def test_arrays_pass_unchanged():
+    found = load(((X, Y), (X[:6], Y[:6])))
+    assert found.x_train is X
+    assert found.y_train.dtype == np.int64
+    assert found.class_names == ("0", "1", "2")
+    assert len(found.x_test) == 6
+
+
+def test_floats_are_stored_as_uint8():
+    as_float = X.astype(np.float32) / 255
+    found = load(((as_float, Y), (as_float, Y)))
+    assert (found.x_train == X).all()
+
+
+def test_gray_images_and_column_labels():
+    found = load(((X[..., 0], Y[:, None]), (X[..., 0], Y[:, None])))
+    assert found.x_train.shape == (12, 6, 5, 1)
+    assert (found.y_train == Y).all()
+
+
+def test_resize():
+    found = load(((X, Y), (X, Y)), image_size=(3, 4))
+    assert found.x_train.shape == (12, 3, 4, 3)
+    flat = np.full((2, 6, 6, 2), 77, np.uint8)
+    found = load(((flat, [0, 1]), (flat, [0, 1])), image_size=3)
+    assert (found.x_test == 77).all()
+
+
+def with_nan():
+    x = X / 255
+    x[7, 0, 0, 0] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (X.astype(np.int32), Y, r"x_train.dtype=int32; .*astype\('uint8'\)"),
+        (X.astype(np.float32), Y, r"from 0 to 255; divide .* by 255"),
+        (X / 255 - 0.5, Y, "not normalised"),
+        (with_nan(), Y, "NaN .* image 7"),
+        (np.moveaxis(X, -1, 1), Y, "channels last.*moveaxis"),
+        (X.reshape(12, -1), Y, "must have shape"),
+        (X, Y[:5], "12 images and 5 labels"),
+        (X, Y.astype(float), "must be integers.*astype"),
+        (X, np.eye(3)[Y], "one-hot.*argmax"),
+        (X, Y - 1, "labels from 0.*-1"),
+        (X, np.where(Y == 1, 3, Y), r"Class 1 \(1\) has no training images"),
+        (X[:0], Y[:0], "`x_train` has no images"),
+    ],
+)
+def test_arrays_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        load(((x, y), (X, Y)))
+
+
+def test_test_set_must_match():
+    with pytest.raises(ValueError, match="0 to 1, for the 2 classes.*a label 2"):
+        load(((X[Y < 2], Y[Y < 2]), (X, Y)))
+    with pytest.raises(ValueError, match="must have one shape"):
+        load(((X, Y), (X[:, :4], Y)))
+    with pytest.raises(ValueError, match=r"\(\(x_train, y_train\)"):
+        load((X, Y))
+
+
+# Digits
+
+
+def test_digits():
+    found = load("digits", seed=1)
+    assert found.x_train.shape == (1197, 8, 8, 1)
+    assert np.bincount(found.y_test).tolist() == [60] * 10
+    assert np.bincount(found.y_train).min() == 114
+    assert found.x_train.max() == 255
+    again, other = load("digits", seed=1), load("digits", seed=2)
+    assert (found.x_test == again.x_test).all()
+    assert not (found.x_test == other.x_test).all()
+
+
+# Named data sets in a folder
+
+
+def write_cifar10(root, extra=None, protocol=2):
+    """Five training batches of four images and a test batch of ten."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    labels = np.arange(20) % 10
+    x = GENERATOR.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+    def dump(name, record):
+        (folder / name).write_bytes(pickle.dumps(record, protocol))
+
+    def batch(name, x, y):
+        flat = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+        dump(name, {b"data": flat, b"labels": y.tolist()})
+
+    for i in range(5):
+        part = slice(4 * i, 4 * i + 4)
+        batch(f"data_batch_{i + 1}", x[part], labels[part])
+    batch("test_batch", x[:10], labels[:10])
+    dump("batches.meta", {b"label_names": [b"name%d" % i for i in range(10)]})
+    if extra is not None:
+        dump("data_batch_3", extra)
+    return x, labels
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_cifar_python_folder(tmp_path, protocol):
+    x, y = write_cifar10(tmp_path, protocol=protocol)
+    found = load("cifar10", data_dir=tmp_path)
+    assert (found.x_train == x).all()
+    assert (found.y_train == y).all()
+    assert found.class_names[9] == "name9"
+    assert found.name == "cifar10"
+
+
+class Malicious:
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def test_malicious_pickle_is_refused_and_not_run(tmp_path):
+    victim = tmp_path / "was-run"
+    write_cifar10(tmp_path, Malicious(os.system, f"touch {victim}"))
+    with pytest.raises(ValueError, match="data_batch_3 was refused.*system"):
+        load("cifar10", data_dir=tmp_path)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Malicious(eval, "1 + 1"),
+        Malicious(getattr, "text", "upper"),
+        Malicious(np.load, "file"),
+        Malicious(np.zeros, 3),
+        {b"data": Malicious(print, "nested")},
+    ],
+)
+def test_only_arrays_are_unpickled(tmp_path, payload):
+    file = tmp_path / "payload"
+    file.write_bytes(pickle.dumps(payload))
+    with pytest.raises(ValueError, match="was refused: it asks to load"):
+        sources._read_pickle(file)
+
+
+def test_codecs_in_pickles_are_latin1_only(tmp_path):
+    import codecs
+
+    file = tmp_path / "payload"
+    file.write_bytes(pickle.dumps(Malicious(codecs.encode, "text", "rot13")))
+    with pytest.raises(ValueError, match="encoding 'rot13'"):
+        sources._read_pickle(file)
+
+
+def test_damaged_cifar_folder(tmp_path):
+    write_cifar10(tmp_path, {b"labels": [0]})
+    with pytest.raises(ValueError, match="does not hold what the official cifar10"):
+        load("cifar10", data_dir=tmp_path)
+    batch = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    batch.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="data_batch_3 was refused"):
+        load("cifar10", data_dir=tmp_path)
+    batch.unlink()
+    with pytest.raises(FileNotFoundError, match="data_batch_3 is missing"):
+        load("cifar10", data_dir=tmp_path)
+
+
+def test_cifar100_takes_the_fine_labels(tmp_path):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    record = {
+        b"data": np.zeros((100, 3072), np.uint8),
+        b"fine_labels": list(range(100)),
+        b"coarse_labels": [0] * 100,
+    }
+    for name in ("train", "test"):
+        (folder / name).write_bytes(pickle.dumps(record, 2))
+    names = [b"fine%d" % i for i in range(100)]
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, 2))
+    found = load("cifar100", data_dir=tmp_path)
+    assert found.num_classes == 100
+    assert found.y_train.tolist() == list(range(100))
+
+
+def test_named_npz(tmp_path):
+    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y}
+    np.savez(tmp_path / "cifar10.npz", class_names=["a", "b", "c"], **arrays)
+    found = load("cifar10", data_dir=tmp_path)
+    assert (found.x_train == X).all()
+    assert found.class_names == ("a", "b", "c")
+
+
+@pytest.mark.tensorflow
+def test_tfds_comes_back_in_official_order(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    x = GENERATOR.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    y = np.arange(30) % 10
+    features = tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(32, 32, 3)),
+            "label": tfds.features.ClassLabel(names=[f"name{i}" for i in range(10)]),
+        }
+    )
+
+    def split(name):
+        ids = [f"{name}_{i:05d}" for i in range(30)]
+        rows = {"id": ids, "image": x, "label": y}
+        return tf.data.Dataset.from_tensor_slices(rows)
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=features,
+        data_dir=tmp_path,
+        split_datasets={name: split(name) for name in ("train", "test")},
+    )
+    found = load("cifar10", data_dir=tmp_path)
+    assert (found.x_train == x).all()
+    assert (found.y_test == y).all()
+    assert found.class_names[3] == "name3"
+
+
+def test_missing_data_say_where_they_were_looked_for(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError) as raised:
+        load("cifar100", data_dir=tmp_path, download=False)
+    for part in (
+        str(tmp_path / "cifar100"),
+        str(tmp_path / "cifar-100-python"),
+        str(tmp_path / "cifar100.npz"),
+        "download=False",
+        "data_dir='DIR'",
+    ):
+        assert part in str(raised.value)
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(sources.urllib.request, "urlopen", no_network)
+    with pytest.raises(FileNotFoundError, match="no route to host"):
+        load("cifar100", data_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_dir(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder.*nowhere"):
+        load("cifar10", data_dir=tmp_path / "nowhere")
+
+
+def test_unknown_source():
+    with pytest.raises(FileNotFoundError, match="'digits'.*Received: source='cifar11'"):
+        load("cifar11")
+
+
+# Files and folders
+
+
+def test_npz_path(tmp_path):
+    file = tmp_path / "mine.npz"
+    np.savez(file, x_train=X, y_train=Y, x_test=X, y_test=Y)
+    assert load(file).name == "mine"
+    assert (load(str(file)).x_test == X).all()
+
+
+def test_npz_refused(tmp_path):
+    file = tmp_path / "mine.npz"
+    np.savez(file, x_train=X, y_train=Y)
+    with pytest.raises(ValueError, match="mine.npz .* lacks x_test, y_test"):
+        load(file)
+    objects = np.array([Malicious(eval, "1")], dtype=object)
+    np.savez(file, x_train=objects, y_train=Y, x_test=X, y_test=Y)
+    with pytest.raises(ValueError, match="mine.npz cannot be used"):
+        load(file)
+    file.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="mine.npz cannot be used"):
+        load(file)
+
+
+def write_folder(root, images, mode="RGB", suffix=".png"):
+    for i, image in enumerate(images):
+        folder = root / ["ant", "bee"][i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert(mode).save(folder / f"{i:03d}{suffix}")
+
+
+def test_folder_with_test_set(tmp_path):
+    write_folder(tmp_path / "train", X)
+    write_folder(tmp_path / "test", X[:4])
+    found = load(tmp_path)
+    assert found.class_names == ("ant", "bee")
+    assert (found.x_train == np.concatenate([X[::2], X[1::2]])).all()
+    assert found.y_train.tolist() == [0] * 6 + [1] * 6
+    assert len(found.x_test) == 4
+
+
+def test_folder_without_test_set_holds_one_out(tmp_path):
+    write_folder(tmp_path, X)
+    found = load(tmp_path, test_fraction=1 / 3, seed=1)
+    assert np.bincount(found.y_test).tolist() == [2, 2]
+    assert np.bincount(found.y_train).tolist() == [4, 4]
+    together = np.concatenate([found.x_train, found.x_test])
+    assert {x.tobytes() for x in together} == {x.tobytes() for x in X}
+    assert (load(tmp_path, test_fraction=1 / 3, seed=1).x_test == found.x_test).all()
+
+
+def test_folder_of_gray_images_and_of_a_mixture(tmp_path):
+    write_folder(tmp_path / "gray", X, mode="L")
+    assert load(tmp_path / "gray").x_train.shape[1:] == (6, 5, 1)
+    write_folder(tmp_path / "mixed", X, mode="P")
+    write_folder(tmp_path / "mixed", X[:2], mode="L", suffix=".jpg")
+    assert load(tmp_path / "mixed").x_train.shape[1:] == (6, 5, 3)
+
+
+def test_folder_of_several_sizes(tmp_path):
+    write_folder(tmp_path, list(X) + [X[0, :4], X[1, :4]])
+    with pytest.raises(ValueError, match=r"012.png is 5x4. Pass `image_size`"):
+        load(tmp_path)
+    assert load(tmp_path, image_size=4).x_train.shape[1:] == (4, 4, 3)
+
+
+def test_unreadable_image_is_named(tmp_path):
+    write_folder(tmp_path, X)
+    (tmp_path / "bee" / "broken.JPG").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="broken.JPG cannot be read as an image"):
+        load(tmp_path)
+    whole = (tmp_path / "bee" / "001.png").read_bytes()
+    (tmp_path / "bee" / "broken.JPG").write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match="broken.JPG cannot be read as an image"):
+        load(tmp_path)
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+    write_folder(tmp_path, X)
+    Image.fromarray(np.zeros((6, 5), np.uint16)).save(tmp_path / "ant" / "deep.png")
+    with pytest.raises(ValueError, match="deep.png has more than 8 bits"):
+        load(tmp_path)
+
+
+def test_folders_refused(tmp_path):
+    with pytest.raises(ValueError, match="one sub-folder of images a class"):
+        load(tmp_path)
+    write_folder(tmp_path / "train", X)
+    with pytest.raises(ValueError, match="neither `test` nor `val`"):
+        load(tmp_path)
+    # As Tiny-ImageNet ships its validation images: not sorted into classes.
+    write_folder(tmp_path / "val", X)
+    (tmp_path / "val" / "bee").rename(tmp_path / "val" / "images")
+    with pytest.raises(ValueError, match="same sub-folders.*bee, images"):
+        load(tmp_path)
+    (tmp_path / "train" / "cow").mkdir()
+    with pytest.raises(ValueError, match="cow has no images"):
+        load(tmp_path)
+
+
+def test_one_image_cannot_train_and_test(tmp_path):
+    write_folder(tmp_path, X[:3])
+    with pytest.raises(ValueError, match="Class 'bee' has one image"):
+        load(tmp_path)
+
+
+def test_everything_but_tfds_works_without_tensorflow(tmp_path):
+    write_folder(tmp_path / "images", X)
+    write_cifar10(tmp_path)
+    code = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from keras_robustlt.data import long_tail_arrays\n"
+        "print(long_tail_arrays('digits').class_counts.sum())\n"
+        f"root = {str(tmp_path)!r}\n"
+        "print(len(long_tail_arrays(root + '/images', 2).train[0]))\n"
+        "print(len(long_tail_arrays('cifar10', 1, data_dir=root).train[0]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["314", "7", "20"]
