@@ -218,6 +218,9 @@ class Worker:
     def __init__(self, side, arguments):
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "2",
+            # As the recipes have it: PyTorch uses oneDNN on every CPU, TensorFlow does
+            # so by itself on those with AVX-512 only.
+            "TF_ENABLE_ONEDNN_OPTS": "1",
             **os.environ,
             "KERAS_BACKEND": arguments.backend,
             "OMP_NUM_THREADS": str(arguments.threads),

@@ -55,7 +55,9 @@ def build():
         "# API reference",
         "",
         "Written by `docs/build_api.py` from the docstrings; `make docs` renews it.",
-        f"The examples take `import {PACKAGE} as krl` and `import keras` as given.",
+        f"The examples take `import {PACKAGE} as krl`, `import keras` and",
+        "`import numpy as np` as given, and where they use a `network`, a `model`,",
+        "data `train` or images `x` with labels `y` without making them, those too.",
         "",
     ]
     for title, _, members in sections:
@@ -94,7 +96,8 @@ def render_member(name, value):
         for method_name, method in sorted(vars(value).items()):
             # A method that overrides one of Keras's and does what Keras says of it
             # has no docstring, and needs no entry.
-            if method_name.startswith("_") or not getattr(method, "__doc__", None):
+            private = method_name.startswith("_") and method_name != "__call__"
+            if private or not getattr(method, "__doc__", None):
                 continue
             title = f"{name.rsplit('.', 1)[1]}.{method_name}"
             if isinstance(method, property):

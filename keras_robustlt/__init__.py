@@ -4,6 +4,7 @@
 import keras_robustlt as krl
 
 train, test, class_counts = krl.data.long_tail("digits", imbalance_ratio=50)
+network = krl.networks.SmallResNet(classes=10)
 model = krl.RobustLTModel(network, class_counts=class_counts, epsilon=0.1)
 ```
 

@@ -55,10 +55,12 @@ def classwise_epsilon(class_counts, epsilon, alpha):
 
     Example:
 
-    >>> classwise_epsilon([100, 100, 100], epsilon=0.1, alpha=0.3)
+    >>> krl.budget.classwise_epsilon([100, 100, 100], epsilon=0.1, alpha=0.3)
     array([0.1, 0.1, 0.1])
-    >>> classwise_epsilon([5000, 500, 100], epsilon=8 / 255, alpha=0.3).round(4)
-    array([0.022 , 0.1154, 0.1438])
+    >>> krl.budget.classwise_epsilon(
+    ...     [5000, 500, 100], epsilon=8 / 255, alpha=0.3
+    ... ).round(4)
+    array([0.022 , 0.1056, 0.1309])
 
     Reference:
         Zhang et al., CVPR 2026, class-wise perturbation balancing.
@@ -96,7 +98,7 @@ def iteration_weight(t, total, beta):
 
     Example:
 
-    >>> iteration_weight(np.arange(1, 6), total=5, beta=0.8)
+    >>> krl.budget.iteration_weight(np.arange(1, 6), total=5, beta=0.8)
     array([0.  , 0.25, 0.5 , 0.75, 1.  ])
 
     Reference:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["Checkpoint", "HistoryCSV", "ScheduleInspector", "write_atomically"]
+__all__ = ["Checkpoint", "HistoryCSV", "ScheduleInspector"]
 
 
 class ScheduleInspector(keras.callbacks.Callback):
@@ -68,12 +68,8 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
-        step = int(ops.convert_to_numpy(model.schedule.step))
-        # The step counter already points behind the last step.
-        model.schedule.step.assign(max(step - 1, 0))
         weight = float(model.budget.iteration_weight(model.schedule))
         epsilon = ops.convert_to_numpy(model.budget.class_epsilon(model.schedule))
-        model.schedule.step.assign(step)
 
         self.epochs.append(epoch)
         self.weights.append(weight)
@@ -217,8 +213,9 @@ class Checkpoint(keras.callbacks.Callback):
                 variable.assign(state[f"v{index}"])
         self.epochs, self.history = meta["epochs"], meta["history"]
         # Keras's own way of starting later, which its BackupAndRestore uses too.
-        model._initial_epoch = self.epochs[-1] + 1
-        model.stop_training = meta["stopped"]
+        # Training that a callback had stopped is over.
+        last = self.params["epochs"] if meta["stopped"] else self.epochs[-1] + 1
+        model._initial_epoch = last
 
     def on_epoch_begin(self, epoch, logs=None):
         # History empties itself when training begins, after this callback.

@@ -183,11 +183,11 @@ class BatchCheck(keras.metrics.Metric):
         if nan > 0:
             raise ValueError(_not_a_number("x", "a batch of"))
         if below > 1e-6 or above > 1e-6:
-            raise ValueError(_wrong_range("x", -below, above + 1))
+            raise ValueError(_wrong_range("x", 0 - below, above + 1))
         if label_below > 0 or label_above > 0:
             highest = label_above + self.num_classes - 1
             raise ValueError(
-                _wrong_labels("y", -label_below, highest, self.num_classes)
+                _wrong_labels("y", 0 - label_below, highest, self.num_classes)
             )
         if negative <= 0 and off_one < 1e-3:
             raise ValueError(_probabilities("its output"))

@@ -71,7 +71,7 @@ def evaluate(
     x,
     y=None,
     attacks=("clean", "pgd20"),
-    epsilon=8 / 255,
+    epsilon=None,
     class_counts=None,
     tail_fraction=0.8,
     class_names=None,
@@ -87,14 +87,15 @@ def evaluate(
     Args:
         model: A `RobustLTModel`, or any `keras.Model` that gives logits.
         x: Images, an array of shape `(examples, ...)` with values in `[0, 1]`, or a
-            `tf.data.Dataset` (or other iterable) of batches `(x, y)`.
+            `tf.data.Dataset` (or other iterable) of batches `(x, y)`, or a pair of
+            arrays `(x, y)`.
         y: Labels of an array `x`: integers or one-hot.
         attacks: List of names, or a dictionary from names to attacks. Names are
             `"clean"`, `"fgsm"`, `"pgdN"` (`N` steps of `epsilon / 8` from a random
             start) and `"cwN"` (the same with the margin loss). Defaults to
             `("clean", "pgd20")`.
         epsilon: Float. The budget of the attacks given by name, in pixel units.
-            Defaults to `8 / 255`.
+            Defaults to that of a `RobustLTModel`, and to `8 / 255` for others.
         class_counts: Integers of shape `(num_classes,)`: training images of each
             class, which say what the tail is. Defaults to those of a
             `RobustLTModel`.
@@ -118,6 +119,8 @@ def evaluate(
     >>> results.to_json("results.json")
     """
     network = getattr(model, "network", model)
+    if epsilon is None:
+        epsilon = getattr(model, "epsilon", 8 / 255)
     if class_counts is None:
         if not hasattr(model, "class_counts"):
             raise ValueError(
@@ -235,7 +238,7 @@ def _batches(x, y, batch_size):
         return ((x[i : i + batch_size], y[i : i + batch_size]) for i in starts), len(
             starts
         )
-    if isinstance(x, (tuple, list)) and len(x) == 2:
+    if isinstance(x, tuple) and len(x) == 2:
         return _batches(*x, batch_size)
     if not hasattr(x, "__iter__") or isinstance(x, np.ndarray):
         raise ValueError(

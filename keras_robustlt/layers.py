@@ -56,7 +56,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Example:
 
     ```python
-    layer = keras_robustlt.layers.BatchNormalization()
+    layer = krl.layers.BatchNormalization()
     outputs = layer(keras.random.normal((8, 4, 4, 3)), training=True)
     ```
 

@@ -20,6 +20,9 @@ def one_hot(labels, num_classes):
     Returns:
         A float32 tensor of shape `(batch, num_classes)`.
 
+    Raises:
+        ValueError: If the shape of `labels` is none of these.
+
     Example:
 
     >>> krl.losses.one_hot([1, 0], num_classes=2)
@@ -29,6 +32,12 @@ def one_hot(labels, num_classes):
     if len(labels.shape) == 2:
         if labels.shape[-1] == num_classes:
             return ops.cast(labels, "float32")
+        if labels.shape[-1] != 1:
+            raise ValueError(
+                f"`labels` of shape {tuple(labels.shape)} do not fit {num_classes} "
+                "classes, the number of outputs of the network. Labels and "
+                "`class_counts` must be of as many classes as the network."
+            )
         labels = ops.squeeze(labels, axis=-1)
     return ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype="float32")
 
@@ -102,14 +111,15 @@ def margin(targets, logits):
 
     Example:
 
-    >>> krl.losses.margin([[1.0, 0.0], [0.0, 1.0]], [[3.0, 1.0], [3.0, 1.0]])
+    >>> targets = np.array([[1.0, 0.0], [0.0, 1.0]], "float32")
+    >>> krl.losses.margin(targets, np.array([[3.0, 1.0], [3.0, 1.0]]))
     array([-2., -0.], dtype=float32)
 
     Reference:
         Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks",
         2017, equation 6 of section V, with zero confidence.
     """
-    logits = ops.cast(logits, "float32")
+    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
     true = ops.sum(targets * logits, axis=-1)
     others = ops.where(targets > 0, -float("inf"), logits)
     return -ops.relu(true - ops.max(others, axis=-1))

@@ -20,6 +20,7 @@ from keras_robustlt.schedule import Schedule, ScheduleClock
 __all__ = ["RobustLTModel"]
 
 BATCHNORM_STATISTICS = ("adversarial", "mixed")
+SEEDS = ("start_seed", "evaluation_seed")
 # The images that a step hands to `call`, in the order of the forward passes.
 IMAGES = ("adversarial", "robust", "clean")
 
@@ -189,10 +190,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
         images = {"clean": x}
+        self.schedule.advance()
         if "adversarial" in self._wanted:
             class_epsilon = self.budget.class_epsilon(self.schedule)
             images["adversarial"] = self._training_attack(x, y, class_epsilon)
-        self.schedule.advance()
         return images, y, sample_weight
 
     def _training_attack(self, x, y, class_epsilon):
@@ -210,7 +211,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 loss=self.method.attack_loss,
             )
 
-        return ops.cond(ops.max(class_epsilon) > 0, perturb, lambda: x)
+        # Without a budget the attack gives the images themselves.
+        return backend.unless_idle(ops.max(class_epsilon) > 0, perturb, x)
 
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""
@@ -240,7 +242,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The method's loss on the logits, and the network's own regularisation."""
-        self._check_outputs(ops.shape(next(iter(y_pred.values()))))
+        self._check_outputs(next(iter(y_pred.values())).shape)
         targets = losses.one_hot(y, self.num_classes)
         logits = dict(y_pred)
         if "robust" in logits:
@@ -320,6 +322,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             config["loss"] = keras.saving.serialize_keras_object(self._loss)
         return config
 
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:  # so that there are variables to load the state into
+            self.optimizer.build(self.trainable_variables)
+
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
@@ -329,6 +336,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, *args, **kwargs):
+        if np.isnan(ops.convert_to_numpy(self.budget.iteration_weight(self.schedule))):
+            raise ValueError(
+                "`train_on_batch` does not know where in the schedule it is. Tell it: "
+                "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
+                "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
+            )
+        return super().train_on_batch(*args, **kwargs)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -369,6 +386,18 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 f"`class_counts` has {self.num_classes} classes. Received a network "
                 f"with outputs of shape {tuple(shape)}"
             )
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras leaves the state of random generators out.
+        for name in SEEDS:
+            store[name] = ops.convert_to_numpy(getattr(self, name).state)
+
+    def load_own_variables(self, store):
+        values = {key: store[key] for key in store.keys() if key not in SEEDS}
+        super().load_own_variables(values)
+        for name in SEEDS:
+            getattr(self, name).state.assign(store[name])
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

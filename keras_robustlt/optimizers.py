@@ -54,7 +54,7 @@ class SGD(keras.optimizers.Optimizer):
     ```python
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile(
-        keras_robustlt.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4),
+        krl.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4),
         loss="mse",
     )
     ```

@@ -59,6 +59,7 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     if weights is not None:
         title += f" ($w_t$ from {weights[0]:.2f} to {weights[-1]:.2f})"
     axes.set(xlabel="epoch", ylabel="epsilon × 255", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(bottom=0)
     axes.set_xlim(1, max(epochs[-1] + 1, 2))
     if few:

@@ -12,7 +12,7 @@ class Schedule:
 
     Attributes:
         epoch: The current epoch, from 0.
-        step: The training steps done in this epoch.
+        step: The current training step of this epoch, from 1; 0 before the first.
         epochs: The number of epochs of the whole training; 0 if not known yet.
         steps_per_epoch: The training steps of an epoch; 0 if not known yet.
     """
@@ -43,7 +43,7 @@ class Schedule:
         self.step.assign(0)
 
     def advance(self):
-        """Counts a training step; called inside it."""
+        """Says that the next training step begins; called inside it."""
         self.step.assign_add(1)
 
     def position(self, granularity):
@@ -53,7 +53,9 @@ class Schedule:
         if granularity == "epoch":
             return epoch + 1.0, total
         steps = ops.cast(self.steps_per_epoch, "float32")
-        return epoch * steps + ops.cast(self.step, "float32") + 1.0, total * steps
+        # Before the first step begins, what it will see.
+        step = ops.maximum(ops.cast(self.step, "float32"), 1.0)
+        return epoch * steps + step, total * steps
 
 
 class ScheduleClock(keras.callbacks.Callback):

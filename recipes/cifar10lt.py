@@ -18,6 +18,7 @@ from absl import app, flags
 from presets import CIFAR10LT
 
 runner.define_flags(CIFAR10LT, default="paper", workdir="runs/cifar10lt")
+flags.adopt_module_key_flags(runner)
 flags.DEFINE_string("data_dir", None, "Where CIFAR-10 is.")
 
 

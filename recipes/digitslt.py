@@ -15,6 +15,7 @@ from absl import app, flags
 from presets import DIGITSLT
 
 runner.define_flags(DIGITSLT, default="default", workdir="runs/digits")
+flags.adopt_module_key_flags(runner)
 flags.DEFINE_bool("compare", False, "Train without and with RobustLT, and compare.")
 
 

@@ -14,6 +14,7 @@ COMMON = dict(
     imbalance_ratio=50.0,
     imbalance_type="exp",
     largest_class=None,
+    balanced_sampling=False,
     validation_fraction=0.0,
     epsilon=8 / 255,
     attack_steps=10,
@@ -35,9 +36,14 @@ CIFAR10LT = {
     "resnet18": dict(
         COMMON, model="resnet18", augmentation="aua", epochs=100, batch_size=128
     ),
-    # Within an hour on two CPU cores: enough to see what the method does.
+    # Half an hour to an hour on two CPU cores: enough to see what the method does.
     "cpu": dict(
-        COMMON, model="wrn-10-1", augmentation="base", epochs=16, batch_size=64
+        COMMON,
+        model="wrn-10-1",
+        augmentation="base",
+        epochs=8,
+        batch_size=64,
+        test_examples=2000,
     ),
     # Two minutes on two CPU cores: whether everything runs, nothing more.
     "smoke": dict(

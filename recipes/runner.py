@@ -24,7 +24,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 from absl import flags, logging
 
 import keras_robustlt as krl
-from keras_robustlt.evaluation import SUMMARY, text_table
 
 FLAGS = flags.FLAGS
 # TensorFlow Datasets reports each file it reads.
@@ -75,6 +74,11 @@ def define_flags(presets, default, workdir):
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
     number(float, "imbalance_ratio", "Largest class over smallest.")
     choice("imbalance_type", ["exp", "step"], "How class sizes fall.")
+    flags.DEFINE_bool(
+        "balanced_sampling",
+        None,
+        of_preset("balanced_sampling", "Draw all classes equally often."),
+    )
     number(float, "validation_fraction", "Share of each class held out of training.")
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
     number(float, "epsilon", "Base budget in pixel units of [0, 1].")
@@ -140,6 +144,7 @@ def run(settings, source, workdir, data_dir=None):
     model.fit(
         data.train,
         epochs=settings["epochs"],
+        validation_data=data.validation,
         verbose=0,
         callbacks=[
             krl.callbacks.ScheduleInspector(workdir, data.class_names),
@@ -178,6 +183,8 @@ def compare(runs, workdir):
         runs: A dictionary from names to `EvaluationResults`.
         workdir: Path. Gets `comparison.txt` and `comparison.png`.
     """
+    from keras_robustlt.evaluation import SUMMARY, text_table
+
     settings = next(iter(runs.values())).settings
     attacks = list(next(iter(runs.values())))
     head = ["accuracy in %", *SUMMARY, *settings["class_names"]]
@@ -213,6 +220,7 @@ def load_data(settings, source, data_dir):
             validation_fraction=settings["validation_fraction"],
             data_dir=data_dir,
             largest_class=settings["largest_class"],
+            balanced_sampling=settings["balanced_sampling"],
         )
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None

@@ -49,6 +49,7 @@ __all__ = [
     "gradient",
     "on_accelerator",
     "repeat",
+    "unless_idle",
 ]
 
 
@@ -82,3 +83,14 @@ def repeat(times, step, state):
     for _ in range(times):
         state = step(state)
     return state
+
+
+def unless_idle(needed, work, otherwise):
+    """`work()`, which gives `otherwise` where it is not `needed`, skipped if possible.
+
+    Not skipped by JAX on a CPU, which runs convolutions inside of a conditional several
+    times slower than outside.
+    """
+    if keras.backend.backend() == "jax" and not on_accelerator():
+        return work()
+    return ops.cond(needed, work, lambda: otherwise)

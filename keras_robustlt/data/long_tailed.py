@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_robustlt.data.augmentation import AUGMENTATIONS
 from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
 from keras_robustlt.data.sources import load
@@ -81,9 +82,8 @@ def long_tail(
         imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.
         batch_size: Integer. Defaults to `128`.
         augmentation: `"none"`, `"base"` (pad, crop, mirror), `"aua"` (the same, then
-            CIFAR AutoAugment), or `"auto"`: `"none"` for the digits, which a mirror
-            turns into something else, `"base"` for all other sources. Defaults to
-            `"auto"`.
+            CIFAR AutoAugment), or `"auto"`: `"base"`, but `"none"` for images that are
+            too small to shift, such as the digits. Defaults to `"auto"`.
         seed: Integer. Defaults to `102`, that of the published CIFAR-LT splits.
         validation_fraction: Float in `[0, 1)`, the part of each class to hold out.
             Defaults to `0.0`.
@@ -105,7 +105,7 @@ def long_tail(
 
     Example:
 
-    >>> train, test, class_counts = long_tail("digits", imbalance_ratio=50)
+    >>> train, test, class_counts = krl.data.long_tail("digits", imbalance_ratio=50)
     >>> class_counts.tolist()
     [114, 73, 47, 30, 20, 12, 8, 5, 3, 2]
 
@@ -123,7 +123,8 @@ def long_tail(
         source_options,
     )
     if augmentation == "auto":
-        augmentation = "none" if found.name == "digits" else "base"
+        too_small = min(found.x_train.shape[1:3]) < AUGMENTATIONS["base"].min_size
+        augmentation = "none" if too_small else "base"
 
     def unaugmented(x, y):
         return pipeline(x, y, batch_size, shuffle=False)
@@ -179,7 +180,7 @@ def long_tail_arrays(
 
     Example:
 
-    >>> (x, y), (x_test, y_test), class_counts = long_tail_arrays("digits")
+    >>> (x, y), (x_test, y_test), counts = krl.data.long_tail_arrays("digits")
     >>> x.shape, x_test.shape
     ((314, 8, 8, 1), (600, 8, 8, 1))
     """

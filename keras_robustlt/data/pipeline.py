@@ -62,7 +62,7 @@ def pipeline(
     Example:
 
     >>> images = np.zeros((10, 8, 8, 1), "uint8")
-    >>> dataset = pipeline(images, np.arange(10) % 2, batch_size=4)
+    >>> dataset = krl.data.pipeline(images, np.arange(10) % 2, batch_size=4)
     >>> [len(y) for x, y in dataset]
     [4, 4, 2]
     """

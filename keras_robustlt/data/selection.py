@@ -30,7 +30,7 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
 
     Example:
 
-    >>> long_tail_counts(5000, 10, 50).tolist()
+    >>> krl.data.long_tail_counts(5000, 10, 50).tolist()
     [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
 
     Reference:
@@ -99,7 +99,7 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0):
 
     Example:
 
-    >>> train, validation = long_tail_indices(
+    >>> train, validation = krl.data.long_tail_indices(
     ...     np.array([0, 1, 0, 1, 0, 1]),
     ...     class_counts=[3, 2],
     ...     seed=102,

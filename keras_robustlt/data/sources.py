@@ -114,7 +114,7 @@ def load(
 
     Example:
 
-    >>> load("digits").x_train.shape
+    >>> krl.data.load("digits").x_train.shape
     (1197, 8, 8, 1)
     """
     if isinstance(source, (tuple, list)):

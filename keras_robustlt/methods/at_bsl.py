@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.methods.base import Method
@@ -31,7 +32,7 @@ class ATBSL(Method):
         self._prior = (self.tau * np.log(model.class_counts)).astype("float32")
 
     def loss(self, targets, logits, criterion):
-        return criterion(targets, logits["adversarial"] + self._prior)
+        return criterion(targets, ops.add(logits["adversarial"], self._prior))
 
     def get_config(self):
         return {"tau": self.tau}

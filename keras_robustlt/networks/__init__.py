@@ -47,7 +47,7 @@ def get(name, /, **kwargs):
     Example:
 
     ```python
-    network = keras_robustlt.networks.get("wrn-10-2", classes=100)
+    network = krl.networks.get("wrn-10-2", classes=100)
     ```
     """
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))

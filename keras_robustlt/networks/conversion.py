@@ -29,8 +29,8 @@ def plain(network):
     Example:
 
     ```python
-    network = keras_robustlt.networks.SmallResNet()
-    keras_robustlt.networks.plain(network).save("robust.keras")
+    network = krl.networks.SmallResNet()
+    krl.networks.plain(network).save("robust.keras")
     ```
     """
     is_functional = isinstance(network, keras.Model) and hasattr(network, "operations")

@@ -36,7 +36,7 @@ def ResNet18(
     Example:
 
     ```python
-    network = keras_robustlt.networks.ResNet18(classes=100)
+    network = krl.networks.ResNet18(classes=100)
     ```
 
     Reference:
@@ -78,7 +78,7 @@ def ResNet34(
     Example:
 
     ```python
-    network = keras_robustlt.networks.ResNet34(classes=20, input_shape=(64, 64, 3))
+    network = krl.networks.ResNet34(classes=20, input_shape=(64, 64, 3))
     ```
 
     Reference:
@@ -121,7 +121,7 @@ def ResNet50(
     Example:
 
     ```python
-    network = keras_robustlt.networks.ResNet50()
+    network = krl.networks.ResNet50()
     ```
 
     Reference:
@@ -168,7 +168,7 @@ def SmallResNet(
     Example:
 
     ```python
-    network = keras_robustlt.networks.SmallResNet()
+    network = krl.networks.SmallResNet()
     ```
 
     Reference:

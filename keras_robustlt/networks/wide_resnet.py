@@ -42,7 +42,7 @@ def WideResNet(
     Example:
 
     ```python
-    network = keras_robustlt.networks.WideResNet(28, 10, classes=100)
+    network = krl.networks.WideResNet(28, 10, classes=100)
     ```
 
     Reference:

@@ -1,0 +1,266 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import conv_network, dense_network, threshold_network
+
+import keras_robustlt as krl
+from keras_robustlt import backend
+from keras_robustlt.attacks import FGSM, PGD
+
+NORMS = ("linf", "l2")
+few = settings(max_examples=10, deadline=None)
+
+
+def lengths(x_adv, x, norm):
+    """How far each image moved, in the norm."""
+    moved = np.reshape(keras.ops.convert_to_numpy(x_adv) - x, (len(x), -1))
+    return abs(moved).max(axis=1) if norm == "linf" else np.linalg.norm(moved, axis=1)
+
+
+def assert_valid(x_adv, x, epsilon, norm):
+    x_adv = keras.ops.convert_to_numpy(x_adv)
+    assert x_adv.dtype == np.float32
+    assert np.all(lengths(x_adv, x, norm) <= np.asarray(epsilon) + 1e-6)
+    assert x_adv.min() >= -1e-6 and x_adv.max() <= 1 + 1e-6
+
+
+def cross_entropy(network, x, y):
+    logits = network(x, training=False)
+    values = krl.losses.cross_entropy(krl.losses.one_hot(y, 3), logits)
+    return keras.ops.convert_to_numpy(values)
+
+
+def gradients(network, x, y):
+    """Of the cross-entropy of a network of one dense layer, by its formula."""
+    kernel, bias = network.get_weights()
+    logits = x.reshape(len(x), -1) @ kernel + bias
+    exponentials = np.exp(logits)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return ((probabilities - np.eye(3)[y]) @ kernel.T).reshape(x.shape)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@few
+@given(epsilon=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_never_outside_the_ball_or_the_pixel_range(norm, epsilon, seed):
+    rng = np.random.default_rng(seed)
+    # Black and white pixels too, where a step leads out of the range.
+    x = rng.integers(0, 5, (12, 6, 6, 3)).astype("float32") / 4
+    y = rng.integers(0, 3, 12)
+    x_adv = PGD(epsilon, steps=3, norm=norm)(dense_network(), x, y, seed=seed)
+    assert_valid(x_adv, x, epsilon, norm)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_budget_for_each_image(images, norm):
+    x, y = images
+    epsilon = np.linspace(0, 0.3, len(x), dtype="float32")
+    attack = PGD(0.1, steps=4, norm=norm)
+    x_adv = attack(dense_network(), x, y, epsilon)
+    assert_valid(x_adv, x, epsilon, norm)
+    np.testing.assert_array_equal(x_adv[0], x[0])
+    # Each has used its own budget, so the step was scaled with it.
+    assert np.all(lengths(x_adv, x, norm)[1:] > 0.9 * epsilon[1:])
+
+
+def test_a_step_size_for_each_image(images):
+    x, y = images
+    step_size = np.linspace(0, 0.1, len(x), dtype="float32")
+    attack = PGD(0.1, steps=1, random_start=False)
+    moved = lengths(attack(dense_network(), x, y, step_size=step_size), x, "linf")
+    np.testing.assert_allclose(moved, step_size, atol=1e-6)
+
+
+def test_default_step_size_is_scaled_as_the_budget_is(images):
+    x, y = images
+    attack = PGD(0.2, steps=1, random_start=False)
+    assert attack.step_size == pytest.approx(0.05)
+    half = attack(dense_network(), x, y, epsilon=0.1)
+    np.testing.assert_allclose(lengths(half, x, "linf"), 0.025, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zero_budget_gives_the_images_themselves(images, norm):
+    x, y = images
+    network = dense_network()
+    np.testing.assert_array_equal(PGD(0.0, steps=2, norm=norm)(network, x, y), x)
+    attack = PGD(0.1, steps=2, norm=norm)
+    np.testing.assert_array_equal(attack(network, x, y, epsilon=0.0), x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_raises_the_loss_from_its_start(images, norm):
+    x, y = images
+    network = conv_network()
+    attack = PGD({"linf": 0.1, "l2": 0.5}[norm], steps=3, norm=norm)
+    start = attack.starting_point(keras.ops.convert_to_tensor(x), seed=1)
+    assert_valid(start, x, attack.epsilon, norm)
+    x_adv = attack(network, x, y, start=start)
+    assert np.all(cross_entropy(network, x_adv, y) > cross_entropy(network, start, y))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_start_outside_the_ball_is_brought_in(images, norm):
+    x, y = images
+    attack = PGD(0.1, steps=1, norm=norm)
+    assert_valid(attack(dense_network(), x, y, start=x + 3), x, 0.1, norm)
+
+
+def test_the_given_start_is_used(images):
+    x, y = images
+    network = dense_network()
+    attack = PGD(0.1, steps=2, step_size=0.001)
+    x_adv = attack(network, x, y, start=np.clip(x + 0.05, 0, 1))
+    np.testing.assert_allclose(x_adv, np.clip(x + 0.05, 0, 1), atol=0.0021)
+
+
+def test_random_starts_follow_the_seed(images):
+    x, y = images
+    network = dense_network()
+    attack = PGD(0.1, steps=1)
+
+    def run(seed):
+        return keras.ops.convert_to_numpy(attack(network, x, y, seed=seed))
+
+    np.testing.assert_array_equal(run(3), run(3))
+    assert abs(run(3) - run(4)).max() > 0.01
+    generator = keras.random.SeedGenerator(3)
+    assert abs(run(generator) - run(generator)).max() > 0.01
+
+
+def test_random_starts_fill_the_ball():
+    # Two pixels: the starts fill a square and a disc of radius 0.2.
+    x = np.full((2000, 2), 0.5, "float32")
+    for norm in NORMS:
+        start = PGD(0.2, norm=norm).starting_point(x, seed=0)
+        length = lengths(start, x, norm)
+        assert 0.19 < length.max() <= 0.2 + 1e-6
+        # A quarter of the area is within half the radius.
+        assert abs(np.mean(length < 0.1) - 0.25) < 0.03
+        assert abs(np.mean(keras.ops.convert_to_numpy(start)) - 0.5) < 0.01
+
+
+def test_without_random_start_it_starts_at_the_image(images):
+    x, _ = images
+    np.testing.assert_array_equal(PGD(random_start=False).starting_point(x), x)
+
+
+def test_fgsm_on_a_linear_network(images):
+    x, y = images
+    network = dense_network()
+    expected = np.clip(x + 0.1 * np.sign(gradients(network, x, y)), 0, 1)
+    np.testing.assert_allclose(FGSM(0.1)(network, x, y), expected, atol=1e-6)
+
+
+def test_l2_on_a_linear_network(images):
+    x, y = images
+    x = 0.4 + 0.2 * x  # away from black and white
+    network = dense_network()
+    gradient = gradients(network, x, y)
+    length = np.sqrt(np.sum(gradient**2, axis=(1, 2, 3), keepdims=True))
+    attack = FGSM(0.2, norm="l2")
+    x_adv = attack(network, x, y)
+    np.testing.assert_allclose(x_adv, x + 0.2 * gradient / length, atol=1e-5)
+
+
+def test_many_steps_find_the_worst_point_of_a_linear_network():
+    x = np.array([[0.3], [0.6], [0.6]], "float32")
+    for norm in NORMS:
+        x_adv = PGD(0.1, steps=10, norm=norm)(threshold_network(), x, [0, 0, 1])
+        np.testing.assert_allclose(x_adv, [[0.2], [0.5], [0.7]], atol=1e-6)
+
+
+def test_margin_stops_once_an_image_is_misclassified():
+    network = threshold_network(0.5)
+    x = np.array([[0.53], [0.9]], "float32")
+    attack = PGD(0.2, 8, step_size=0.05, random_start=False, loss="margin")
+    # The first crosses the threshold with its first step and stays there.
+    np.testing.assert_allclose(attack(network, x, [0, 0]), [[0.48], [0.7]], atol=1e-6)
+
+
+def test_loss_of_ones_own(images):
+    x, y = images
+    network = dense_network()
+
+    def reversed_loss(targets, logits):
+        return -krl.losses.cross_entropy(targets, logits)
+
+    expected = np.clip(x - 0.1 * np.sign(gradients(network, x, y)), 0, 1)
+    by_constructor = FGSM(0.1, loss=reversed_loss)(network, x, y)
+    np.testing.assert_allclose(by_constructor, expected, atol=1e-6)
+    by_call = FGSM(0.1)(network, x, y, loss=reversed_loss)
+    np.testing.assert_allclose(by_call, expected, atol=1e-6)
+
+
+def test_integer_and_one_hot_labels_are_the_same(images):
+    x, y = images
+    network = dense_network()
+    attack = PGD(0.1, steps=2)
+    integer = attack(network, x, y, seed=0)
+    for labels in (np.eye(3, dtype="float32")[y], y[:, None], y.astype("float32")):
+        np.testing.assert_array_equal(attack(network, x, labels, seed=0), integer)
+
+
+@pytest.mark.parametrize(
+    "batchnorm", [keras.layers.BatchNormalization, krl.layers.BatchNormalization]
+)
+def test_batch_normalisation(images, batchnorm):
+    x, y = images
+    network = conv_network(batchnorm)
+    network(x, training=True)  # statistics that are neither 0 and 1 nor the batch's
+    before = network.get_weights()
+    attack = PGD(0.1, steps=2)
+    inference = attack(network, x, y, seed=0)
+    training = attack(network, x, y, seed=0, training=True)
+    for old, new in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert abs(np.subtract(inference, training)).max() > 0.01
+    # In inference mode an image's attack does not depend on the others.
+    alone = attack(network, x[:3], y[:3], start=x[:3])
+    together = attack(network, x, y, start=x)[:3]
+    np.testing.assert_allclose(alone, together, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_loop_and_unrolled_steps_agree(images, norm, monkeypatch):
+    x, y = images
+    network = conv_network()
+    attack = PGD(0.1, steps=3, norm=norm)
+    results = []
+    for accelerator in (False, True):
+        monkeypatch.setattr(backend, "on_accelerator", lambda on=accelerator: on)
+        run = backend.compiled(
+            lambda x: attack(network, x, y, start=x, training=True), network.variables
+        )
+        results.append(keras.ops.convert_to_numpy(run(x)))
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_bfloat16_network_is_attacked_in_float32(images):
+    x, y = images
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    x_adv = PGD(1 / 255, steps=2)(dense_network(), x, y, seed=0)
+    assert_valid(x_adv, x, 1 / 255, "linf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": 8}, r"8 / 255.*Received: epsilon=8"),
+        ({"epsilon": -0.1}, "`epsilon`"),
+        ({"steps": 0}, "`steps` must be an integer of at least 1. Received: 0"),
+        ({"steps": 2.5}, "`steps`"),
+        ({"step_size": -1}, "`step_size`"),
+        ({"norm": "l1"}, "`norm` must be one of 'linf', 'l2'. Received: 'l1'"),
+        ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'margin'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(**arguments)
+
+
+def test_l2_budget_may_exceed_one():
+    assert PGD(2.5, norm="l2").epsilon == 2.5

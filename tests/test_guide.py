@@ -1,0 +1,82 @@
+"""The code that the guide and the README show runs, in order, as it stands."""
+
+import ast
+import csv
+import json
+import pathlib
+import re
+
+import matplotlib.image
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def python_blocks(document):
+    """The ```python blocks of a document, each at the lines where it stands there."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = []
+    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        lines_before = text[: match.start(1)].count("\n")
+        blocks.append("\n" * lines_before + match[1])
+    return blocks
+
+
+def run(code, document, names):
+    exec(compile(code, ROOT / document, "exec"), names)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+def test_guide(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in python_blocks("docs/guide.md"):
+        run(block, "docs/guide.md", names)
+
+    assert names["data"].class_counts.tolist() == [120, 60, 30, 12, 6]
+    assert "20 epochs" in capsys.readouterr().out
+    directory = tmp_path / "runs" / "robustlt"
+    with (directory / "history.csv").open(newline="") as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(20))
+    for picture in (directory / "schedule.png", tmp_path / "runs" / "comparison.png"):
+        assert matplotlib.image.imread(picture).std() > 0
+    # Better than chance (0.2) under attack, on what the guide says it trains.
+    saved = json.loads((directory / "results.json").read_text())
+    assert saved["note"] == "from the guide"
+    assert saved["attacks"]["pgd20"]["all"] > 0.4
+    assert (tmp_path / "robust.keras").exists()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+def test_readme_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = python_blocks("README.md")
+    # As printed, it trains for a minute or more; here less, and a smaller network.
+    for shown, here in (
+        ("epochs=40", "epochs=2"),
+        ("(classes=10)", "(classes=10, widths=(8,))"),
+    ):
+        assert code.count(shown) == 1
+        code = code.replace(shown, here)
+    run(code, "README.md", {})
+    table = capsys.readouterr().out
+    assert "clean" in table and "pgd20" in table
+
+
+def test_messages_of_the_guide_exist():
+    # The table of the guide quotes error messages between double backquotes.
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| ``(.+?)`` \|", guide, re.MULTILINE)
+    texts = []
+    for path in (ROOT / "keras_robustlt").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [n.value for n in node.values if isinstance(n, ast.Constant)]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    assert len(quoted) >= 10
+    missing = [q for q in quoted if not any(q in text for text in texts)]
+    assert not missing

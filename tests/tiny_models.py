@@ -1,0 +1,55 @@
+"""Networks and models that train in a moment."""
+
+import keras
+import numpy as np
+
+import keras_robustlt as krl
+
+COUNTS = (8, 3, 1)
+
+
+def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation),
+        ]
+    )
+
+
+def conv_network(batchnorm=krl.layers.BatchNormalization):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(4, 3, strides=2, use_bias=False),
+            batchnorm(),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def threshold_network(threshold=0.0):
+    """One pixel `z`, logits `(z - threshold, threshold - z)`: class 0 is bright."""
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    network.set_weights([np.array([[1.0, -1.0]]), np.array([-threshold, threshold])])
+    return network
+
+
+def tiny_model(network=None, class_counts=COUNTS, optimizer=None, **arguments):
+    """A compiled model whose attacks have two steps."""
+    epsilon = arguments.setdefault("epsilon", 0.1)
+    for attack in ("attack", "evaluation_attack"):
+        arguments.setdefault(attack, krl.attacks.PGD(epsilon, steps=2))
+    arguments.setdefault("seed", 0)
+    model = krl.RobustLTModel(network or dense_network(), class_counts, **arguments)
+    model.compile(optimizer or krl.optimizers.SGD(0.1))
+    return model
+
+
+def weights_of(model):
+    """All weights of the network in one vector."""
+    return np.concatenate([w.ravel() for w in model.network.get_weights()])
