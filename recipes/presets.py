@@ -59,6 +59,7 @@ CIFAR10LT = {
 }
 
 DIGITSLT = {
+    # Eight-by-eight digits at a constant rate: half a minute to a minute a run.
     "default": dict(
         COMMON,
         model="small_resnet",
@@ -67,6 +68,7 @@ DIGITSLT = {
         augmentation="none",
         epochs=40,
         batch_size=32,
+        milestones=(),
         attacks=("clean", "pgd20"),
     ),
 }

@@ -255,15 +255,18 @@ def build_model(settings, data):
         seed=settings["seed"],
     )
     steps = int(data.train.cardinality())
-    # A boundary is the last step of the rate before it.
-    boundaries = [
-        round(share * settings["epochs"]) * steps - 1
-        for share in settings["milestones"]
-    ]
-    rates = [settings["learning_rate"] * 0.1**i for i in range(len(boundaries) + 1)]
+    rate = settings["learning_rate"]
+    if settings["milestones"]:
+        # A boundary is the last step of the rate before it.
+        boundaries = [
+            round(share * settings["epochs"]) * steps - 1
+            for share in settings["milestones"]
+        ]
+        rates = [rate * 0.1**i for i in range(len(boundaries) + 1)]
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     model.compile(
         krl.optimizers.SGD(
-            keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates),
+            rate,
             momentum=settings["momentum"],
             nesterov=True,
             weight_decay=settings["weight_decay"],
