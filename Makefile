@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BACKEND ?= tensorflow
+# Two processes, each with whole files: tests wait for compilers more than for kernels.
+PARALLEL ?= -n 2 --dist=loadfile
 
 RUN := $(VENV)/bin/python
 # The tests' warnings are errors, and the libraries' start-up lines are noise.
@@ -39,8 +41,8 @@ demo: $(VENV)/.installed
 	$(RUN) recipes/digitslt.py --compare --workdir=runs/digits
 
 test: $(VENV)/.installed-test
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest -q
-	KERAS_BACKEND=jax $(RUN) -m pytest -q -m "not tensorflow"
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -q $(PARALLEL)
+	KERAS_BACKEND=jax $(RUN) -m pytest -q $(PARALLEL) -m "not tensorflow"
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -218,6 +218,7 @@ class Checkpoint(keras.callbacks.Callback):
         model._initial_epoch = last
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.model._initial_epoch = None  # `fit` has read it; the next one starts anew
         # History empties itself when training begins, after this callback.
         if self.epochs and not self.model.history.epoch:
             self.model.history.epoch = list(self.epochs)

@@ -25,6 +25,17 @@ def clean_session():
     keras.backend.clear_session()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compile_equal_steps_once(tmp_path_factory):
+    """Most of JAX's time is compiling steps that several tests have in common."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        folder = tmp_path_factory.mktemp("jax_compilation_cache")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Loads the reference arrays called `name`, or skips the test."""

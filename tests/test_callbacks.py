@@ -93,9 +93,7 @@ def test_history_csv_starts_anew_with_a_new_training(images, tmp_path):
         for name, values in history.history.items():
             assert [float(row[name]) for row in rows] == pytest.approx(values)
     # And goes on where training starts later.
-    model.fit(
-        x, y, epochs=4, initial_epoch=1, callbacks=[HistoryCSV(path)], **FIT
-    )
+    model.fit(x, y, epochs=4, initial_epoch=1, callbacks=[HistoryCSV(path)], **FIT)
     assert [row["epoch"] for row in read_csv(path)] == ["0", "1", "2", "3"]
 
 

@@ -3,7 +3,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from tiny_models import COUNTS, conv_network, dense_network, threshold_network, tiny_model
+from tiny_models import (
+    COUNTS,
+    conv_network,
+    dense_network,
+    threshold_network,
+    tiny_model,
+)
 
 import keras_robustlt as krl
 
@@ -29,7 +35,7 @@ def evaluate(x=X, y=Y, model=None, **arguments):
 
 
 def test_accuracy_in_closed_form():
-    names = ["clean", "fgsm", "pgd16", "cw16"]
+    names = ["clean", "fgsm", "pgd16"]
     results = evaluate(attacks=names, tail_fraction=0.5)
     assert list(results) == names
     for name, entry in results.items():
@@ -177,7 +183,7 @@ def test_a_class_without_examples():
 
 def test_json(tmp_path):
     names = ["bright", "dark"]
-    results = evaluate(class_names=names, attacks=["clean", "pgd2"], seed=3)
+    results = evaluate(class_names=names, attacks=["clean", "pgd2", "cw3"], seed=3)
     text = results.to_json(tmp_path / "results.json", training={"epochs": 2})
     assert (tmp_path / "results.json").read_text() == text
     content = json.loads(text)
@@ -186,6 +192,8 @@ def test_json(tmp_path):
     attack = content["attacks"]["pgd2"]["attack"]
     assert attack["class"] == "PGD"
     assert (attack["steps"], attack["step_size"]) == (2, 0.0125)
+    attack = content["attacks"]["cw3"]["attack"]
+    assert (attack["steps"], attack["loss"]) == (3, "margin")
     settings = content["settings"]
     assert settings["seed"] == 3
     assert settings["examples"] == 7
@@ -209,7 +217,7 @@ def test_json_with_a_loss_of_ones_own():
     [
         ({"attacks": ["clean", "autoattack9"]}, "`attacks` must be of.*'autoattack9'"),
         ({"attacks": ["pgd"]}, "`attacks` must be of 'clean', 'fgsm', 'pgdN'"),
-        ({"epsilon": 8}, "8 / 255"),
+        ({"epsilon": 8, "attacks": ["fgsm"]}, "8 / 255"),
         ({"class_counts": None}, "`class_counts` is needed"),
         ({"class_names": ["one"]}, "`class_names` must have 2 names"),
         ({"x": X[:5]}, "Received: 5 images and 7 labels"),

@@ -78,7 +78,9 @@ def test_balanced_softmax_is_cross_entropy_of_shifted_logits(logits):
         actual = balanced_softmax(TARGETS, logits, counts, tau)
         expected = -np.sum(TARGETS * np.log(softmax(shifted) + 1e-30), axis=1)
         np.testing.assert_allclose(actual, expected, 1e-4, 1e-4)
-        slope = gradient(lambda z, t=tau: balanced_softmax(TARGETS, z, counts, t), logits)
+        slope = gradient(
+            lambda z, t=tau: balanced_softmax(TARGETS, z, counts, t), logits
+        )
         np.testing.assert_allclose(slope, softmax(shifted) - TARGETS, atol=1e-5)
     even = balanced_softmax(TARGETS, logits, [7, 7, 7])
     np.testing.assert_allclose(even, cross_entropy(TARGETS, logits), 1e-4, 1e-4)

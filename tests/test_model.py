@@ -88,9 +88,7 @@ def test_sample_weight_multiplies_the_loss_and_counts_in_the_accuracy(images):
     model = tiny_model(optimizer=keras.optimizers.SGD(0.0), method="standard")
     losses = krl.losses.cross_entropy(np.eye(3)[y], model.predict(x, verbose=0))
     weight = np.arange(12.0)
-    logs = model.evaluate(
-        x, y, 12, sample_weight=weight, verbose=0, return_dict=True
-    )
+    logs = model.evaluate(x, y, 12, sample_weight=weight, verbose=0, return_dict=True)
     hits = model.predict(x, verbose=0).argmax(axis=1) == y
     assert logs["clean_accuracy"] == pytest.approx(np.average(hits, weights=weight))
     history = model.fit(x, y, 12, verbose=0, sample_weight=weight)
@@ -466,9 +464,7 @@ def test_bad_batches_late_in_an_epoch_and_in_validation(images):
     good = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     for data, validation in ((late, None), (late, good), (good, late)):
         with pytest.raises(ValueError, match="Received labels from 0 to 7"):
-            tiny_model().fit(
-                data, validation_data=validation, shuffle=False, verbose=0
-            )
+            tiny_model().fit(data, validation_data=validation, shuffle=False, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -672,9 +668,7 @@ def test_frozen_layers_stay(images):
     assert changed == [False, *[False] * 4, True, True]
 
 
-@pytest.mark.parametrize(
-    ("statistics", "moves"), [("adversarial", 1), ("mixed", 2)]
-)
+@pytest.mark.parametrize(("statistics", "moves"), [("adversarial", 1), ("mixed", 2)])
 def test_batchnorm_statistics_move_once_for_each_kind_of_image(
     images, statistics, moves
 ):
