@@ -4,6 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Most of the time of these small steps would be XLA optimising them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import keras
 import numpy as np

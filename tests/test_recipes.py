@@ -190,11 +190,11 @@ def test_other_settings_in_the_same_directory(finished):
 def test_killed_run_goes_on(finished, tmp_path):
     workdir, _ = finished
     flags = (*SHORT, "--deterministic", f"--workdir={tmp_path}")
-    process = start("digitslt", *flags)
-    for line in process.stdout:
-        if line.startswith("epoch 1/2"):
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with start("digitslt", *flags) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/2"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     assert len(read_csv(tmp_path / "history.csv")) == 1
     assert not (tmp_path / "results.json").exists()
     code, printed = run("digitslt", *flags)
