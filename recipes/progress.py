@@ -32,10 +32,9 @@ class TimeLeft:
         full = self.epochs - epochs_done - clean
         return full * self.full_epoch + clean * self.clean_epoch
 
-    def observe(self, epoch, seconds):
+    def observe(self, seconds):
         """Takes in how long an epoch took."""
-        if epoch > 0 or not self.first_is_clean:
-            self.full_epoch = seconds
+        self.full_epoch = seconds
 
 
 def _forward_seconds(model, batch_size):
@@ -56,6 +55,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.left = left
         self.terminal = sys.stdout.isatty()
+        self.latest = ""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
@@ -67,7 +67,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.began
-        self.left.observe(epoch, seconds)
+        if self.latest:  # the first epoch of a process also compiled
+            self.left.observe(seconds)
         done = epoch + 1
         shown = [
             f"{name} {logs[name]:.3f}"
@@ -86,7 +87,7 @@ class Progress(keras.callbacks.Callback):
         self._show(self.latest, end="\n" if last or not self.terminal else "")
 
     def epoch_text(self, step, steps):
-        return f"{getattr(self, 'latest', 'epoch 1')}  [{step}/{steps}]"
+        return f"{self.latest or 'first epoch'}  [{step}/{steps}]"
 
     def _show(self, text, end):
         start = "\r\033[K" if self.terminal else ""

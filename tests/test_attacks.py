@@ -229,8 +229,8 @@ def test_loop_and_unrolled_steps_agree(images, norm, monkeypatch):
     network = conv_network()
     attack = PGD(0.1, steps=3, norm=norm)
     results = []
-    for accelerator in (False, True):
-        monkeypatch.setattr(backend, "on_accelerator", lambda on=accelerator: on)
+    for slow in (False, True):
+        monkeypatch.setattr(backend, "control_flow_is_slow", lambda slow=slow: slow)
         run = backend.compiled(
             lambda x: attack(network, x, y, start=x, training=True), network.variables
         )

@@ -72,25 +72,26 @@ def frozen(network):
     return forward
 
 
-def repeat(times, step, state):
-    """`state = step(state)`, `times` times over.
+def control_flow_is_slow():
+    """Whether convolutions inside of loops and conditionals run far slower.
 
-    Unrolled on a CPU, where loops around convolutions are slow; a loop of the graph
-    elsewhere, where compiling many copies of a network takes minutes.
+    They do in JAX on a CPU. Elsewhere a loop costs nothing, and compiling many copies
+    of a network, as without one, takes long.
     """
-    if on_accelerator():
-        return ops.fori_loop(0, times, lambda _, state: step(state), state)
-    for _ in range(times):
-        state = step(state)
-    return state
+    return keras.backend.backend() == "jax" and not on_accelerator()
+
+
+def repeat(times, step, state):
+    """`state = step(state)`, `times` times over."""
+    if control_flow_is_slow():
+        for _ in range(times):
+            state = step(state)
+        return state
+    return ops.fori_loop(0, times, lambda _, state: step(state), state)
 
 
 def unless_idle(needed, work, otherwise):
-    """`work()`, which gives `otherwise` where it is not `needed`, skipped if possible.
-
-    Not skipped by JAX on a CPU, which runs convolutions inside of a conditional several
-    times slower than outside.
-    """
-    if keras.backend.backend() == "jax" and not on_accelerator():
+    """`work()`, or `otherwise`, which is the same, where it is not `needed`."""
+    if control_flow_is_slow():
         return work()
     return ops.cond(needed, work, lambda: otherwise)
