@@ -15,7 +15,7 @@ one that waits is idle. The figures are medians over the rounds, after a warm-up
 the ratio is the median of the rounds' own ratios.
 
 Measure on an idle machine: beside other work the two sides lose unequally, and the
-ratio can come out many times too high. The run says so when it finds a load.
+ratio can come out many times too high. The run says so when others were at work.
 """
 
 import argparse
@@ -36,8 +36,8 @@ EPSILON = 8 / 255
 STEP_SIZE = 2 / 255
 ATTACK_STEPS = 10
 WARM_UP_STEPS = 2
-# Runnable processes per core, before we start any, from which a machine is not idle.
-BUSY = 0.25
+# Share of the cores' time that other processes take, from which a machine is not idle.
+BUSY = 0.05
 
 
 def parse_arguments():
@@ -260,9 +260,19 @@ class Worker:
         self.process.wait()
 
 
+def busy_seconds():
+    """CPU seconds that all processes have taken so far; None where nobody knows."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, irq, softirq = file.readline().split()[1:8]
+    except FileNotFoundError:
+        return None
+    ticks = sum(map(int, (user, nice, system, irq, softirq)))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def compare(arguments):
     """Returns the figures of both sides, measured in alternating rounds."""
-    load = os.getloadavg()[0] / available_cores()
     # One after the other, so that neither compiles while the other is timed.
     workers = {side: Worker(side, arguments) for side in ("ours", "torch")}
     ours, torch = (workers[side].description for side in ("ours", "torch"))
@@ -276,6 +286,7 @@ def compare(arguments):
             )
     seconds = {side: [] for side in workers}
     cpu_seconds = {side: [] for side in workers}
+    began, busy = time.perf_counter(), busy_seconds()
     for number in range(arguments.rounds):
         # Who starts changes from round to round, so that a drift hits both.
         order = list(workers) if number % 2 == 0 else list(reversed(workers))
@@ -283,6 +294,9 @@ def compare(arguments):
             wall, cpu = workers[side].seconds_per_step(arguments.steps)
             seconds[side].append(wall)
             cpu_seconds[side].append(cpu)
+    ours_and_theirs = sum(map(sum, cpu_seconds.values())) * arguments.steps
+    available = (time.perf_counter() - began) * available_cores()
+    others = busy and (busy_seconds() - busy - ours_and_theirs) / available
     for worker in workers.values():
         worker.close()
 
@@ -311,7 +325,7 @@ def compare(arguments):
             "steps_per_round": arguments.steps,
             "threads": arguments.threads,
             "machine": f"{platform.machine()}, {available_cores()} cores",
-            "load_per_core_before": load,
+            "share_of_other_processes": others,
             "python": platform.python_version(),
         },
     }
@@ -331,11 +345,11 @@ def report(figures):
             f"  {row['framework']}"
         )
     settings = figures["settings"]
-    load = settings["load_per_core_before"]
-    if load > BUSY:
+    others = settings["share_of_other_processes"]
+    if others is not None and others > BUSY:
         print(
-            f"\nNOT VALID: the machine was busy before the start (load {load:.2f} a "
-            "core).\nMeasure again when it is idle; the ratio says nothing as it is."
+            f"\nNOT VALID: other processes took {others:.0%} of the cores meanwhile.\n"
+            "Measure again when the machine is idle; the ratio says nothing as it is."
         )
     print(
         f"\n{settings['model']} ({figures['sides']['ours']['parameters']:,} "

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "attacks",
+    "averaging",
     "budget",
     "callbacks",
     "data",
@@ -31,7 +32,7 @@ _SUBMODULES = (
 )
 _MEMBERS = {
     "RobustLTModel": "model",
-    "EvaluationResults": "evaluation",
+    "EvaluationResults": "results",
     "evaluate": "evaluation",
 }
 

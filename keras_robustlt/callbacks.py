@@ -1,6 +1,7 @@
 """Callbacks: looking at the schedule, and going on after an interruption."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -29,7 +30,8 @@ class ScheduleInspector(keras.callbacks.Callback):
         class_names: List of strings for the columns and the plot. Defaults to the
             class indices.
         tensorboard: Boolean. Also write TensorBoard summaries to
-            `directory/tensorboard`; needs TensorFlow. Defaults to `False`.
+            `directory/tensorboard`; needs TensorFlow and the extra `tensorboard`.
+            Defaults to `False`.
 
     Example:
 
@@ -45,6 +47,11 @@ class ScheduleInspector(keras.callbacks.Callback):
         super().__init__()
         if tensorboard and directory is None:
             raise ValueError("`tensorboard=True` needs a `directory` to write to.")
+        if tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "`tensorboard=True` needs the tensorboard package, which TensorFlow "
+                "does not bring: pip install 'keras-robustlt[tensorboard]'."
+            )
         self.directory = None if directory is None else pathlib.Path(directory)
         self.class_names = class_names
         self.tensorboard = tensorboard

@@ -1,7 +1,5 @@
 """How robust a classifier is, class by class."""
 
-import json
-import pathlib
 import time
 
 import keras
@@ -11,59 +9,9 @@ from keras import ops
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import FGSM, PGD
 from keras_robustlt.metrics import summarize, tail_classes
+from keras_robustlt.results import EvaluationResults
 
 __all__ = ["EvaluationResults", "evaluate"]
-
-SUMMARY = ("all", "tail", "balanced", "worst")
-
-
-class EvaluationResults(dict):
-    """Accuracies by attack, as `summarize` gives them, with the attack's settings.
-
-    A dictionary from the attack's name to a dictionary with `"all"`, `"tail"`,
-    `"balanced"`, `"worst"`, `"per_class"` and `"attack"`. Printed, it is a table.
-
-    Attributes:
-        settings: Dictionary: what the numbers were measured with.
-    """
-
-    def __init__(self, accuracies, settings):
-        super().__init__(accuracies)
-        self.settings = settings
-
-    def to_json(self, path=None, **extra):
-        """The results as a JSON string, written to `path` if given.
-
-        Args:
-            path: String or path of the file to write. Defaults to `None`.
-            **extra: Further entries for the top level.
-
-        Returns:
-            The string.
-        """
-        content = {"attacks": dict(self), "settings": self.settings, **extra}
-        text = json.dumps(content, indent=2) + "\n"
-        if path is not None:
-            pathlib.Path(path).write_text(text)
-        return text
-
-    def table(self, per_class=True):
-        """The results as lines of text, in percent."""
-        classes = self.settings["class_names"] if per_class else []
-        head = ["attack", *SUMMARY, *classes]
-        rows = [[name, *self.row(name)][: len(head)] for name in self]
-        return text_table(head, rows)
-
-    def row(self, attack):
-        """The cells of `attack` in `table`: the summary, then each class."""
-        entry = self[attack]
-        values = [*(entry[key] for key in SUMMARY), *entry["per_class"]]
-        return ["-" if value is None else f"{100 * value:.1f}" for value in values]
-
-    def __str__(self):
-        return self.table()
-
-    __repr__ = __str__
 
 
 def evaluate(
@@ -118,7 +66,7 @@ def evaluate(
     >>> results["pgd20"]["tail"]
     >>> results.to_json("results.json")
     """
-    network = getattr(model, "network", model)
+    network = getattr(model, "inference_network", model)
     if epsilon is None:
         epsilon = getattr(model, "epsilon", 8 / 255)
     if class_counts is None:
@@ -269,17 +217,3 @@ def _settings(attack):
         if isinstance(loss, str)
         else getattr(loss, "__name__", repr(loss)),
     }
-
-
-def text_table(head, rows):
-    """Lines of right-aligned columns, the first one left-aligned."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(row):
-        cells = [row[0].ljust(widths[0])]
-        cells += [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        return "  ".join(cells)
-
-    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])

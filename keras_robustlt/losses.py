@@ -6,7 +6,15 @@ and `logits` of the same shape, and compute in float32.
 
 from keras import ops
 
-__all__ = ["balanced_softmax", "cross_entropy", "margin", "one_hot"]
+__all__ = [
+    "balanced_softmax",
+    "cross_entropy",
+    "dlr",
+    "kl_divergence",
+    "margin",
+    "one_hot",
+    "targeted_dlr",
+]
 
 
 def one_hot(labels, num_classes):
@@ -96,6 +104,26 @@ def balanced_softmax(targets, logits, class_counts, tau=1.0):
     return cross_entropy(targets, ops.cast(logits, "float32") + tau * prior)
 
 
+def kl_divergence(logits_p, logits_q):
+    """Kullback-Leibler divergence `sum(p log(p / q))` of each example.
+
+    Args:
+        logits_p: Float tensor `(batch, num_classes)`, whose softmax is `p`.
+        logits_q: Likewise for `q`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`. Gradients flow to both.
+
+    Example:
+
+    >>> krl.losses.kl_divergence([[0.0, 0.0]], [[0.0, 0.0]])
+    array([0.], dtype=float32)
+    """
+    log_p = ops.log_softmax(ops.cast(logits_p, "float32"), axis=-1)
+    log_q = ops.log_softmax(ops.cast(logits_q, "float32"), axis=-1)
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def margin(targets, logits):
     """By how much each example is misclassified: at most 0, and 0 from there on.
 
@@ -120,6 +148,91 @@ def margin(targets, logits):
         2017, equation 6 of section V, with zero confidence.
     """
     targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    return -ops.relu(lead(targets, logits))
+
+
+def dlr(targets, logits):
+    """Difference of logits ratio: the margin in units of the spread of the logits.
+
+    `-(z_y - max_{c != y} z_c) / (z_(1) - z_(3))`, with `z_(k)` the `k`-th largest
+    logit. It is positive where the example is misclassified. Neither a shift nor a
+    scale of the logits changes it, so that its gradient does not vanish for a network
+    that is very sure of itself, as that of the cross-entropy does.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`, of at least three classes.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Raises:
+        ValueError: If there are fewer than three classes.
+
+    Example:
+
+    >>> krl.losses.dlr([[1.0, 0.0, 0.0]], [[5.0, 3.0, 1.0]])
+    array([-0.5], dtype=float32)
+
+    Reference:
+        Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
+        Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 6.
+    """
+    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    if logits.shape[-1] < 3:
+        raise ValueError(
+            "The DLR loss compares the largest logit with the third, so it needs at "
+            'least 3 classes. Use the loss "cross_entropy" or "margin". '
+            f"Received: logits of {logits.shape[-1]} classes"
+        )
+    largest = ops.top_k(logits, 3)[0]
+    spread = largest[:, 0] - largest[:, 2]
+    return -lead(targets, logits) / (spread + 1e-12)
+
+
+def targeted_dlr(targets, logits, aims):
+    """Difference of logits ratio towards one chosen class for each example.
+
+    `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)` with the class `t` that an attack
+    aims at.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`, of at least four classes.
+        aims: Float tensor `(batch, num_classes)`, one-hot: the classes aimed at.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Raises:
+        ValueError: If there are fewer than four classes.
+
+    Example:
+
+    >>> aims = [[0.0, 0.0, 1.0, 0.0]]
+    >>> krl.losses.targeted_dlr([[1.0, 0, 0, 0]], [[5.0, 3.0, 2.0, 0.0]], aims)
+    array([-0.75], dtype=float32)
+
+    Reference:
+        Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
+        Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 7.
+    """
+    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    if logits.shape[-1] < 4:
+        raise ValueError(
+            "The targeted DLR loss needs at least 4 classes, for the largest, the "
+            'third and the fourth logit. Use the loss "dlr" (3 classes) or '
+            '"cross_entropy", without targets. '
+            f"Received: logits of {logits.shape[-1]} classes"
+        )
+    aims = ops.cast(aims, "float32")
+    largest = ops.top_k(logits, 4)[0]
+    spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2.0
+    return -ops.sum((targets - aims) * logits, axis=-1) / (spread + 1e-12)
+
+
+def lead(targets, logits):
+    """The logit of the right class minus the largest other one."""
     true = ops.sum(targets * logits, axis=-1)
     others = ops.where(targets > 0, -float("inf"), logits)
-    return -ops.relu(true - ops.max(others, axis=-1))
+    return true - ops.max(others, axis=-1)

@@ -74,7 +74,7 @@ def summarize(correct, total, tail):
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
 class ClasswiseAccuracy(keras.metrics.Metric):
-    """Accuracy over all examples, over the tail classes, and averaged over classes.
+    """Accuracy over all examples and the tail's, and mean and lowest of the classes.
 
     Args:
         class_counts: Integers of shape `(num_classes,)`, the training images of each
@@ -83,16 +83,16 @@ class ClasswiseAccuracy(keras.metrics.Metric):
         prefix: String put before the names of the results. Defaults to `""`.
         name: String. Defaults to `"classwise_accuracy"`.
 
-    The result is a dictionary with `{prefix}accuracy`, `{prefix}tail_accuracy` and
-    `{prefix}balanced_accuracy`.
+    The result is a dictionary with `{prefix}accuracy`, `{prefix}tail_accuracy`,
+    `{prefix}balanced_accuracy` and `{prefix}worst_accuracy`.
 
     Example:
 
     >>> metric = krl.metrics.ClasswiseAccuracy(class_counts=[90, 10], tail_fraction=0.5)
     >>> metric.update_state([0, 0, 1], [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> {name: float(value) for name, value in metric.result().items()}
-    {'accuracy': 0.6666666865348816, 'tail_accuracy': 1.0, 'balanced_accuracy': 0.75}
-    """
+    {'accuracy': 0.6666666865348816, 'tail_accuracy': 1.0, 'balanced_accuracy': 0.75, 'worst_accuracy': 0.5}
+    """  # noqa: E501
 
     def __init__(
         self,
@@ -137,6 +137,10 @@ class ClasswiseAccuracy(keras.metrics.Metric):
                 ops.take(self.correct, tail), ops.take(self.total, tail)
             ),
             f"{self.prefix}balanced_accuracy": share(per_class * present, present),
+            # 0 as long as there are no examples at all.
+            f"{self.prefix}worst_accuracy": ops.min(
+                ops.where(self.total > 0, per_class, ops.max(per_class))
+            ),
         }
 
     def get_config(self):

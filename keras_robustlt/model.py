@@ -14,13 +14,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, budget, checks, losses, methods, metrics
+from keras_robustlt import (
+    attacks,
+    averaging,
+    backend,
+    budget,
+    checks,
+    losses,
+    methods,
+    metrics,
+    networks,
+)
+from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
 from keras_robustlt.schedule import Schedule, ScheduleClock
 
 __all__ = ["RobustLTModel"]
 
 BATCHNORM_STATISTICS = ("adversarial", "mixed")
-SEEDS = ("start_seed", "evaluation_seed")
+SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
 # The images that a step hands to `call`, in the order of the forward passes.
 IMAGES = ("adversarial", "robust", "clean")
 
@@ -51,8 +62,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             is without. Defaults to `0.3`.
         beta: Float, not negative. The share of training over which adversarial
             iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
-        method: The base method: `"at"`, `"at_bsl"`, `"standard"` or a
-            `keras_robustlt.methods.Method`. Defaults to `"at"`.
+        method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"mart"`, `"reat"`,
+            `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"` behind it,
+            or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
         attack: The training attack. Defaults to `PGD(epsilon, steps=10)`, which steps
             by `epsilon / 4` from a random start.
         evaluation_attack: The attack of `evaluate` and of validation, always with
@@ -62,13 +74,22 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `"epoch"`.
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
-        budget: A `keras_robustlt.budget.Budget` in place of `alpha`, `beta`,
-            `granularity` and `weighting`.
+        budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
+            `granularity` and `weighting`: `"uniform"`, `"cfa"`, `"dafa"` or a
+            `keras_robustlt.budget.Budget`.
+        augmentation: Random changes of the training images inside the step, on the
+            device, for data that come as plain arrays: a name from
+            `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
+            themselves. Defaults to `"none"`.
         batchnorm_statistics: Which images move the moving statistics of batch
             normalisation: `"adversarial"`, those trained on, or `"mixed"`, the clean
             ones too, for one more forward pass. Defaults to `"adversarial"`.
         total_epochs: Integer. The length of the whole schedule, where it is not the
             `epochs` of `fit`. Defaults to `None`.
+        averaging: A second network with an average of the weights along training,
+            `model.averaged_network`, which then evaluates and predicts: a float, the
+            momentum of an exponential moving average, or a
+            `keras_robustlt.averaging.WeightAveraging`. Defaults to `None`.
         tail_fraction: Float. The share of classes that is called the tail. Defaults
             to `0.8`.
         seed: Integer. Seed of the random starts. Defaults to `None`, which draws it
@@ -108,8 +129,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         granularity="epoch",
         weighting="perturbation",
         budget=None,
+        augmentation="none",
         batchnorm_statistics="adversarial",
         total_epochs=None,
+        averaging=None,
         tail_fraction=0.8,
         seed=None,
         name=None,
@@ -139,7 +162,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                     f"epsilon={self.epsilon} and {argument}.epsilon="
                     f"{getattr(self, argument).epsilon}"
                 )
-        self.budget = budget or _default_budget(alpha, beta, granularity, weighting)
+        self.budget = _budget(budget, alpha, beta, granularity, weighting)
+        self.averaging = _averaging(averaging)
+        self.augmentation = checks.one_of(
+            "augmentation", augmentation, tuple(AUGMENTATIONS)
+        )
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
@@ -153,8 +180,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.start_seed = keras.random.SeedGenerator(seed)
         # Of its own, so that validation does not change what training draws.
         self.evaluation_seed = keras.random.SeedGenerator(seed)
+        self.augmentation_seed = keras.random.SeedGenerator(seed)
         self.method.build(self)
         self.budget.build(self)
+        if self.averaging is not None:
+            self.averaging.build(self)
+            self.averaged_network = _copy(network)
+        if self.method.uses_features:
+            self._with_features = _feature_networks(network, self.inference_network)
         wanted = set(self.method.inputs)
         if self.budget.uses_clean_loss or batchnorm_statistics == "mixed":
             wanted.add("clean")
@@ -170,12 +203,29 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.robust_accuracy = accuracy("robust")
         self.batch_check = checks.BatchCheck(self.num_classes)
         self._criterion = losses.cross_entropy
-        self._evaluating = False
+        self._evaluating = self._validating = False
+        self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
             self._check_outputs(network.output_shape)
 
     # What happens in a step
+
+    def begin_step(self, data):
+        """All that comes before Keras's training step.
+
+        Args:
+            data: A batch of `fit`.
+
+        Returns:
+            The `training_batch`, and the weights to move for the step's gradient, as
+            `Method.weight_shift` gives them.
+        """
+        self.schedule.advance()
+        self.method.begin_step(self.schedule)
+        self.budget.begin_step(self.schedule)
+        batch = self.training_batch(data)
+        return batch, self.method.weight_shift(self, batch)
 
     def training_batch(self, data):
         """The batch that the network trains on, with its adversarial images.
@@ -189,18 +239,34 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
+        x = self._augmented(x)
         images = {"clean": x}
-        self.schedule.advance()
         if "adversarial" in self._wanted:
             class_epsilon = self.budget.class_epsilon(self.schedule)
+            attacks = self.method.attacks(self.schedule)
+            if attacks is not None:
+                class_epsilon = ops.where(attacks, class_epsilon, 0.0)
             images["adversarial"] = self._training_attack(x, y, class_epsilon)
         return images, y, sample_weight
+
+    def _augmented(self, x):
+        if self.augmentation == "none":
+            return x
+        augment = on_device(self.augmentation, x.shape[1:])
+        draws = keras.random.uniform(
+            (ops.shape(x)[0], augment.num_draws), seed=self.augmentation_seed
+        )
+        return augment(x, draws)
 
     def _training_attack(self, x, y, class_epsilon):
         targets = losses.one_hot(y, self.num_classes)
         start = self.attack.starting_point(x, self.epsilon, self.start_seed)
 
         def perturb():
+            loss = self.method.attack_loss
+            if self.method.attack_compares:
+                clean = backend.frozen(self.network)(x, training=True)
+                loss = functools.partial(loss, clean_logits=clean)
             return self.attack.perturb(
                 self.network,
                 x,
@@ -208,7 +274,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 start,
                 epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
                 training=True,
-                loss=self.method.attack_loss,
+                loss=loss,
             )
 
         # Without a budget the attack gives the images themselves.
@@ -219,20 +285,52 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
-        x_adv = self.evaluation_attack(self.network, x, y, seed=self.evaluation_seed)
+        x_adv = self.evaluation_attack(
+            self.inference_network, x, y, seed=self.evaluation_seed
+        )
         return {"robust": x_adv, "clean": x}, y, sample_weight
+
+    def end_step(self):
+        """All that comes after Keras's training step."""
+        keep = self.averaging and self.averaging.keep(self.schedule)
+        if keep is not None:
+            self.update_average(keep)
 
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
+        network = self.network if training else self.inference_network
         if not isinstance(inputs, dict):
-            return self.network(inputs, training=training)
+            return network(inputs, training=training)
+        if self.method.uses_features:
+            network = self._with_features(network)
         wanted = self._wanted if training else inputs
         logits = {}
         for name in [image for image in IMAGES if image in wanted]:
             frozen = name == "clean" and training and not self._clean_moves_statistics
-            network = backend.frozen(self.network) if frozen else self.network
-            logits[name] = network(inputs[name], training=training)
+            forward = backend.frozen(network) if frozen else network
+            outputs = forward(inputs[name], training=training)
+            if self.method.uses_features:
+                logits[name], logits[f"{name}_features"] = outputs
+            else:
+                logits[name] = outputs
         return {name: ops.cast(value, "float32") for name, value in logits.items()}
+
+    @property
+    def inference_network(self):
+        """What evaluates and predicts: the averaged network where there is one."""
+        averaging = self.averaging
+        if averaging is None or (averaging.validates == "network" and self._validating):
+            return self.network
+        return self.averaged_network
+
+    def update_average(self, keep):
+        """Moves the averaged network, which keeps the share `keep`, to the network."""
+        pairs = zip(
+            self.averaged_network.variables, self.network.variables, strict=True
+        )
+        for average, variable in pairs:
+            if keras.backend.is_float_dtype(variable.dtype):
+                average.assign(keep * average + (1.0 - keep) * variable)
 
     @property
     def _clean_moves_statistics(self):
@@ -244,17 +342,37 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The method's loss on the logits, and the network's own regularisation."""
         self._check_outputs(next(iter(y_pred.values())).shape)
         targets = losses.one_hot(y, self.num_classes)
-        logits = dict(y_pred)
-        if "robust" in logits:
-            logits["adversarial"] = logits["robust"]
+        logits = _attacked(y_pred, "robust") if "robust" in y_pred else y_pred
         loss = self.method.loss(targets, logits, self._criterion)
-        weight = self.budget.loss_weight(self.schedule) if training else None
-        if weight is not None:
-            clean = dict.fromkeys(logits, logits["clean"])
-            clean_loss = self.method.loss(targets, clean, self._criterion)
-            loss = weight * loss + (1.0 - weight) * clean_loss
+        if training:
+            if "adversarial" in logits:
+                self.budget.update(targets, logits["adversarial"])
+            self.method.update(targets, logits)
+            loss = self._weighted(loss, targets, logits)
+        if len(loss.shape) == 0 and sample_weight is not None:
+            raise ValueError(
+                f"`sample_weight` has no meaning in {self.method}, whose loss is not a "
+                "mean over examples. Received sample weights (or `class_weight`)."
+            )
         total = MeanOverBatch()(loss, loss, sample_weight)
         return total + sum(ops.sum(ops.cast(extra, "float32")) for extra in self.losses)
+
+    def _weighted(self, loss, targets, logits):
+        """The loss with the budget's weights, of the clean loss and of the classes."""
+        weight = self.budget.loss_weight(self.schedule)
+        if weight is not None:
+            clean = _attacked(logits, "clean")
+            clean_loss = self.method.loss(targets, clean, self._criterion)
+            loss = weight * loss + (1.0 - weight) * clean_loss
+        class_weight = self.budget.class_weight(self.schedule)
+        if class_weight is not None:
+            if len(loss.shape) == 0:
+                raise ValueError(
+                    f"{self.budget} weighs the losses of examples, and the loss of "
+                    f"{self.method} is not a mean over examples."
+                )
+            loss = ops.sum(targets * class_weight, axis=-1) * loss
+        return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics of this kind of step, and gives their results."""
@@ -360,12 +478,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
             )
         self._evaluating = True
+        self._validating = in_fit
+        if self._tested != self.inference_network.name:
+            self.test_function = None  # it is another network's
+            self._tested = self.inference_network.name
         try:
             result = super().evaluate(*call.args[1:], **call.kwargs)
             self.batch_check.raise_if_wrong()
             return result
         finally:
-            self._evaluating = False
+            self._evaluating = self._validating = False
 
     def _check_data(self, arguments):
         """Looks at arrays before a step is done; `batch_check` sees the rest."""
@@ -409,8 +531,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             "attack": serialize(self.attack),
             "evaluation_attack": serialize(self.evaluation_attack),
             "budget": serialize(self.budget),
+            "augmentation": self.augmentation,
             "batchnorm_statistics": self.batchnorm_statistics,
             "total_epochs": self.total_epochs,
+            "averaging": self.averaging and serialize(self.averaging),
             "tail_fraction": self.tail_fraction,
             "seed": self.seed,
             "name": self.name,
@@ -419,7 +543,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for key in ("network", "method", "attack", "evaluation_attack", "budget"):
+        keys = (
+            "network",
+            "method",
+            "attack",
+            "evaluation_attack",
+            "budget",
+            "averaging",
+        )
+        for key in keys:
             config[key] = keras.saving.deserialize_keras_object(
                 config[key], custom_objects=custom_objects
             )
@@ -433,8 +565,41 @@ class MeanOverBatch(keras.losses.Loss):
         return y_pred
 
 
-def _default_budget(alpha, beta, granularity, weighting):
-    return budget.RobustLT(alpha, beta, granularity, weighting)
+# The constructor has arguments of the modules' names.
+_averaging = averaging.get
+
+
+def _budget(rule, *robustlt):
+    return budget.RobustLT(*robustlt) if rule is None else budget.get(rule)
+
+
+def _copy(network):
+    """A network of the same architecture and weights."""
+    copy = network.__class__.from_config(
+        {**network.get_config(), "name": f"{network.name}_average"}
+    )
+    copy.set_weights(network.get_weights())
+    copy.trainable = False
+    return copy
+
+
+def _feature_networks(*every):
+    """A function from each of the networks to one that also gives the features."""
+    with_features = {id(each): networks.with_features(each) for each in every}
+    # Not a dictionary in the model: Keras would count the weights twice.
+    return lambda network: with_features[id(network)]
+
+
+def _attacked(logits, images):
+    """`logits` as if the adversarial images were those called `images`."""
+    return {
+        **logits,
+        **{
+            name.replace(images, "adversarial"): value
+            for name, value in logits.items()
+            if name.startswith(images)
+        },
+    }
 
 
 def _criterion(loss):

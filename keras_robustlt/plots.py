@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-__all__ = ["accuracy_per_class", "save", "schedule"]
+__all__ = ["accuracy_per_class", "contact_sheet", "save", "schedule"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -111,6 +111,61 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     axes.legend(
         frameon=False, ncols=len(runs), loc="lower center", bbox_to_anchor=(0.5, 1.08)
     )
+    return figure
+
+
+def contact_sheet(rows, labels):
+    """Images side by side in rows, to look at what an augmentation does.
+
+    Args:
+        rows: List of arrays of shape `(num_images, height, width, channels)`, uint8 or
+            floats in `[0, 1]`, all of the same shape.
+        labels: List of strings, one a row.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the rows are not of one shape, or have not one label each.
+
+    Example:
+
+    >>> images = np.zeros((4, 32, 32, 3), "uint8")
+    >>> augmented = krl.data.augment(images, "ra", seed=0)
+    >>> figure = krl.plots.contact_sheet([images, augmented], ["original", "ra"])
+    """
+    rows = [np.asarray(images) for images in rows]
+    shapes = sorted({images.shape for images in rows})
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            "`rows` must hold images of one shape (num_images, height, width, "
+            f"channels). Received shapes: {shapes}"
+        )
+    if len(labels) != len(rows):
+        raise ValueError(
+            f"`labels` must name each of the {len(rows)} rows. Received: {labels}"
+        )
+    num_images, height, width, channels = shapes[0]
+    gap = height // 16
+    sheet = np.ones(
+        (len(rows) * (height + gap) - gap, num_images * (width + gap) - gap, channels)
+    )
+    for row, images in enumerate(rows):
+        top = row * (height + gap)
+        for column, image in enumerate(images):
+            left = column * (width + gap)
+            values = image / 255 if image.dtype == np.uint8 else image
+            sheet[top : top + height, left : left + width] = values
+    if channels == 1:
+        sheet = np.repeat(sheet, 3, axis=-1)
+    beside = 0.1 * max(len(label) for label in labels)
+    figure, axes = _axes(8 + beside, 8 * sheet.shape[0] / sheet.shape[1])
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_anchor("E")  # the labels need the room on the left
+    axes.set_yticks((height + gap) * np.arange(len(rows)) + height / 2, labels)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return figure
 
 

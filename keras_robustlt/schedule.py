@@ -99,3 +99,5 @@ class ScheduleClock(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.batch_check.raise_if_wrong()
+        if self.model.averaging is not None:
+            self.model.averaging.end_epoch(self.model, logs or {})

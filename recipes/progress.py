@@ -5,36 +5,77 @@ import time
 
 import keras
 import numpy as np
+from jobs import duration
+
+import keras_robustlt as krl
 
 
 class TimeLeft:
     """Estimates the rest of the training time, in seconds.
 
-    Before there is anything to measure: a step costs what 3 forward passes cost, and 2
-    more for each step of the attack. The forward pass is measured on this machine.
+    What an epoch costs is counted in forward passes over its images: a step of the
+    attack is 2 (forward, backward to the images), an update 3 for each kind of images
+    that the loss looks at. How long a pass takes is measured, on this machine: at
+    first with the network alone, then with the last epoch.
+
+    Args:
+        settings: Dictionary, the settings of the run.
+        model: The `RobustLTModel`.
+        steps_per_epoch: Integer.
+        validation_steps: Integer, batches of validation an epoch. Defaults to `0`.
     """
 
-    def __init__(self, settings, model, steps_per_epoch):
-        self.epochs = settings["epochs"]
-        # With the paper's schedule the first epoch has no perturbation, so no attack.
-        self.first_is_clean = (
-            settings["beta"] > 0
-            and settings["granularity"] == "epoch"
-            and settings["weighting"] != "loss"
-        )
-        attacked = settings["method"] != "standard"
-        passes = 3 + 2 * settings["attack_steps"] * attacked
-        epoch = steps_per_epoch * _forward_seconds(model, settings["batch_size"])
-        self.clean_epoch, self.full_epoch = 3 * epoch, passes * epoch
+    def __init__(self, settings, model, steps_per_epoch, validation_steps=0):
+        update, attack = passes_of_update(model), passes_of_attack(model)
+        # Of an epoch: evaluation runs the clean images, the attack and its result.
+        validation = 2 + 2 * model.evaluation_attack.steps
+        validation *= validation_steps / steps_per_epoch
+        self.costs = [
+            update + attack * attacks_in_epoch(epoch, settings, model) + validation
+            for epoch in range(settings["epochs"])
+        ]
+        forward = _forward_seconds(model, settings["batch_size"])
+        self.seconds_of_pass = steps_per_epoch * forward
 
     def __call__(self, epochs_done=0):
-        clean = self.first_is_clean and epochs_done == 0
-        full = self.epochs - epochs_done - clean
-        return full * self.full_epoch + clean * self.clean_epoch
+        return self.seconds_of_pass * sum(self.costs[epochs_done:])
 
-    def observe(self, seconds):
+    def observe(self, epoch, seconds):
         """Takes in how long an epoch took."""
-        self.full_epoch = seconds
+        self.seconds_of_pass = seconds / self.costs[epoch]
+
+
+def passes_of_update(model):
+    """What an update costs, in forward passes."""
+    inputs = set(model.method.inputs)
+    passes = 0
+    if model.budget.uses_clean_loss:
+        inputs.add("clean")
+    elif model.batchnorm_statistics == "mixed" and "clean" not in inputs:
+        passes = 1  # forward only
+    passes += 3 * len(inputs)
+    # AWP finds the worse weights by an update of its own.
+    return 2 * passes if isinstance(model.method, krl.methods.AWP) else passes
+
+
+def passes_of_attack(model):
+    """What the training attack costs, in forward passes."""
+    if "adversarial" not in model.method.inputs:
+        return 0
+    return 2 * model.attack.steps + model.method.attack_compares
+
+
+def attacks_in_epoch(epoch, settings, model):
+    """Whether there is an attack in an epoch, counted from 0."""
+    # The first epoch of the paper's schedule has no perturbation.
+    idle = (
+        epoch == 0
+        and settings["beta"] > 0
+        and settings["granularity"] == "epoch"
+        and settings["weighting"] != "loss"
+    )
+    method = getattr(model.method, "method", model.method)  # that of AWP
+    return not idle and epoch >= getattr(method, "ce_epochs", 0)
 
 
 def _forward_seconds(model, batch_size):
@@ -68,7 +109,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.began
         if self.latest:  # the first epoch of a process also compiled
-            self.left.observe(seconds)
+            self.left.observe(epoch, seconds)
         done = epoch + 1
         shown = [
             f"{name} {logs[name]:.3f}"
@@ -92,14 +133,3 @@ class Progress(keras.callbacks.Callback):
     def _show(self, text, end):
         start = "\r\033[K" if self.terminal else ""
         print(f"{start}{text}", end=end, flush=True)
-
-
-def duration(seconds):
-    """A duration in words: "40 s", "12 min", "3.5 h", "5 days"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"

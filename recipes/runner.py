@@ -21,102 +21,245 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where it is faster all the same.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-from absl import flags, logging
+from absl import app, flags, logging
+from jobs import duration
+from presets import METHODS
 
 import keras_robustlt as krl
 
+BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
 FLAGS = flags.FLAGS
 # TensorFlow Datasets reports each file it reads.
 logging.set_verbosity(logging.WARNING)
 
 
-def define_flags(presets, default, workdir):
-    """Defines the flags of a recipe; those left alone take the preset's value."""
+def recipe(data, workdir):
+    """The main function of a recipe that trains and evaluates once.
 
-    def of_preset(key, text):
-        values = {name: preset.get(key) for name, preset in presets.items()}
-        if len(set(map(str, values.values()))) == 1:
-            return f"{text} Default: {values[default]}."
-        listed = ", ".join(f"{value} ({name})" for name, value in values.items())
-        return f"{text} Default: {listed}."
+    Args:
+        data: A `presets.DataSet`.
+        workdir: String, the default of `--workdir`.
+
+    Returns:
+        A function for `absl.app.run`.
+    """
+    define_flags(data, default="paper", workdir=workdir)
+    flags.DEFINE_string("data_dir", None, "Where the data are.")
+
+    def main(argv):
+        if argv[1:]:
+            raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
+        settings = settings_from_flags(data)
+        run(settings, data.source, FLAGS.workdir, FLAGS.data_dir)
+
+    return main
+
+
+def define_flags(data, default, workdir):
+    """Defines the flags of a recipe; those left alone take what the tables say.
+
+    Args:
+        data: A `presets.DataSet`.
+        default: String, the preset to start from.
+        workdir: String, the default of `--workdir`.
+    """
+
+    def described(key, text):
+        return f"{text} {defaults_text(data, default, key)}"
 
     def number(kind, key, text):
         define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}[kind]
-        define(key, None, of_preset(key, text))
+        define(key, None, described(key, text))
 
     def choice(key, choices, text):
-        flags.DEFINE_enum(key, None, choices, of_preset(key, text))
+        flags.DEFINE_enum(key, None, choices, described(key, text))
+
+    def text(key, text):
+        flags.DEFINE_string(key, None, described(key, text))
 
     flags.DEFINE_string(
-        "preset", default, f"Settings to start from: {', '.join(presets)}."
+        "preset", default, f"Network and compute: {', '.join(data.presets)}."
     )
     flags.DEFINE_string("workdir", workdir, "Where the run keeps its files.")
     flags.DEFINE_integer(
         "seed", 102, "Seed of the long-tailed selection, the network and training."
     )
-    flags.DEFINE_bool(
-        "robustlt", True, "Class-wise, growing budgets. --norobustlt: the base method."
+    choice("method", method_names(), "Base method; with +awp, AWP over it.")
+    flags.DEFINE_list(
+        "method_options",
+        None,
+        described(
+            "method_options",
+            "Hyper-parameters of the method to change, such as beta=5,label_smoothing="
+            "0.1. The class of the method in keras_robustlt.methods says which it has.",
+        ),
     )
     flags.DEFINE_bool(
-        "deterministic", False, "Bit-reproducible operations; slower on a GPU."
+        "robustlt",
+        None,
+        "Class-wise, growing budgets. --norobustlt: the base method alone, the same "
+        "as --budget=uniform. Default: true.",
     )
-    flags.DEFINE_string(
-        "model", None, of_preset("model", "Network: wrn-28-10, resnet18, ...")
-    )
-    flags.DEFINE_string(
-        "initial_weights", None, "A .keras file of the same network to start from."
-    )
-    choice("method", ["at", "at_bsl", "standard"], "Base method.")
+    choice("budget", BUDGETS, "Rule for the budget of each class.")
     number(float, "alpha", "Strength of class-wise perturbation balancing, 0 to 1.")
     number(float, "beta", "Share of training over which the budget grows.")
     choice("granularity", ["epoch", "step"], "What the growth of the budget counts.")
     choice("weighting", ["perturbation", "loss", "both"], "What the growth acts on.")
+    text(
+        "model",
+        "Network: wrn-28-10, wrn-34-10, resnet18, preact_resnet18, vit-tiny, ...",
+    )
+    choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
+    flags.DEFINE_string(
+        "initial_weights", None, "A .keras file of the same network to start from."
+    )
+    text(
+        "averaging",
+        "Average of the weights to evaluate: the momentum of an exponential moving "
+        "average, such as 0.999, or fawa, CFA's.",
+    )
+    flags.DEFINE_alias("ema", "averaging")
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
+    if data.row.get("num_classes"):
+        number(int, "num_classes", "The first so many classes of the data set.")
     number(float, "imbalance_ratio", "Largest class over smallest.")
     choice("imbalance_type", ["exp", "step"], "How class sizes fall.")
+    number(int, "largest_class", "Training images of the largest class.")
     flags.DEFINE_bool(
         "balanced_sampling",
         None,
-        of_preset("balanced_sampling", "Draw all classes equally often."),
+        described("balanced_sampling", "Draw all classes equally often."),
     )
     number(float, "validation_fraction", "Share of each class held out of training.")
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
     number(float, "epsilon", "Base budget in pixel units of [0, 1].")
     number(int, "attack_steps", "PGD steps of the training attack.")
-    number(int, "epochs", "Epochs.")
+    number(int, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(int, "batch_size", "Batch size.")
     number(float, "learning_rate", "Learning rate at the start.")
     number(float, "weight_decay", "Weight decay, coupled with the momentum.")
-    number(int, "largest_class", "Training images of the largest class.")
-    number(int, "test_examples", "Evaluate on about so many test images.")
+    number(
+        float,
+        "gradient_clipping",
+        "Largest norm of the gradient. 1 for vision transformers.",
+    )
     choice(
         "precision",
         ["float32", "mixed_bfloat16", "mixed_float16"],
         "Precision of the network.",
     )
+    flags.DEFINE_bool(
+        "deterministic", False, "Bit-reproducible operations; slower on a GPU."
+    )
     flags.DEFINE_list(
-        "attacks", None, of_preset("attacks", "Attacks of the final evaluation.")
+        "attacks", None, described("attacks", "Attacks of the final evaluation.")
+    )
+    number(int, "test_examples", "Evaluate on about so many test images.")
+    flags.DEFINE_bool(
+        "print_settings", False, "Print the settings of the run as JSON, and no run."
     )
 
 
-def settings_from_flags(presets):
-    """The preset's settings with the flags that were given."""
-    if FLAGS.preset not in presets:
+def method_names():
+    """The base methods, and those that AWP can perturb the weights of."""
+    alone = ("at", "awp", "standard")  # AWP by itself is over AT
+    composed = [f"{name}+awp" for name in METHODS if name not in alone]
+    return sorted([*METHODS, *composed])
+
+
+def defaults_text(data, default, key):
+    """What a setting is if its flag is left alone, by preset and by method."""
+    by_preset = {name: data.settings(name)[key] for name in data.presets}
+    same = len(set(map(shown, by_preset.values()))) == 1
+    text = f"Default: {shown(by_preset[default]) if same else listed(by_preset)}."
+    if key == "method":
+        return text
+    by_method = {
+        name: data.settings(default, {"method": name})[key] for name in METHODS
+    }
+    others = {k: v for k, v in by_method.items() if v != by_preset[default]}
+    return f"{text} By method ({default}): {listed(others)}." if others else text
+
+
+def listed(values):
+    """Who has which value: "100 (paper, resnet18), 16 (cpu)"."""
+    names = {}
+    for name, value in values.items():
+        names.setdefault(shown(value), []).append(name)
+    return ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items())
+
+
+def shown(value):
+    """A setting in words."""
+    if isinstance(value, dict):
+        return " ".join(f"{k}={shown(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value).lower()
+
+
+def settings_from_flags(data):
+    """The settings that the tables give, with the flags that were given."""
+    if FLAGS.preset not in data.presets:
         raise SystemExit(
             f"error: unknown --preset={FLAGS.preset}. Choose one of: "
-            f"{', '.join(presets)}."
+            f"{', '.join(data.presets)}."
         )
-    settings = dict(presets[FLAGS.preset])
-    for key in settings:
-        value = FLAGS[key].value if key in FLAGS else None
-        if value is not None:
-            settings[key] = value
-    if not FLAGS.robustlt:
-        settings.update(alpha=0.0, beta=0.0)
+    given = {
+        key: FLAGS[key].value
+        for key in data.settings(FLAGS.preset)
+        if key in FLAGS and FLAGS[key].value is not None
+    }
+    try:
+        if "method_options" in given:
+            given["method_options"] = options_from_text(given["method_options"])
+        if "averaging" in given and given["averaging"] != "fawa":
+            given["averaging"] = float(given["averaging"])
+        if FLAGS.robustlt is not None:
+            given.setdefault("budget", "robustlt" if FLAGS.robustlt else "uniform")
+            if FLAGS.robustlt != (given["budget"] == "robustlt"):
+                raise ValueError(
+                    f"--budget={given['budget']} contradicts "
+                    f"--{'' if FLAGS.robustlt else 'no'}robustlt."
+                )
+        settings = data.settings(FLAGS.preset, given)
+        if settings["averaging"] == "fawa" and not settings["validation_fraction"]:
+            raise ValueError(
+                "--averaging=fawa looks at validation images: give "
+                "--validation_fraction, such as 0.2."
+            )
+        # Whether there are such options. Asking loads the backend: some seconds.
+        if "method_options" in given:
+            krl.methods.get(settings["method"], **settings["method_options"])
+        if "averaging" in given:
+            krl.averaging.get(averaging(settings))
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
     for key in ("preset", "seed", "deterministic", "initial_weights"):
         settings[key] = FLAGS[key].value
-    # As JSON reads them back.
-    return json.loads(json.dumps(settings))
+    if FLAGS.print_settings:
+        print(json.dumps(settings))
+        raise SystemExit
+    return settings
+
+
+def options_from_text(pairs):
+    """A dictionary from texts such as "beta=5" and "proxy=gradient"."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(
+                "--method_options are name=value,name=value. "
+                f"Received: --method_options={','.join(pairs)}"
+            )
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
 
 
 def run(settings, source, workdir, data_dir=None):
@@ -153,25 +296,29 @@ def run(settings, source, workdir, data_dir=None):
             Progress(left),
         ],
     )
-    krl.networks.plain(model.network).save(workdir / "network.keras")
+    # The average of the weights where the settings ask for one.
+    network = model.inference_network
+    krl.networks.plain(network).save(workdir / "network.keras")
     print("Evaluating:", ", ".join(settings["attacks"]), flush=True)
     results = krl.evaluate(
-        model,
+        network,
         data.test,
         attacks=settings["attacks"],
         epsilon=settings["epsilon"],
+        class_counts=data.class_counts,
         class_names=data.class_names,
         seed=settings["seed"],
         verbose=1 if sys.stdout.isatty() else 0,
     )
     results.to_json(workdir / "results.json", seed=settings["seed"], training=settings)
     robust = [name for name in results if name != "clean"]
-    if robust and "clean" in results:
+    if robust and "clean" in results and data.num_classes <= 200:
         figure = krl.plots.accuracy_per_class(
             {settings_name(settings): results}, robust[0]
         )
         krl.plots.save(figure, workdir / "accuracy.png")
-    print(f"\n{settings_name(settings)}, accuracy in %:\n{results}\n")
+    table = results.table(per_class=data.num_classes <= 20)
+    print(f"\n{settings_name(settings)}, accuracy in %:\n{table}\n")
     print(f"Files: {workdir}", flush=True)
     return results
 
@@ -183,7 +330,7 @@ def compare(runs, workdir):
         runs: A dictionary from names to `EvaluationResults`.
         workdir: Path. Gets `comparison.txt` and `comparison.png`.
     """
-    from keras_robustlt.evaluation import SUMMARY, text_table
+    from keras_robustlt.results import SUMMARY, text_table
 
     settings = next(iter(runs.values())).settings
     attacks = list(next(iter(runs.values())))
@@ -221,6 +368,7 @@ def load_data(settings, source, data_dir):
             data_dir=data_dir,
             largest_class=settings["largest_class"],
             balanced_sampling=settings["balanced_sampling"],
+            classes=settings["num_classes"],
         )
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
@@ -234,8 +382,14 @@ def build_model(settings, data):
     """The compiled model."""
     import keras
 
+    options = {"head": settings["head"]}
+    if settings["pixel_mean"]:
+        options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
     network = krl.networks.get(
-        settings["model"], classes=data.num_classes, input_shape=data.input_shape
+        settings["model"],
+        classes=data.num_classes,
+        input_shape=data.input_shape,
+        **options,
     )
     if settings["initial_weights"]:
         trained = keras.saving.load_model(settings["initial_weights"], compile=False)
@@ -245,13 +399,11 @@ def build_model(settings, data):
         network,
         data.class_counts,
         epsilon=settings["epsilon"],
-        alpha=settings["alpha"],
-        beta=settings["beta"],
-        method=settings["method"],
+        method=krl.methods.get(settings["method"], **settings["method_options"]),
         attack=attack,
-        granularity=settings["granularity"],
-        weighting=settings["weighting"],
+        budget=budget(settings),
         batchnorm_statistics=settings["batchnorm_statistics"],
+        averaging=averaging(settings),
         seed=settings["seed"],
     )
     steps = int(data.train.cardinality())
@@ -270,40 +422,52 @@ def build_model(settings, data):
             momentum=settings["momentum"],
             nesterov=True,
             weight_decay=settings["weight_decay"],
+            global_clipnorm=settings["gradient_clipping"],
         )
     )
     return model
 
 
+def budget(settings):
+    """The rule for the budget."""
+    keys = ("alpha", "beta", "granularity", "weighting")
+    ours = settings["budget"] == "robustlt"
+    options = {key: settings[key] for key in keys} if ours else {}
+    return krl.budget.get(settings["budget"], **options)
+
+
+def averaging(settings):
+    """The rule for averaging the weights, or `None`."""
+    if settings["averaging"] == "fawa":
+        return krl.averaging.FAWA()
+    return settings["averaging"]
+
+
 def settings_name(settings):
     """What a run is called in tables: "AT-BSL + RobustLT"."""
-    name = settings["method"].upper().replace("_", "-")
-    if settings["method"] == "standard" or not (settings["alpha"] or settings["beta"]):
-        return name
+    base, _, over = settings["method"].partition("+")
+    name = {"robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
+    parts = [name, over.upper()] if over else [name]
+    if settings["method"] != "standard":
+        parts += budget_name(settings)
+    if settings["averaging"]:
+        parts.append("FAWA" if settings["averaging"] == "fawa" else "EMA")
+    return " + ".join(parts)
+
+
+def budget_name(settings):
+    if settings["budget"] != "robustlt":
+        return [] if settings["budget"] == "uniform" else [settings["budget"].upper()]
     if settings["alpha"] and settings["beta"]:
-        return f"{name} + RobustLT"
-    return f"{name} + {'CPB' if settings['alpha'] else 'AIW'}"
+        return ["RobustLT"]
+    return ["CPB"] * bool(settings["alpha"]) + ["AIW"] * bool(settings["beta"])
 
 
 def write_config(workdir, settings, data):
     """Writes config.json, unless the directory belongs to a run of other settings."""
     import keras
 
-    path = workdir / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())["settings"]
-        changed = [
-            f"  {key}: {before.get(key)} there, {settings.get(key)} now"
-            for key in sorted({*before, *settings})
-            if before.get(key) != settings.get(key)
-        ]
-        if changed:
-            raise SystemExit(
-                f"error: {workdir} holds a run with other settings:\n"
-                + "\n".join(changed)
-                + "\nGive another --workdir, the same settings (to go on with that "
-                "run), or delete the directory."
-            )
+    if is_begun(workdir, settings):
         return
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
@@ -320,7 +484,44 @@ def write_config(workdir, settings, data):
         },
         "device": device(),
     }
-    krl.callbacks.write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
+    text = json.dumps(content, indent=2) + "\n"
+    krl.callbacks.write_atomically(workdir / "config.json", text.encode())
+
+
+def is_begun(workdir, settings):
+    """Whether `workdir` holds the run of these settings, finished or not.
+
+    Raises:
+        SystemExit: If it holds a run of other settings.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return False
+    before = json.loads(path.read_text())["settings"]
+    changed = [
+        f"  {key}: {before.get(key)} there, {settings.get(key)} now"
+        for key in sorted({*before, *settings})
+        if before.get(key) != settings.get(key)
+    ]
+    if changed:
+        raise SystemExit(
+            f"error: {workdir} holds a run with other settings:\n"
+            + "\n".join(changed)
+            + "\nGive another --workdir, the same settings (to go on with that "
+            "run), or delete the directory."
+        )
+    return True
+
+
+def is_finished(workdir, settings):
+    """Whether `workdir` holds the results of the run of these settings."""
+    if not is_begun(workdir, settings):
+        return False
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):  # not there, or cut short
+        return False
+    return results["training"] == settings
 
 
 def backend_version():
@@ -345,17 +546,18 @@ def announce(settings, data, model, workdir):
     Returns:
         A `TimeLeft`.
     """
-    from progress import TimeLeft, duration
+    from progress import TimeLeft
 
     print(f"{settings_name(settings)} on {data}")
     print(
         f"  {settings['model']}, {model.network.count_params():,} parameters; "
         f"{settings['epochs']} epochs of {int(data.train.cardinality())} steps of "
         f"{settings['batch_size']} images; PGD-{settings['attack_steps']}, epsilon "
-        f"{255 * settings['epsilon']:.3g}/255; alpha {settings['alpha']}, beta "
-        f"{settings['beta']}; {settings['precision']} on {device()}"
+        f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "
+        f"{settings['precision']} on {device()}"
     )
-    left = TimeLeft(settings, model, int(data.train.cardinality()))
+    validation = data.validation and int(data.validation.cardinality())
+    left = TimeLeft(settings, model, int(data.train.cardinality()), validation or 0)
     total = left()
     print(f"  Files: {workdir}. Estimated time: {duration(total)}.", flush=True)
     if total > 24 * 3600:

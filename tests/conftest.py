@@ -57,3 +57,18 @@ def images():
     """Twelve random images of three classes, with their labels."""
     rng = np.random.default_rng(0)
     return rng.random((12, 6, 6, 3), "float32"), np.arange(12) % 3
+
+
+@pytest.fixture
+def same_network():
+    """Makes networks of one dense layer, all with the same weights."""
+    from tiny_models import dense_network
+
+    weights = dense_network().get_weights()
+
+    def make():
+        network = dense_network()
+        network.set_weights(weights)
+        return network
+
+    return make

@@ -254,7 +254,7 @@ def test_bfloat16_network_is_attacked_in_float32(images):
         ({"steps": 2.5}, "`steps`"),
         ({"step_size": -1}, "`step_size`"),
         ({"norm": "l1"}, "`norm` must be one of 'linf', 'l2'. Received: 'l1'"),
-        ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'margin'"),
+        ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'dlr', 'margin'"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -264,3 +264,59 @@ def test_bad_arguments(arguments, message):
 
 def test_l2_budget_may_exceed_one():
     assert PGD(2.5, norm="l2").epsilon == 2.5
+
+
+def bumpy_network(x):
+    """Of one pixel: class 0, but for a narrow dip of its logit around 0.3."""
+    dip = keras.ops.exp(-keras.ops.square((x - 0.3) / 0.02))
+    return keras.ops.concatenate([1 - 2 * dip, keras.ops.zeros_like(x)], axis=1)
+
+
+def test_restarts_keep_what_is_misclassified_or_else_has_the_highest_loss():
+    x, y = np.full((40, 1), 0.5, "float32"), np.zeros(40, "int32")
+
+    def fooled(x_adv):
+        logits = keras.ops.convert_to_numpy(bumpy_network(x_adv))
+        return logits.argmax(axis=1) == 1
+
+    once = PGD(0.25, steps=1, step_size=0.0)(bumpy_network, x, y, seed=0)
+    many = PGD(0.25, steps=1, step_size=0.0, restarts=20)
+    often = many(bumpy_network, x, y, seed=0)
+    assert_valid(often, x, 0.25, "linf")
+    # Of a run two fifths of a tenth are in the dip, of twenty more than half.
+    assert 0 < fooled(once).sum() < fooled(often).sum()
+    assert np.all(fooled(often) | ~fooled(once))
+    # Those that are not fooled came as near to the dip as any run did.
+    losses = [cross_entropy_of_one(bumpy_network, a) for a in (once, often)]
+    assert np.all((losses[1] >= losses[0]) | fooled(often))
+    np.testing.assert_array_equal(often, many(bumpy_network, x, y, seed=0))
+    generator = keras.random.SeedGenerator(0)
+    assert fooled(many(bumpy_network, x, y, seed=generator)).sum() > 3
+
+
+def cross_entropy_of_one(network, x):
+    targets = krl.losses.one_hot(np.zeros(len(x)), 2)
+    values = krl.losses.cross_entropy(targets, network(x))
+    return keras.ops.convert_to_numpy(values)
+
+
+def test_restarts_need_random_starts():
+    with pytest.raises(ValueError, match="`restarts` above 1 need `random_start=True`"):
+        PGD(restarts=2, random_start=False)
+    with pytest.raises(ValueError, match="`restarts` must be an integer"):
+        PGD(restarts=0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_l2_step_of_gradients_of_any_size(scale):
+    gradient = np.array([[3.0, 4.0], [0.0, 0.0]], "float32") * np.float32(scale)
+    direction = krl.attacks.PGD(norm="l2")._norm.steepest(gradient)
+    np.testing.assert_allclose(direction, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-5)
+
+
+def test_a_function_is_attacked_as_its_network_is(images):
+    x, y = images
+    network = dense_network()
+    expected = PGD(0.1, steps=2)(network, x, y, seed=0)
+    by_function = PGD(0.1, steps=2)(lambda x: network(x), x, y, seed=0)
+    np.testing.assert_allclose(by_function, expected, atol=1e-6)

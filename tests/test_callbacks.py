@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import os
 import pathlib
 import signal
@@ -65,7 +66,6 @@ def test_schedule_under_the_uniform_budget(images):
 
 @pytest.mark.tensorflow
 def test_schedule_in_tensorboard(images, tmp_path):
-    pytest.importorskip("tensorboard", reason="summaries need TensorBoard")
     import tensorflow as tf
 
     x, y = images
@@ -77,9 +77,12 @@ def test_schedule_in_tensorboard(images, tmp_path):
     assert {"schedule/iteration_weight", "epsilon/a", "epsilon/c"} <= tags
 
 
-def test_tensorboard_needs_a_directory():
+def test_tensorboard_needs_a_directory_and_its_package(monkeypatch):
     with pytest.raises(ValueError, match="needs a `directory`"):
         ScheduleInspector(tensorboard=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'keras-robustlt\[tensorboard"):
+        ScheduleInspector("a", tensorboard=True)
 
 
 def test_history_csv_starts_anew_with_a_new_training(images, tmp_path):

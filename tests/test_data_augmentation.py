@@ -1,49 +1,60 @@
+import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_robustlt.data.augmentation import AUGMENTATIONS, PADDING, crop_and_flip
-from keras_robustlt.data.autoaugment import (
-    MAX_LEVEL,
-    NUM_DRAWS,
-    OPERATIONS,
-    POLICY,
-    autoaugment,
-)
+from keras_robustlt.backend import compiled
+from keras_robustlt.data import AUGMENTATIONS, augment, namespace
+from keras_robustlt.data.autoaugment import MAX_LEVEL, NUM_DRAWS, POLICY
+from keras_robustlt.data.operations import OPERATIONS, apply_operations
+from keras_robustlt.data.randaugment import CHOICES
 
-tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.tensorflow
+PADDING = 4
+# The middle of the padding, not mirrored: the image as it is.
+IN_PLACE = [0.5, 0.5, 0.9]
 
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Real pixels: crops of the photographs that come with scikit-learn."""
-    from sklearn.datasets import load_sample_images
+    """Real pixels: parts of a photograph that comes with scikit-learn."""
+    from sklearn.datasets import load_sample_image
 
-    crops = []
-    for picture in load_sample_images().images:
-        small = np.asarray(Image.fromarray(picture).resize((320, 213)))
-        crops += [
-            small[i : i + 32, j : j + 32]
-            for i in range(0, 160, 40)
-            for j in range(0, 280, 40)
-        ]
-    return np.stack(crops)
+    picture = load_sample_image("china.jpg")[:320, :320]
+    small = np.asarray(Image.fromarray(picture).resize((160, 160)))
+    crops = small.reshape(5, 32, 5, 32, 3).swapaxes(1, 2)
+    return crops.reshape(25, 32, 32, 3)
 
 
 def uniform(num_images, num_draws, seed=0):
-    generator = np.random.default_rng(seed)
-    return tf.constant(generator.random((num_images, num_draws), np.float32))
+    return np.random.default_rng(seed).random((num_images, num_draws), np.float32)
 
 
-# Crop and flip
+@pytest.fixture(scope="module")
+def applied():
+    """One operation on one image, `applied(image, name, strength)`."""
+
+    def operate(image, operation, strength):
+        xp = namespace.device()
+        return apply_operations(xp, image[None], [operation[None]], [strength[None]])
+
+    operate = compiled(operate, [])
+
+    def applied(image, name, strength):
+        arguments = (image, np.int32(OPERATIONS.index(name)), np.float32(strength))
+        tensors = [keras.ops.convert_to_tensor(argument) for argument in arguments]
+        return keras.ops.convert_to_numpy(operate(*tensors))[0]
+
+    return applied
 
 
-def test_crop_and_flip_of_a_fixed_draw(photographs):
+# Crop, flip, rotate
+
+
+def test_base_of_a_fixed_draw(photographs):
     images = photographs[:3]
     # The corner of the padding; the middle; the other corner, mirrored.
-    draws = [[0.0, 0.0, 0.9], [0.5, 0.5, 0.9], [0.999, 0.999, 0.1]]
-    out = crop_and_flip(images, tf.constant(draws)).numpy()
+    draws = [[0.0, 0.0, 0.9], IN_PLACE, [0.999, 0.999, 0.1]]
+    out = augment(images, "base", draws=np.array(draws))
     assert (out[0, PADDING:, PADDING:] == images[0, :-PADDING, :-PADDING]).all()
     assert (out[0, :PADDING] == 0).all()
     assert (out[1] == images[1]).all()
@@ -56,7 +67,7 @@ def test_every_crop_is_as_likely_as_any_other():
     # One white pixel shows where each image went.
     images = np.zeros((4000, 16, 16, 1), np.uint8)
     images[:, 8, 8] = 255
-    out = crop_and_flip(images, uniform(4000, 3)).numpy()[..., 0]
+    out = augment(images, "base", draws=uniform(4000, 3))[..., 0]
     _, rows, columns = np.nonzero(out)
     assert np.bincount(rows, minlength=16)[4:13].min() > 4000 / 9 * 0.8
     # Mirrored or not: the pixel in column 8 lands in 4 to 12 or in 3 to 11.
@@ -64,77 +75,17 @@ def test_every_crop_is_as_likely_as_any_other():
     assert set(rows) == set(range(4, 13))
 
 
-# AutoAugment: each operation against Pillow
+def test_base_rotation_turns_what_base_gives(photographs):
+    turns = np.array([0.0, 0.2, 0.5, 0.999])
+    draws = np.concatenate([uniform(4, 3), turns[:, None]], axis=1)
+    base = augment(photographs[:4], "base", draws=draws[:, :3])
+    out = augment(photographs[:4], "base_rotation", draws=draws)
+    for i, degrees in enumerate(30 * turns - 15):
+        expected = Image.fromarray(base[i]).rotate(degrees, fillcolor=0)
+        assert (out[i] == np.asarray(expected)).all()
 
 
-def with_pillow(name, image, strength):
-    image = Image.fromarray(image)
-    width, height = image.size
-    affine = Image.Transform.AFFINE
-
-    def moved(x, y):
-        return image.transform(image.size, affine, (1, 0, -x, 0, 1, -y))
-
-    enhancers = {
-        "brightness": ImageEnhance.Brightness,
-        "contrast": ImageEnhance.Contrast,
-        "color": ImageEnhance.Color,
-        "sharpness": ImageEnhance.Sharpness,
-    }
-    if name in enhancers:
-        return enhancers[name](image).enhance(1 + 0.9 * strength)
-    level = round(abs(strength) * MAX_LEVEL)
-    return {
-        "shear_y": lambda: image.transform(
-            image.size, affine, (1, 0, 0, 0.3 * strength, 1, 0)
-        ),
-        "translate_x": lambda: moved(int(strength * 150 / 331 * width), 0),
-        "translate_y": lambda: moved(0, int(strength * 150 / 331 * height)),
-        "rotate": lambda: image.rotate(30 * strength),
-        "invert": lambda: ImageOps.invert(image),
-        "solarize": lambda: ImageOps.solarize(image, 256 * (1 - abs(strength))),
-        "posterize": lambda: ImageOps.posterize(image, 8 - round(level * 4 / 9)),
-        "auto_contrast": lambda: ImageOps.autocontrast(image),
-        "equalize": lambda: ImageOps.equalize(image),
-    }[name]()
-
-
-# In grey levels. Those of 1 round where Pillow cuts off, or the other way round.
-TOLERANCE = {"color": 1, "sharpness": 1, "auto_contrast": 1, "brightness": 1}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_operation_equals_pillows(name, photographs):
-    # One strength an image; over all images, all levels of both signs.
-    levels = np.arange(len(photographs)) % (2 * MAX_LEVEL + 1) - MAX_LEVEL
-    strength = (levels / MAX_LEVEL).astype(np.float32)
-    out = OPERATIONS[name](tf.constant(photographs), tf.constant(strength)).numpy()
-    assert out.dtype == np.uint8
-    # A turn or slant that hits the border of two pixels exactly may take either, as
-    # Pillow does for angles next to each other.
-    nudges = (0, -1e-4, 1e-4) if name in ("rotate", "shear_y") else (0,)
-    for image, ours, level in zip(photographs, out, levels, strict=True):
-        differences = [
-            ours.astype(int) - with_pillow(name, image, level / MAX_LEVEL + nudge)
-            for nudge in nudges
-        ]
-        assert np.abs(differences).min(axis=0).max() <= TOLERANCE.get(name, 0), level
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_operation_takes_no_images(name, photographs):
-    out = OPERATIONS[name](tf.constant(photographs[:0]), tf.zeros([0]))
-    assert out.shape == (0, 32, 32, 3)
-
-
-@pytest.mark.parametrize("name", ["auto_contrast", "equalize", "contrast"])
-def test_flat_image(name):
-    flat = np.full((1, 16, 16, 3), 93, np.uint8)
-    out = OPERATIONS[name](tf.constant(flat), tf.constant([1.0])).numpy()
-    assert (out == flat).all()
-
-
-# AutoAugment: the policy
+# AutoAugment
 
 
 def test_policy_is_whole():
@@ -147,57 +98,132 @@ def test_policy_is_whole():
             assert 0 <= level <= MAX_LEVEL
 
 
-@pytest.mark.parametrize("sub_policy", range(len(POLICY)))
-def test_sub_policy_applies_its_steps_in_order(sub_policy, photographs):
-    images = photographs[:8]
-    expected = tf.constant(images)
-    for name, _, level in POLICY[sub_policy]:
-        expected = OPERATIONS[name](expected, tf.fill([8], -level / MAX_LEVEL))
-    # Draws of zero: both steps happen, with negative sign. A probability of zero
-    # never does.
-    if POLICY[sub_policy] == (("solarize", 0.5, 2), ("invert", 0.0, 3)):
-        expected = OPERATIONS["solarize"](tf.constant(images), tf.fill([8], -2 / 9))
-    draws = np.zeros((8, NUM_DRAWS), np.float32)
-    draws[:, 0] = (sub_policy + 0.5) / len(POLICY)
-    out = autoaugment(tf.constant(images), tf.constant(draws))
-    assert (out.numpy() == expected.numpy()).all()
+def sub_policy_draw(index, *others):
+    return [*IN_PLACE, (index + 0.5) / len(POLICY), *others]
 
 
-def test_sign_and_probability_are_drawn_for_each_step(photographs):
-    image = photographs[:1]
-    chosen = (1 + 0.5) / len(POLICY)  # rotate .7 2, translate_x .3 9
-
-    def augmented(*draws):
-        return autoaugment(tf.constant(image), tf.constant([[chosen, *draws]])).numpy()
-
-    def expected(angle, shift):
-        picture = with_pillow("rotate", image[0], angle)
-        return np.asarray(with_pillow("translate_x", np.asarray(picture), shift))
-
-    assert (augmented(0.71, 0.0, 0.31, 0.0) == image).all()
-    assert (augmented(0.69, 0.5, 0.31, 0.0) == expected(2 / 9, 0)).all()
-    assert (augmented(0.69, 0.4, 0.31, 0.0) == expected(-2 / 9, 0)).all()
-    assert (augmented(0.69, 0.4, 0.29, 0.6) == expected(-2 / 9, 1)).all()
+def test_sub_policies_apply_their_steps_in_order(photographs, applied):
+    # Draws of zero: both steps happen, with negative sign. A probability of zero never
+    # does.
+    draws = [sub_policy_draw(i, *[0.0] * (NUM_DRAWS - 1)) for i in range(len(POLICY))]
+    out = augment(photographs, "aua", draws=np.array(draws))
+    for i, sub_policy in enumerate(POLICY):
+        expected = photographs[i]
+        for name, probability, level in sub_policy:
+            if probability > 0:
+                expected = applied(expected, name, -level / MAX_LEVEL)
+        assert (out[i] == expected).all(), sub_policy
 
 
-def test_images_do_not_mix(photographs):
-    images = photographs[:24]
-    augment = AUGMENTATIONS["aua"]
-    draws = uniform(24, augment.num_draws, seed=3)
-    together = augment(tf.constant(images), draws).numpy()
-    for i in range(24):
-        alone = augment(tf.constant(images[i : i + 1]), draws[i : i + 1]).numpy()
-        assert (together[i] == alone[0]).all()
+def test_sign_and_probability_are_drawn_for_each_step(photographs, applied):
+    # Rotate with probability .7 and level 2, translate_x with .3 and 9.
+    steps = [
+        (0.71, 0.0, 0.31, 0.0),
+        (0.69, 0.5, 0.31, 0.0),
+        (0.69, 0.4, 0.31, 0.0),
+        (0.69, 0.4, 0.29, 0.6),
+    ]
+    draws = np.array([sub_policy_draw(1, *step) for step in steps])
+    image = photographs[0]
+    out = augment(np.stack([image] * 4), "aua", draws=draws)
+    turned = applied(image, "rotate", -2 / 9)
+    assert (out[0] == image).all()
+    assert (out[1] == applied(image, "rotate", 2 / 9)).all()
+    assert (out[2] == turned).all()
+    assert (out[3] == applied(turned, "translate_x", 1.0)).all()
 
 
-def test_mixed_precision_leaves_augmentation_alone(photographs):
-    import keras
+# RandAugment: torchvision's numbers for magnitude 8 of 31, written out
 
-    images, strength = tf.constant(photographs[:4]), tf.fill([4], 0.7)
-    before = OPERATIONS["sharpness"](images, strength).numpy()
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        assert (OPERATIONS["sharpness"](images, strength).numpy() == before).all()
-    finally:
-        keras.config.set_dtype_policy(policy)
+
+def torchvision_reference(name, image, sign):
+    image = Image.fromarray(image)
+
+    def affine(*matrix):
+        return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
+    return {
+        "identity": lambda: image,
+        "shear_x": lambda: affine(1, 0.08 * sign, 0, 0, 1, 0),
+        "shear_y": lambda: affine(1, 0, 0, 0.08 * sign, 1, 0),
+        "translate_x": lambda: affine(1, 0, -3 * sign, 0, 1, 0),
+        "translate_y": lambda: affine(1, 0, 0, 0, 1, -3 * sign),
+        "rotate": lambda: image.rotate(8 * sign),
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(1 + 0.24 * sign),
+        "contrast": lambda: ImageEnhance.Contrast(image).enhance(1 + 0.24 * sign),
+        "color": lambda: ImageEnhance.Color(image).enhance(1 + 0.24 * sign),
+        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1 + 0.24 * sign),
+        "posterize": lambda: ImageOps.posterize(image, 7),
+        "solarize": lambda: ImageOps.solarize(image, 187),
+        "auto_contrast": lambda: ImageOps.autocontrast(image),
+        "equalize": lambda: ImageOps.equalize(image),
+    }[name]()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_randaugment_of_each_operation(sign, photographs):
+    assert len(CHOICES) == 14
+    images = photographs[:14].copy()
+    images[:, 0, 0] = [186, 187, 188]  # about the threshold of solarize
+    identity = (CHOICES.index("identity") + 0.5) / 14
+    signed = 0.5 if sign > 0 else 0.49
+    draws = [[*IN_PLACE, (i + 0.5) / 14, signed, identity, 0.0] for i in range(14)]
+    out = augment(images, "ra", draws=np.array(draws))
+    for i, name in enumerate(CHOICES):
+        expected = np.asarray(torchvision_reference(name, images[i], sign))
+        tolerance = 1 if name == "auto_contrast" else 0
+        assert np.abs(out[i].astype(int) - expected).max() <= tolerance, name
+
+
+def test_randaugment_applies_two_operations(photographs, applied):
+    draws = uniform(25, 7, seed=5)
+    draws[:, :3] = IN_PLACE
+    out = augment(photographs, "ra", draws=draws)
+    for i in range(25):
+        expected = photographs[i]
+        for choice, sign in draws[i, 3:].reshape(2, 2):
+            name = CHOICES[int(choice * 14)]
+            strength = 1 - 187 / 256 if name == "solarize" else 8 / 30
+            expected = applied(expected, name, -strength if sign < 0.5 else strength)
+        assert (out[i] == expected).all()
+
+
+# By hand
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_floats_and_uint8_are_the_same_images(name, photographs):
+    draws = uniform(25, AUGMENTATIONS[name].num_draws)
+    out = augment(photographs, name, draws=draws)
+    floats = augment(photographs / 255, name, draws=draws)
+    assert out.dtype == np.uint8
+    assert out.shape == floats.shape == photographs.shape
+    assert floats.dtype == np.float32
+    assert (floats == out / np.float32(255)).all()
+
+
+def test_seed_repeats_the_draws(photographs):
+    first, again = (augment(photographs, "base", seed=1) for _ in range(2))
+    assert (first == again).all()
+    assert (first != augment(photographs, "base", seed=2)).any()
+    assert (augment(photographs, "none") == photographs).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"augmentation": "all"}, "must be one of none, base, .*'all'"),
+        ({"draws": np.zeros((2, 3))}, r"shape \(4, 3\), .*shape \(2, 3\)"),
+        ({"draws": np.ones((4, 3))}, r"in \[0, 1\) .* to 1\."),
+        ({"images": np.zeros((4, 8, 8, 3), "uint8")}, "too much for images of 8x8"),
+        ({"images": np.full((4, 32, 32, 3), 255.0)}, r"must be in \[0, 1\]"),
+        (
+            {"images": np.zeros((4, 32, 32, 1), "uint8"), "augmentation": "ra"},
+            "needs images of 3 channels",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    defaults = {"images": np.zeros((4, 32, 32, 3), "uint8"), "augmentation": "base"}
+    with pytest.raises(ValueError, match=message):
+        augment(**{**defaults, **arguments})

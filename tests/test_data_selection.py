@@ -20,6 +20,13 @@ def test_exponential_counts_of_cifar10():
     assert long_tail_counts(5000, 10, 50).tolist() == expected
 
 
+def test_exponential_counts_of_cifar100():
+    counts = long_tail_counts(500, 100, 10)
+    assert (counts[0], counts[-1], counts.sum()) == (500, 50, 19573)
+    # Of the published split of ratio 10.
+    assert (counts // 5).sum() == 3876
+
+
 def test_step_counts():
     counts = long_tail_counts(100, 5, 8, "step")
     assert counts.tolist() == [100, 100, 12, 12, 12]

@@ -6,8 +6,15 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_data import (
+    WNIDS,
+    write_cifar10,
+    write_cifar100,
+    write_imagenet64,
+    write_tiny_imagenet,
+)
 
-from keras_robustlt.data import sources
+from keras_robustlt.data import cifar, long_tail_arrays
 from keras_robustlt.data.sources import load
 
 GENERATOR = np.random.default_rng(0)
@@ -83,6 +90,27 @@ def test_test_set_must_match():
         load((X, Y))
 
 
+# A part of the classes
+
+
+@pytest.mark.parametrize(
+    "classes, kept", [(2, [0, 1]), ([2, 0], [2, 0]), (["2", "1"], [2, 1])]
+)
+def test_classes(classes, kept):
+    found = load(((X, Y), (X[:6], Y[:6])), classes=classes)
+    assert found.class_names == tuple(map(str, kept))
+    assert found.y_train.tolist() == [kept.index(y) for y in Y if y in kept]
+    for new, old in enumerate(kept):
+        assert (found.x_train[found.y_train == new] == X[Y == old]).all()
+        assert (found.x_test[found.y_test == new] == X[:6][Y[:6] == old]).all()
+
+
+@pytest.mark.parametrize("classes", [1, 4, 2.0, "0", ["0", "cow"], [0, 3], [1, 1], [2]])
+def test_classes_refused(classes):
+    with pytest.raises(ValueError, match="from 2 to 3 .*'0', '1'.*Received: classes="):
+        load(((X, Y), (X, Y)), classes=classes)
+
+
 # Digits
 
 
@@ -98,30 +126,6 @@ def test_digits():
 
 
 # Named data sets in a folder
-
-
-def write_cifar10(root, extra=None, protocol=2):
-    """Five training batches of four images and a test batch of ten."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    labels = np.arange(20) % 10
-    x = GENERATOR.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-
-    def dump(name, record):
-        (folder / name).write_bytes(pickle.dumps(record, protocol))
-
-    def batch(name, x, y):
-        flat = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
-        dump(name, {b"data": flat, b"labels": y.tolist()})
-
-    for i in range(5):
-        part = slice(4 * i, 4 * i + 4)
-        batch(f"data_batch_{i + 1}", x[part], labels[part])
-    batch("test_batch", x[:10], labels[:10])
-    dump("batches.meta", {b"label_names": [b"name%d" % i for i in range(10)]})
-    if extra is not None:
-        dump("data_batch_3", extra)
-    return x, labels
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -164,7 +168,7 @@ def test_only_arrays_are_unpickled(tmp_path, payload):
     file = tmp_path / "payload"
     file.write_bytes(pickle.dumps(payload))
     with pytest.raises(ValueError, match="was refused: it asks to load"):
-        sources._read_pickle(file)
+        cifar._read_pickle(file)
 
 
 def test_codecs_in_pickles_are_latin1_only(tmp_path):
@@ -173,7 +177,7 @@ def test_codecs_in_pickles_are_latin1_only(tmp_path):
     file = tmp_path / "payload"
     file.write_bytes(pickle.dumps(Malicious(codecs.encode, "text", "rot13")))
     with pytest.raises(ValueError, match="encoding 'rot13'"):
-        sources._read_pickle(file)
+        cifar._read_pickle(file)
 
 
 def test_damaged_cifar_folder(tmp_path):
@@ -190,20 +194,11 @@ def test_damaged_cifar_folder(tmp_path):
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    record = {
-        b"data": np.zeros((100, 3072), np.uint8),
-        b"fine_labels": list(range(100)),
-        b"coarse_labels": [0] * 100,
-    }
-    for name in ("train", "test"):
-        (folder / name).write_bytes(pickle.dumps(record, 2))
-    names = [b"fine%d" % i for i in range(100)]
-    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, 2))
+    write_cifar100(tmp_path)
     found = load("cifar100", data_dir=tmp_path)
     assert found.num_classes == 100
     assert found.y_train.tolist() == list(range(100))
+    assert load("cifar100", data_dir=tmp_path, classes=3).class_names[2] == "fine2"
 
 
 def test_named_npz(tmp_path):
@@ -261,20 +256,140 @@ def test_missing_data_say_where_they_were_looked_for(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(sources.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(cifar.urllib.request, "urlopen", no_network)
     with pytest.raises(FileNotFoundError, match="no route to host"):
         load("cifar100", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_data_dir(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder.*nowhere"):
-        load("cifar10", data_dir=tmp_path / "nowhere")
+    for name in ("cifar10", "tinyimagenet", "imagenet64"):
+        with pytest.raises(FileNotFoundError, match=f"There is no .*nowhere.*{name}"):
+            load(name, data_dir=tmp_path / "nowhere")
 
 
 def test_unknown_source():
     with pytest.raises(FileNotFoundError, match="'digits'.*Received: source='cifar11'"):
         load("cifar11")
+
+
+# Tiny-ImageNet
+
+
+def sort_into_class_folders(val, deeper):
+    """What a usual script does to the images of `val`."""
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        folder = val / wnid / "images" if deeper else val / wnid
+        folder.mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(folder / name)
+
+
+def test_tiny_imagenet_as_unpacked(tmp_path):
+    root = write_tiny_imagenet(tmp_path)
+    found = load("tinyimagenet", data_dir=tmp_path)
+    assert found.name == "tinyimagenet"
+    # By their ids, and the ids, too, where two classes have one name.
+    assert found.class_names == (
+        "goldfish",
+        "crane n01629819",
+        "bullfrog",
+        "crane n03126707",
+    )
+    assert found.x_train.shape == (12, 64, 64, 3)
+    assert found.x_train.dtype == np.uint8
+    pixels = found.x_train[:, 0, 0, 0]
+    assert pixels.tolist() == [50 * c + i for c in range(4) for i in range(3)]
+    assert found.y_train.tolist() == np.repeat(range(4), 3).tolist()
+    # Each validation image with its own label, and the classes mixed.
+    assert found.y_test.tolist() == [0, 1, 2, 3] * 2
+    assert (found.x_test[:, 9, 9, 2] == 50 * found.y_test + 10 + np.arange(8)).all()
+    for again in (load("tinyimagenet", data_dir=root), load(root)):
+        assert (again.x_test == found.x_test).all()
+        assert again.class_names == found.class_names
+
+
+@pytest.mark.parametrize("deeper", [False, True])
+def test_tiny_imagenet_with_val_in_class_folders(tmp_path, deeper):
+    root = write_tiny_imagenet(tmp_path)
+    before = load("tinyimagenet", data_dir=tmp_path)
+    sort_into_class_folders(root / "val", deeper)
+    if deeper:
+        (root / "val" / "val_annotations.txt").unlink()
+        (root / "val" / "images").rmdir()
+    after = load("tinyimagenet", data_dir=tmp_path)
+    assert (after.x_test == before.x_test).all()
+    assert (after.y_test == before.y_test).all()
+
+
+def test_tiny_imagenet_reads_only_the_classes_asked_for(tmp_path):
+    root = write_tiny_imagenet(tmp_path)
+    for file in (root / "train" / WNIDS[2] / "images").iterdir():
+        file.write_bytes(b"not an image")
+    found = load("tinyimagenet", data_dir=tmp_path, classes=2)
+    assert found.class_names == ("goldfish", "crane n01629819")
+    assert found.y_test.tolist() == [0, 1, 0, 1]
+    assert (found.x_test[:, 0, 0, 0] == [10, 61, 14, 65]).all()
+    data = long_tail_arrays("tinyimagenet", 3, data_dir=tmp_path, classes=[3, 0])
+    assert data.class_counts.tolist() == [3, 1]
+    assert data.class_names == ("crane n03126707", "goldfish")
+    assert data.test[1].tolist() == [1, 0, 1, 0]
+
+
+def test_tiny_imagenet_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        load("tinyimagenet", data_dir=tmp_path)
+    for part in (str(tmp_path / "tiny-imagenet-200"), ".zip", "data_dir='DIR'"):
+        assert part in str(raised.value)
+
+
+def test_damaged_tiny_imagenet(tmp_path):
+    root = write_tiny_imagenet(tmp_path)
+    (root / "val" / "images" / "val_6.JPEG").rename(root / "val_6.JPEG")
+    with pytest.raises(FileNotFoundError, match="val_6.JPEG is missing, and .* lists"):
+        load("tinyimagenet", data_dir=tmp_path)
+    annotations = root / "val" / "val_annotations.txt"
+    annotations.write_text(f"val_0.JPEG\t{WNIDS[0]}\n\n")
+    with pytest.raises(ValueError, match=f"lists no image of {WNIDS[1]}"):
+        load("tinyimagenet", data_dir=tmp_path)
+    annotations.unlink()
+    with pytest.raises(FileNotFoundError, match="must have the file val_annotations"):
+        load("tinyimagenet", data_dir=tmp_path)
+    (root / "train" / WNIDS[3]).rename(root / WNIDS[3])
+    with pytest.raises(FileNotFoundError, match=f"lacks 1 .* such as {WNIDS[3]}"):
+        load("tinyimagenet", data_dir=tmp_path)
+
+
+# ImageNet at 64x64 pixels
+
+
+@pytest.mark.tensorflow
+def test_imagenet64(tmp_path):
+    write_imagenet64(tmp_path)
+    found = load("imagenet64", data_dir=tmp_path, classes=3)
+    assert found.name == "imagenet64"
+    # The order of Imagenet64, not that of the ids.
+    assert found.class_names == ("n02119789", "n02100735", "n02110185")
+    assert found.x_train.shape == (12, 64, 64, 3)
+    assert np.bincount(found.y_train).tolist() == [5, 4, 3]
+    pixels = found.x_train.astype(int)[:, 5, 5, 1]
+    assert sorted(pixels) == [50 * c + i for i, c in enumerate(sorted(found.y_train))]
+    assert (pixels // 50 == found.y_train).all()
+    assert (found.x_test[:, 0, 0, 0] // 50 == found.y_test).all()
+    assert np.bincount(found.y_test).tolist() == [2, 2, 2]
+    part = load("imagenet64", data_dir=tmp_path, classes=["n02110185", "n02119789"])
+    assert np.bincount(part.y_train).tolist() == [3, 5]
+    assert (part.x_train[part.y_train == 0][:, 0, 0, 0] // 50 == 2).all()
+    with pytest.raises(ValueError, match="Class 3 .* has no training images"):
+        load("imagenet64", data_dir=tmp_path)
+
+
+def test_imagenet64_not_there(tmp_path):
+    (tmp_path / "imagenet_resized").mkdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        load("imagenet64", data_dir=tmp_path)
+    for part in (str(tmp_path / "imagenet_resized/64x64"), "tfds.load", "'DIR'"):
+        assert part in str(raised.value)
 
 
 # Files and folders
@@ -316,6 +431,17 @@ def test_folder_with_test_set(tmp_path):
     assert (found.x_train == np.concatenate([X[::2], X[1::2]])).all()
     assert found.y_train.tolist() == [0] * 6 + [1] * 6
     assert len(found.x_test) == 4
+
+
+def test_folder_reads_only_the_classes_asked_for(tmp_path):
+    for part in ("train", "test"):
+        write_folder(tmp_path / part, X)
+        (tmp_path / part / "cow").mkdir()
+        (tmp_path / part / "cow" / "1.png").write_bytes(b"not an image")
+    assert load(tmp_path, classes=2).class_names == ("ant", "bee")
+    found = load(tmp_path, classes=["bee", "ant"])
+    assert (found.x_train[found.y_train == 0] == X[1::2]).all()
+    assert load(tmp_path / "train", classes=2).num_classes == 2
 
 
 def test_folder_without_test_set_holds_one_out(tmp_path):
@@ -372,7 +498,9 @@ def test_folders_refused(tmp_path):
     (tmp_path / "val" / "bee").rename(tmp_path / "val" / "images")
     with pytest.raises(ValueError, match="same sub-folders.*bee, images"):
         load(tmp_path)
-    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "val" / "images").rename(tmp_path / "val" / "bee")
+    for part in ("train", "val"):
+        (tmp_path / part / "cow").mkdir()
     with pytest.raises(ValueError, match="cow has no images"):
         load(tmp_path)
 

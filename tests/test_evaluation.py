@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -210,6 +212,32 @@ def test_json_with_a_loss_of_ones_own():
     assert json.loads(results.to_json())["attacks"]["mine"]["attack"]["loss"] == (
         "my_loss"
     )
+
+
+def test_read_back_from_json(tmp_path):
+    results = evaluate(X[:4], Y[:4], class_names=["bright", "dark"])
+    path = tmp_path / "results.json"
+    text = results.to_json(path, seed=3)
+    for each in (path, str(path)):
+        again = krl.EvaluationResults.from_json(each)
+        assert again == results
+        assert again.settings == results.settings
+        assert str(again) == str(results)
+        assert again.to_json(seed=3) == text
+
+
+@pytest.mark.parametrize("content", ["", '{"attacks": {}}', "[1]"])
+def test_not_results(content, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="`path` must be a file .*other.json"):
+        krl.EvaluationResults.from_json(path)
+
+
+def test_results_need_no_backend():
+    code = "import sys, keras_robustlt as krl; krl.EvaluationResults({}, {})"
+    code += "; sys.exit('keras' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

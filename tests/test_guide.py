@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -46,6 +47,25 @@ def test_guide(tmp_path, monkeypatch, capsys):
     assert saved["note"] == "from the guide"
     assert saved["attacks"]["pgd20"]["all"] > 0.4
     assert (tmp_path / "robust.keras").exists()
+
+
+@pytest.mark.tensorflow
+def test_rules_and_methods_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    blocks = python_blocks("docs/extending.md")
+    for block in blocks:
+        run(block, "docs/extending.md", names)
+        # The page promises classes of under 30 lines.
+        assert len(block.strip().splitlines()) < 30
+    epsilon = names["inspector"].class_epsilon
+    assert [round(float(each[0]), 4) for each in epsilon] == [0.06, 0.06, 0.06]
+    assert [round(float(each[9]), 4) for each in epsilon] == [0.06, 0.08, 0.1]
+    assert "AWP(method=<" not in capsys.readouterr().out
+    assert names["again"].method.method.strength == 0.3
+    weights = [names[model].network.get_weights() for model in ("again", "model")]
+    for again, before in zip(*weights, strict=True):
+        np.testing.assert_array_equal(again, before)
 
 
 @pytest.mark.tensorflow

@@ -68,6 +68,7 @@ def test_accuracy_by_hand():
         "robust_accuracy": 4 / 6,
         "robust_tail_accuracy": 1 / 2,
         "robust_balanced_accuracy": (2 / 3 + 1 + 1 / 2) / 3,
+        "robust_worst_accuracy": 1 / 2,
     }
     assert results(metric) == pytest.approx(expected)
 
@@ -86,6 +87,7 @@ def test_agrees_with_the_summary_over_batches():
     assert actual["accuracy"] == pytest.approx(expected["all"])
     assert actual["tail_accuracy"] == pytest.approx(expected["tail"])
     assert actual["balanced_accuracy"] == pytest.approx(expected["balanced"])
+    assert actual["worst_accuracy"] == pytest.approx(expected["worst"])
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
@@ -94,7 +96,12 @@ def test_sample_weight(shape):
     predictions = np.eye(2)[[0, 1, 1, 0]]
     weight = np.reshape([1.0, 3.0, 2.0, 0.0], shape)
     metric.update_state(np.reshape([0, 0, 1, 1], shape), predictions, weight)
-    expected = {"accuracy": 3 / 6, "tail_accuracy": 1, "balanced_accuracy": 5 / 8}
+    expected = {
+        "accuracy": 3 / 6,
+        "tail_accuracy": 1,
+        "balanced_accuracy": 5 / 8,
+        "worst_accuracy": 1 / 4,
+    }
     assert results(metric) == pytest.approx(expected)
 
 

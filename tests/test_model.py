@@ -1,44 +1,21 @@
 import itertools
-import json
 
 import keras
 import numpy as np
 import pytest
 from tiny_models import (
     COUNTS,
+    FIT,
     conv_network,
     dense_network,
     threshold_network,
     tiny_model,
+    trained,
     weights_of,
 )
 
 import keras_robustlt as krl
 from keras_robustlt import backend
-
-FIT = {"batch_size": 4, "verbose": 0, "shuffle": False}
-
-
-def trained(images, model=None, **arguments):
-    """The weights after a short fit."""
-    model = model or tiny_model()
-    x, y = images
-    arguments = {"x": x, "y": y, "epochs": 2, **FIT, **arguments}
-    model.fit(**arguments)
-    return weights_of(model)
-
-
-def with_weights(network, weights):
-    network.set_weights(weights)
-    return network
-
-
-@pytest.fixture
-def same_network():
-    """Makes networks of one dense layer, all with the same weights."""
-    weights = dense_network().get_weights()
-    return lambda: with_weights(dense_network(), weights)
-
 
 # Labels, weights and forms of data
 
@@ -193,7 +170,7 @@ def test_metrics_as_names_and_as_objects(images):
 EVALUATION = {
     f"{kind}_{which}accuracy"
     for kind in ("clean", "robust")
-    for which in ("", "tail_", "balanced_")
+    for which in ("", "tail_", "balanced_", "worst_")
 } | {"loss"}
 
 
@@ -337,150 +314,6 @@ def test_predict_gives_the_logits_of_the_network(images):
     np.testing.assert_allclose(model(images[0]), expected, 1e-5, 1e-6)
 
 
-# What is wrong with the input
-
-
-def test_probabilities_of_a_functional_network():
-    softmax = dense_network(activation="softmax")
-    nested = keras.Sequential([keras.Input((6, 6, 3)), softmax])
-    layer = keras.Sequential([*dense_network().layers, keras.layers.Softmax()])
-    for network in (softmax, nested, layer):
-        with pytest.raises(ValueError, match="gives probabilities. Remove the softmax"):
-            tiny_model(network)
-
-
-class Subclassed(keras.Model):
-    def __init__(self, classes=3, probabilities=False):
-        super().__init__()
-        self.flatten = keras.layers.Flatten()
-        self.dense = keras.layers.Dense(classes)
-        self.probabilities = probabilities
-
-    def call(self, x, training=False):
-        logits = self.dense(self.flatten(x))
-        return keras.ops.softmax(logits) if self.probabilities else logits
-
-
-def test_subclassed_networks(images):
-    x, y = images
-    model = tiny_model(Subclassed())
-    history = model.fit(x, y, epochs=1, validation_data=images, **FIT)
-    assert np.isfinite(history.history["val_loss"][0])
-
-
-def test_probabilities_of_a_subclassed_network(images):
-    x, y = images
-    model = tiny_model(Subclassed(probabilities=True))
-    with pytest.raises(ValueError, match="its output gives probabilities"):
-        model.fit(x, y, **FIT)
-    assert int(model.optimizer.iterations) == 1  # noticed after one batch
-
-
-def test_number_of_classes(images):
-    with pytest.raises(ValueError, match=r"has 3 classes.*outputs of shape \(.*, 4\)"):
-        tiny_model(dense_network(4))
-    x, y = images
-    with pytest.raises(ValueError, match="of as many classes as the network"):
-        tiny_model(Subclassed(4), beta=0).fit(x, y, **FIT)
-    with pytest.raises(ValueError, match=r"outputs of shape \(.*, 4\)"):
-        tiny_model(Subclassed(4)).evaluate(x, y, verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"network": "resnet18"}, "must be a keras.Model.*Received: network='resnet"),
-        ({"epsilon": 8}, "8 / 255"),
-        ({"method": "trades9"}, "`method` must be one of 'at', 'at_bsl', 'standard'"),
-        ({"class_counts": [5, 0, 1]}, "has no training image"),
-        ({"alpha": 2}, "`alpha`"),
-        ({"total_epochs": 0.5}, "`total_epochs` must be an integer"),
-        ({"batchnorm_statistics": "clean"}, "must be one of 'adversarial', 'mixed'"),
-        ({"attack": krl.attacks.PGD(0.2)}, "`attack` must have the epsilon of the"),
-        ({"evaluation_attack": krl.attacks.PGD(0.2)}, "`evaluation_attack` must have"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    arguments = {
-        "network": dense_network(),
-        "class_counts": COUNTS,
-        "epsilon": 0.1,
-        **arguments,
-    }
-    with pytest.raises(ValueError, match=message):
-        krl.RobustLTModel(**arguments)
-
-
-def with_nan(x, y):
-    x = x.copy()
-    x[2, 0, 0, 0] = x[3] = np.nan
-    return x, y
-
-
-BAD_DATA = [
-    (with_nan, "not a number"),
-    (lambda x, y: (255 * x, y), "pixels from 0 to 255: divide x by 255"),
-    (lambda x, y: (x - 0.5, y), "Normalisation .* belongs inside the network"),
-    (lambda x, y: (np.uint8(255 * x), y), r"pass x.astype\('float32'\) / 255"),
-    (lambda x, y: (x, y + 1), "labels from 0 to 2.*Received labels from [01] to 3"),
-    (lambda x, y: (x, y - 1), "labels from 0 to 2.*Received labels from -1 to"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
-def test_bad_arrays(images, spoil, message):
-    x, y = spoil(*images)
-    model = tiny_model()
-    for use in (model.fit, model.evaluate):
-        with pytest.raises(ValueError, match=message):
-            use(x, y, verbose=0)
-    assert int(model.optimizer.iterations) == 0
-    message = message.replace("divide x", r"divide validation_data\[0\]")
-    message = message.replace("pass x", r"pass validation_data\[0\]")
-    with pytest.raises(ValueError, match=message):
-        model.fit(*images, validation_data=(x, y), verbose=0)
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
-def test_bad_datasets(images, spoil, message):
-    import tensorflow as tf
-
-    bad = tf.data.Dataset.from_tensor_slices(spoil(*images)).batch(4)
-    model = tiny_model()
-    with pytest.raises(ValueError, match=message):
-        model.fit(bad, shuffle=False, verbose=0)
-    model = tiny_model()
-    with pytest.raises(ValueError, match=message):
-        model.evaluate(bad, verbose=0)
-
-
-@pytest.mark.tensorflow
-def test_bad_batches_late_in_an_epoch_and_in_validation(images):
-    import tensorflow as tf
-
-    x, y = images
-    late = tf.data.Dataset.from_tensor_slices((x, np.r_[y[:-1], 7])).batch(4)
-    good = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    for data, validation in ((late, None), (late, good), (good, late)):
-        with pytest.raises(ValueError, match="Received labels from 0 to 7"):
-            tiny_model().fit(data, validation_data=validation, shuffle=False, verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.arange(12) / 2, "must hold integer labels. Received dtype float64"),
-        (np.zeros((12, 2)), r"of shape \(batch, 3\). Received shape: \(12, 2\)"),
-        (np.zeros((12, 3)), "its rows do not sum to 1"),
-        (np.array(["cat"] * 12), "must hold integer labels"),
-    ],
-)
-def test_bad_labels(images, labels, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_model().fit(images[0], labels, verbose=0)
-
-
 # Precision
 
 
@@ -509,109 +342,6 @@ def test_mixed_float16_scales_the_loss(images):
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
     inner = model.optimizer.inner_optimizer
     assert not isinstance(inner, keras.optimizers.LossScaleOptimizer)
-
-
-# Saving
-
-
-def test_save_and_load_in_mid_schedule(images, tmp_path):
-    x, y = images
-    model = tiny_model(
-        conv_network(),
-        method="at_bsl",
-        granularity="step",
-        total_epochs=4,
-        optimizer=krl.optimizers.SGD(0.1, momentum=0.9),
-    )
-    trained(images, model)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for old, new in zip(model.variables, loaded.variables, strict=True):
-        if "metric" not in old.path:
-            np.testing.assert_array_equal(old, new, err_msg=old.path)
-    state = zip(model.optimizer.variables, loaded.optimizer.variables, strict=True)
-    for old, new in state:
-        np.testing.assert_array_equal(old, new, err_msg=old.path)
-    position = [float(value) for value in model.schedule.position("step")]
-    assert position == [6, 12]
-    assert [float(v) for v in loaded.schedule.position("step")] == position
-    for each in (model, loaded):
-        each.train_on_batch(x, y)
-    np.testing.assert_allclose(weights_of(model), weights_of(loaded), atol=1e-6)
-    actual = trained(images, loaded, epochs=4, initial_epoch=2)
-    expected = trained(images, model, epochs=4, initial_epoch=2)
-    np.testing.assert_allclose(actual, expected, atol=1e-6)
-
-
-def test_loss_and_metrics_are_saved(images, tmp_path):
-    model = tiny_model()
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.5)
-    model.compile("sgd", loss=loss, metrics=["accuracy"])
-    expected = model.evaluate(*images, verbose=0, return_dict=True)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    actual = loaded.evaluate(*images, verbose=0, return_dict=True)
-    assert actual == pytest.approx(expected)
-
-
-def test_weights_alone(images, tmp_path):
-    model, other = tiny_model(), tiny_model()
-    trained(images, model)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_array_equal(weights_of(model), weights_of(other))
-
-
-def objects():
-    """One object of each serialisable class, with arguments that are no defaults."""
-    return [
-        krl.attacks.FGSM(0.1, norm="l2", random_start=True, loss="margin"),
-        krl.attacks.PGD(0.1, 3, 0.02, norm="l2", random_start=False, loss="margin"),
-        krl.budget.RobustLT(0.2, 0.5, granularity="step", weighting="both"),
-        krl.layers.BatchNormalization(momentum=0.8, epsilon=1e-3),
-        krl.methods.AT(label_smoothing=0.1),
-        krl.methods.ATBSL(tau=0.5),
-        krl.methods.Standard(),
-        krl.metrics.ClasswiseAccuracy([3, 2], 0.5, "clean_", "accuracies"),
-        krl.optimizers.SGD(0.2, momentum=0.9, nesterov=True, weight_decay=0.1),
-        tiny_model(
-            method="at_bsl",
-            alpha=0.2,
-            beta=0.5,
-            granularity="step",
-            weighting="loss",
-            batchnorm_statistics="mixed",
-            total_epochs=7,
-            tail_fraction=0.5,
-            seed=3,
-            name="robust",
-            attack=krl.attacks.PGD(0.1, 3, norm="l2"),
-        ),
-    ]
-
-
-@pytest.mark.parametrize("index", range(10))
-def test_serialisation(index):
-    original = objects()[index]
-    config = json.loads(json.dumps(keras.saving.serialize_keras_object(original)))
-    copy = keras.saving.deserialize_keras_object(config)
-    assert type(copy) is type(original)
-    assert copy is not original
-    again = json.loads(json.dumps(keras.saving.serialize_keras_object(copy)))
-    assert again["config"] == config["config"]
-
-
-def test_every_serialisable_class_is_in_the_harness():
-    for module in krl.__all__:
-        getattr(krl, module)
-    registered = {
-        value.__name__
-        for name, value in keras.saving.get_custom_objects().items()
-        if name.startswith("keras_robustlt>")
-        and value.__module__.startswith("keras_robustlt")
-    }
-    internal = {"BatchCheck"}  # created by the model
-    assert registered - internal == {type(each).__name__ for each in objects()}
 
 
 # Networks
@@ -764,7 +494,6 @@ def test_standard_callbacks(images, tmp_path):
 
 @pytest.mark.tensorflow
 def test_tensorboard(images, tmp_path):
-    pytest.importorskip("tensorboard", reason="Keras's callback needs TensorBoard")
     x, y = images
     model = tiny_model()
     callback = keras.callbacks.TensorBoard(tmp_path)
@@ -800,3 +529,23 @@ def test_methods_by_name():
         model = tiny_model(method=method(name))
         assert model.method.get_config() == krl.methods.get(name).get_config()
     assert repr(krl.methods.get("at_bsl")) == "ATBSL(tau=1.0)"
+
+
+def test_augmentation_inside_the_step(images, same_network):
+    x, y = images
+    x = np.random.default_rng(1).random((12, 16, 16, 3), "float32")
+    batches = {}
+    for name in ("none", "base"):
+        model = tiny_model(dense_network(input_shape=(16, 16, 3)), augmentation=name)
+        (batches[name], _, _), _ = model.begin_step((x, y))
+        (again, _, _), _ = model.begin_step((x, y))
+        # The first epoch's adversarial images are the clean ones, as augmented.
+        clean = keras.ops.convert_to_numpy(batches[name]["clean"])
+        np.testing.assert_array_equal(clean, batches[name]["adversarial"])
+        assert np.any(clean != x) == np.any(clean != again["clean"]) == (name == "base")
+        history = model.fit(x, y, epochs=1, validation_data=(x, y), **FIT).history
+        assert np.isfinite(history["loss"][0])
+    with pytest.raises(ValueError, match="shifts images by up to 4 pixels"):
+        tiny_model(augmentation="base").fit(*images, **FIT)
+    with pytest.raises(ValueError, match="`augmentation` must be one of 'none', 'base"):
+        tiny_model(augmentation="flip")

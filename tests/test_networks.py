@@ -18,9 +18,12 @@ def count(variables):
     [
         ("wrn-10-1", 77_850),
         ("wrn-28-10", 36_479_194),
+        # Much the same as the one before; tracing takes JAX long.
+        pytest.param("wrn-34-10", 46_160_474, marks=pytest.mark.tensorflow),
         ("resnet18", 11_173_962),
         ("resnet34", 21_282_122),
         ("resnet50", 23_520_842),
+        ("preact_resnet18", 11_172_170),
         ("small_resnet", 308_074),
     ],
 )
@@ -37,6 +40,7 @@ def test_parameter_counts(name, parameters):
         ("wrn-10-1", {}),
         ("resnet18", {"input_shape": (8, 8, 3)}),
         ("resnet50", {"input_shape": (None, None, 3), "classes": 3}),
+        ("preact_resnet18", {"input_shape": (8, 8, 3)}),
         ("small_resnet", {"classes": 7}),
     ],
 )
@@ -185,6 +189,40 @@ def test_small_resnet_equals_a_numpy_restatement():
     expected = n.dense(x.mean((1, 2)))
     np.testing.assert_allclose(
         ops.convert_to_numpy(network(images)), expected, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_preact_resnet18_equals_a_numpy_restatement():
+    network = networks.PreActResNet18(
+        classes=3, input_shape=(8, 8, 3), mean=(0.4, 0.5, 0.6), std=0.25
+    )
+    # Random kernels would let the values grow from layer to layer.
+    generator = np.random.default_rng(4)
+    for variable in network.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "moving_mean"):
+            variable.assign(generator.uniform(-0.5, 0.5, variable.shape))
+    block = ["bn", "conv", "bn", "conv"]
+    n = Restatement(
+        layer_weights(
+            network,
+            ["conv", *block, *block] + 3 * [*block, "conv", *block] + ["bn", "dense"],
+        )
+    )
+
+    def identity_block(x):
+        return x + n.conv(relu(n.bn(n.conv(relu(n.bn(x))))))
+
+    images = np.random.default_rng(5).random((2, 8, 8, 3))
+    x = identity_block(identity_block(n.conv((images - (0.4, 0.5, 0.6)) / 0.25)))
+    for _ in range(3):
+        activated = relu(n.bn(x))
+        residual = n.conv(relu(n.bn(n.conv(activated, strides=2))))
+        x = identity_block(n.conv(activated, strides=2) + residual)
+    expected = n.dense(relu(n.bn(x)).mean((1, 2)))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(network(images)), expected, rtol=1e-4, atol=1e-4
     )
 
 

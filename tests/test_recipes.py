@@ -2,11 +2,19 @@ import csv
 import json
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
+import types
 
+import keras
+import numpy as np
 import pytest
+from absl.flags import FLAGS, UnrecognizedFlagError
+from tiny_data import write_cifar100, write_imagenet64, write_tiny_imagenet
+
+from keras_robustlt import methods
 
 pytestmark = pytest.mark.tensorflow
 
@@ -54,46 +62,341 @@ def finished(tmp_path_factory):
     return workdir, printed
 
 
-def test_every_setting_of_a_preset_is_known(monkeypatch):
+@pytest.fixture
+def presets(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     import presets
 
-    keys = {
-        key
-        for group in (presets.CIFAR10LT, presets.DIGITSLT)
-        for preset in group.values()
-        for key in preset
-    }
-    # Run where nobody has defined flags yet; each has a flag or is used by its name.
-    code = """
-import runner
-from absl import flags
-from presets import CIFAR10LT
-runner.define_flags(CIFAR10LT, "paper", "somewhere")
-print(*flags.FLAGS)
-"""
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{RECIPES}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    return presets
+
+
+@pytest.fixture
+def runner(presets):
+    """The module, with the flags that a test defines gone when it is over."""
+    import runner
+
+    before = set(FLAGS)
+    yield runner
+    for name in set(FLAGS) - before:
+        delattr(FLAGS, name)
+    FLAGS.unparse_flags()
+
+
+# The tables
+
+
+def data_sets(presets):
+    return (
+        presets.CIFAR10LT,
+        presets.CIFAR100LT,
+        presets.TINYIMAGENETLT,
+        presets.IMAGENETLT,
+        presets.DIGITSLT,
+    )
+
+
+def test_every_setting_has_a_flag_or_is_used_by_its_name(presets, runner):
     source = (RECIPES / "runner.py").read_text()
-    without_flag = keys - set(printed.split())
-    assert without_flag == {"milestones", "momentum"}
-    assert all(f'settings["{key}"]' in source for key in keys)
-    for group in (presets.CIFAR10LT, presets.DIGITSLT):
-        assert all(set(preset) == keys for preset in group.values())
+    keys = set(presets.TINYIMAGENETLT.settings("paper"))
+    runner.define_flags(presets.TINYIMAGENETLT, "paper", "somewhere")
+    without_flag = keys - set(FLAGS)
+    assert without_flag == {"data", "milestones", "momentum", "pixel_mean", "pixel_std"}
+    for key in keys - {"data"}:
+        assert f'settings["{key}"]' in source or f'"{key}"' in source, key
+    for data in data_sets(presets):
+        for preset in data.presets:
+            for method in presets.METHODS:
+                assert set(data.settings(preset, {"method": method})) == keys
+
+
+@pytest.mark.parametrize(
+    "method, epochs, batch_size, attack_steps, milestones, augmentation, head",
+    [
+        ("standard", 100, 128, 10, (75, 90), "base", "linear"),
+        ("at", 100, 128, 10, (75, 90), "base", "linear"),
+        ("at_bsl", 100, 128, 10, (75, 90), "aua", "linear"),
+        ("awp", 200, 128, 10, (100, 150), "base", "linear"),
+        ("at_bsl+awp", 200, 128, 10, (100, 150), "aua", "linear"),
+        ("reat", 80, 128, 10, (60, 75), "base", "linear"),
+        ("robal", 80, 64, 5, (60, 75), "base", "cosplus"),
+        ("robal+awp", 200, 64, 5, (100, 150), "base", "cosplus"),
+        ("taet", 100, 128, 10, (75, 90), "base", "linear"),
+        ("trades", 100, 128, 10, (75, 90), "base", "linear"),
+        ("mart", 100, 128, 10, (75, 90), "base", "linear"),
+    ],
+)
+def test_settings_of_methods(
+    presets, method, epochs, batch_size, attack_steps, milestones, augmentation, head
+):
+    settings = presets.CIFAR10LT.settings("paper", {"method": method})
+    assert settings["epochs"] == epochs
+    assert settings["batch_size"] == batch_size
+    assert settings["attack_steps"] == attack_steps
+    reached = [share * epochs for share in settings["milestones"]]
+    assert reached == pytest.approx(milestones)
+    assert settings["augmentation"] == augmentation
+    assert settings["head"] == head
+    assert settings["learning_rate"] == 0.1
+    assert settings["momentum"] == 0.9
+    assert settings["weight_decay"] == 5e-4
+    assert settings["epsilon"] == 8 / 255
+    assert settings["model"] == "wrn-28-10"
+    # The data set's own augmentation, where the method has none.
+    other = presets.CIFAR100LT.settings("paper", {"method": method})
+    assert other["augmentation"] == {"base": "base_rotation"}.get(
+        augmentation, augmentation
+    )
+
+
+@pytest.mark.parametrize(
+    "table, imbalance_ratio, num_classes, alpha, beta",
+    [
+        ("CIFAR10LT", 50, None, 0.3, {"taet": 1.0, "other": 0.8}),
+        ("CIFAR100LT", 10, None, 0.4, {"other": 0.6}),
+        (
+            "TINYIMAGENETLT",
+            10,
+            20,
+            0.4,
+            {"at": 0.2, "awp": 0.2, "reat": 0.4, "robal": 0.4, "at_bsl": 0.6}
+            | {"taet": 0.8, "at_bsl+awp": 0.6, "trades": 0.2, "mart": 0.2},
+        ),
+        ("IMAGENETLT", 50, 20, 0.3, {"at_bsl": 0.6, "at": 0.2}),
+    ],
+)
+def test_settings_of_data_sets(
+    presets, table, imbalance_ratio, num_classes, alpha, beta
+):
+    data = getattr(presets, table)
+    methods = beta if "other" not in beta else presets.METHODS
+    for preset in ("paper", "resnet18", "cpu", "smoke"):
+        for method in methods:
+            settings = data.settings(preset, {"method": method})
+            assert settings["data"] == data.source
+            assert settings["imbalance_ratio"] == imbalance_ratio
+            assert settings["imbalance_type"] == "exp"
+            assert settings["num_classes"] == num_classes
+            assert settings["alpha"] == alpha
+            assert settings["beta"] == beta.get(method, beta.get("other")), method
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("at", {}),
+        ("at_bsl", {"tau": 1.0}),
+        ("awp", {"gamma": 0.005, "warmup_epochs": 0, "proxy": "optimizer"}),
+        ("at_bsl+awp", {"tau": 1.0}),
+        (
+            "robal",
+            {"margin": 0.1, "scale": 10, "tau_b": 1.5, "tau_m": 0.3, "beta": 6},
+        ),
+        ("reat", {}),
+        ("taet", {"ce_epochs": 40, "alpha": 0.1, "beta": 0.1, "gamma": 0.1}),
+        ("trades", {"beta": 6}),
+        ("mart", {"beta": 5}),
+    ],
+)
+def test_options_of_methods(presets, method, options):
+    settings = presets.CIFAR10LT.settings("paper", {"method": method})
+    assert settings["method_options"] == options
+    config = methods.get(method, **options).get_config()
+    if "+" not in method:
+        assert options.items() <= config.items()
+        # What the class takes by itself is the same.
+        assert methods.get(method).get_config() == config
+
+
+@pytest.mark.parametrize(
+    "table, preset, method, expected",
+    [
+        ("CIFAR10LT", "paper", "at_bsl", {"model": "wrn-28-10", "batch_size": 128}),
+        ("CIFAR10LT", "resnet18", "at_bsl", {"model": "resnet18", "batch_size": 128}),
+        (
+            "CIFAR10LT",
+            "smoke",
+            "at_bsl",
+            {"model": "wrn-10-1", "augmentation": "base", "epochs": 4}
+            | {"batch_size": 64, "attacks": ["clean", "pgd20"], "test_examples": 500}
+            | {"largest_class": 500},
+        ),
+        (
+            "CIFAR10LT",
+            "cpu",
+            "at_bsl",
+            {"model": "wrn-10-1", "augmentation": "base", "epochs": 16}
+            | {"batch_size": 64},
+        ),
+        (
+            "DIGITSLT",
+            "default",
+            "at",
+            {"model": "small_resnet", "epsilon": 0.1, "augmentation": "none"}
+            | {"epochs": 40, "batch_size": 32, "milestones": []}
+            | {"attacks": ["clean", "pgd20"]},
+        ),
+    ],
+)
+def test_settings_of_presets(presets, table, preset, method, expected):
+    common = dict(
+        method=method,
+        budget="robustlt",
+        alpha=0.3,
+        beta=0.8,
+        granularity="epoch",
+        weighting="perturbation",
+        batchnorm_statistics="adversarial",
+        imbalance_ratio=50.0,
+        imbalance_type="exp",
+        largest_class=None,
+        balanced_sampling=False,
+        validation_fraction=0.0,
+        epsilon=8 / 255,
+        attack_steps=10,
+        augmentation="aua",
+        epochs=100,
+        learning_rate=0.1,
+        milestones=[0.75, 0.9],
+        momentum=0.9,
+        weight_decay=5e-4,
+        gradient_clipping=None,
+        averaging=None,
+        head="linear",
+        precision="float32",
+        attacks=["clean", "pgd20", "cw20"],
+        test_examples=None,
+        pixel_mean=None,
+    )
+    settings = getattr(presets, table).settings(preset)
+    expected = {**common, **expected}
+    assert {key: settings[key] for key in expected} == expected
+
+
+# The flags
+
+
+def run_here(recipe, *given):
+    """Runs a recipe in this process, where the imports are done."""
+    module = runpy.run_path(str(RECIPES / f"{recipe}.py"))
+    FLAGS([recipe, *given])
+    module["main"]([recipe])
+
+
+def from_flags(runner, data, *given):
+    """The settings of a recipe that is started with these flags."""
+    before = set(FLAGS)
+    runner.define_flags(data, next(iter(data.presets)), "somewhere")
+    try:
+        FLAGS(["recipe", *given])
+        return runner.settings_from_flags(data)
+    finally:
+        for name in set(FLAGS) - before:
+            delattr(FLAGS, name)
+        FLAGS.unparse_flags()
+
+
+def test_what_comes_later_wins(presets, runner):
+    def settings(*given):
+        return from_flags(runner, presets.TINYIMAGENETLT, *given)
+
+    # Data set over what all share; method over data set; beta of the two.
+    awp = settings("--method=awp", "--robustlt")
+    assert (awp["alpha"], awp["beta"], awp["epochs"]) == (0.4, 0.2, 200)
+    # Preset over method, and what is a share of the epochs goes along.
+    cpu = settings("--method=taet", "--preset=cpu")
+    assert (cpu["epochs"], cpu["beta"], cpu["batch_size"]) == (16, 0.8, 64)
+    assert cpu["method_options"]["ce_epochs"] == 6
+    # Flags over all.
+    own = settings(
+        "--method=taet",
+        "--preset=cpu",
+        "--epochs=50",
+        "--beta=0.5",
+        "--method_options=gamma=0.2",
+        "--num_classes=200",
+        "--attacks=clean,pgd50",
+        "--ema=0.999",
+        "--head=cosine",
+    )
+    assert (own["epochs"], own["beta"], own["num_classes"]) == (50, 0.5, 200)
+    assert own["method_options"] == {
+        "ce_epochs": 20,
+        "alpha": 0.1,
+        "beta": 0.1,
+        "gamma": 0.2,
+    }
+    assert own["attacks"] == ["clean", "pgd50"]
+    assert (own["averaging"], own["head"]) == (0.999, "cosine")
+    options = settings("--method=taet", "--method_options=ce_epochs=7")
+    assert options["method_options"]["ce_epochs"] == 7
+    awp = settings("--method=awp", "--method_options=proxy=gradient,gamma=1e-3")
+    assert awp["method_options"]["proxy"] == "gradient"
+    assert awp["method_options"]["gamma"] == 0.001
+    # The tables are as they were.
+    assert settings("--method=taet")["method_options"]["gamma"] == 0.1
+
+
+def test_budgets_by_flag(presets, runner):
+    def settings(*given):
+        return from_flags(runner, presets.CIFAR10LT, "--method=at", *given)
+
+    def rule(found):
+        return runner.settings_name(found), runner.budget(found).get_config()
+
+    ours = {"alpha": 0.3, "beta": 0.8, "granularity": "epoch"}
+    ours["weighting"] = "perturbation"
+    for flag in ((), ("--robustlt",), ("--budget=robustlt",)):
+        assert rule(settings(*flag)) == ("AT + RobustLT", ours)
+    for flag in ("--norobustlt", "--budget=uniform"):
+        base = settings(flag)
+        assert (base["alpha"], base["beta"]) == (0.0, 0.0)
+        assert rule(base) == ("AT", {})
+    assert rule(settings("--budget=cfa"))[0] == "AT + CFA"
+    assert rule(settings("--budget=dafa", "--norobustlt"))[0] == "AT + DAFA"
+    assert rule(settings("--alpha=0"))[0] == "AT + AIW"
+    assert rule(settings("--beta=0"))[0] == "AT + CPB"
+
+
+def test_names_of_runs(presets, runner):
+    def name(**given):
+        return runner.settings_name(presets.CIFAR10LT.settings("paper", given))
+
+    assert name() == "AT-BSL + RobustLT"
+    assert name(method="at_bsl+awp") == "AT-BSL + AWP + RobustLT"
+    assert name(method="robal", budget="uniform") == "RoBal"
+    assert name(method="standard") == "STANDARD"
+    assert name(method="at", averaging=0.999) == "AT + RobustLT + EMA"
+    fawa = name(method="at", budget="cfa", averaging="fawa", validation_fraction=0.2)
+    assert fawa == "AT + CFA + FAWA"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--preset=huge"], "unknown --preset=huge. Choose one of: paper, resnet18"),
+        (["--ema=fast"], "could not convert string to float: 'fast'"),
+        (["--ema=2"], "`momentum` must be a number in"),
+        (["--averaging=fawa"], "--validation_fraction"),
+        (["--method_options=beta"], "name=value.*Received: --method_options=beta"),
+        (["--method_options=gama=3"], "unexpected keyword argument 'gama'"),
+        (["--norobustlt", "--budget=robustlt"], "contradicts --norobustlt"),
+        (["--robustlt", "--budget=cfa"], "--budget=cfa contradicts --robustlt"),
+    ],
+)
+def test_mistakes_in_flags(presets, runner, given, message):
+    with pytest.raises(SystemExit, match=message):
+        from_flags(runner, presets.CIFAR10LT, *given)
+
+
+def test_classes_only_where_there_is_a_choice(presets, runner):
+    with pytest.raises(UnrecognizedFlagError, match="num_classes"):
+        from_flags(runner, presets.CIFAR10LT, "--num_classes=5")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--preset=huge",), "unknown --preset=huge. Choose one of: paper, resnet18"),
-        (("--preset=smoke", "--data_dir=nowhere"), "error: .*nowhere"),
-        (("--method=magic",), "should be one of <at|at_bsl|standard>"),
-        (("--epochs=many",), "--epochs"),
+        (("--method=magic",), "should be one of <at|at_bsl|at_bsl+awp|awp|"),
         (("smoke",), "what is 'smoke'"),
     ],
 )
@@ -101,17 +404,115 @@ def test_mistakes(flags, message, tmp_path):
     code, printed = run("cifar10lt", *flags, f"--workdir={tmp_path / 'run'}")
     assert code != 0
     assert "Traceback" not in printed
-    before, _, after = message.partition(".*")
-    assert before in printed and after in printed
+    assert message in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_data(runner, tmp_path):
+    with pytest.raises(SystemExit, match="^error: .*data_dir='nowhere'"):
+        run_here("cifar10lt", "--data_dir=nowhere", f"--workdir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
 
 def test_help():
     code, printed = run("digitslt", "--help")
     assert "without and with RobustLT" in printed
-    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.3" in (
-        " ".join(printed.split())
+    printed = " ".join(printed.split())
+    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.3." in (
+        printed
     )
+    assert "Default: 40. By method" not in printed  # the preset's, for all methods
+    assert "training attack. Default: 10. By method (default): 5 (robal)." in printed
+
+
+# What is built from the settings
+
+
+def built(runner, presets, **given):
+    """The model of a run on digits, 7 steps an epoch."""
+    import tensorflow as tf
+
+    settings = presets.DIGITSLT.settings("default", given)
+    settings.update(seed=0, initial_weights=None)
+    data = types.SimpleNamespace(
+        train=tf.data.Dataset.range(7),
+        num_classes=3,
+        input_shape=(8, 8, 1),
+        class_counts=np.array([9, 5, 2]),
+    )
+    return settings, runner.build_model(settings, data)
+
+
+def test_optimizer(presets, runner):
+    milestones = presets.METHODS["reat"]["milestones"]
+    _, model = built(runner, presets, epochs=80, milestones=milestones)
+    config = model.optimizer.get_config()
+    assert config["nesterov"] and config["momentum"] == 0.9
+    assert config["weight_decay"] == 5e-4 and config["global_clipnorm"] is None
+    rate = model.optimizer._learning_rate
+    for epoch, expected in ((59, 0.1), (60, 0.01), (74, 0.01), (75, 0.001)):
+        first = keras.ops.convert_to_tensor(7 * epoch)
+        last = keras.ops.convert_to_tensor(7 * epoch + 6)
+        assert [float(rate(first)), float(rate(last))] == pytest.approx(2 * [expected])
+
+
+def test_vision_transformers_clip_gradients(presets, runner):
+    settings = presets.CIFAR10LT.settings("paper", {"model": "vit-tiny"})
+    assert settings["gradient_clipping"] == 1.0
+    own = {"model": "vit-tiny", "gradient_clipping": 2.0}
+    assert presets.CIFAR10LT.settings("paper", own)["gradient_clipping"] == 2.0
+    _, model = built(runner, presets, gradient_clipping=1.0)
+    assert model.optimizer.global_clipnorm == 1.0
+
+
+def test_pixels_are_normalized_by_the_data_set(presets, runner):
+    pixels = {"pixel_mean": [0.25], "pixel_std": [0.5]}
+    _, model = built(runner, presets, **pixels)
+    layer = model.network.get_layer("normalization")
+    assert np.ravel(layer.mean) == pytest.approx(0.25)
+    assert np.ravel(layer.variance) == pytest.approx(0.25)
+    for data in (presets.CIFAR100LT, presets.TINYIMAGENETLT, presets.IMAGENETLT):
+        assert len(data.row["pixel_mean"]) == len(data.row["pixel_std"]) == 3
+
+
+@pytest.mark.parametrize(
+    "given, costs",
+    [
+        (dict(method="standard"), [3] * 5),
+        (dict(method="at", budget="uniform"), [23] * 5),
+        (dict(method="at"), [3, 23, 23, 23, 23]),
+        (dict(method="at", budget="cfa"), [23] * 5),
+        (dict(method="at", granularity="step"), [23] * 5),
+        (dict(method="at", weighting="loss"), [26] * 5),
+        (dict(method="at", weighting="both"), [6, 26, 26, 26, 26]),
+        (dict(method="at_bsl", batchnorm_statistics="mixed"), [4, 24, 24, 24, 24]),
+        (dict(method="awp"), [6, 26, 26, 26, 26]),
+        (dict(method="reat"), [3, 23, 23, 23, 23]),
+        (dict(method="mart"), [6, 26, 26, 26, 26]),
+        (dict(method="robal"), [6, 16, 16, 16, 16]),
+        (dict(method="trades"), [6, 27, 27, 27, 27]),
+        (dict(method="trades+awp"), [12, 33, 33, 33, 33]),
+        (dict(method="taet"), [3, 3, 23, 23, 23]),
+        (dict(method="taet+awp"), [6, 6, 26, 26, 26]),
+    ],
+)
+def test_time_left_knows_what_methods_cost(presets, runner, monkeypatch, given, costs):
+    import progress
+
+    monkeypatch.setattr(progress, "_forward_seconds", lambda *_: 0.5)
+    settings, model = built(runner, presets, epochs=5, **given)
+    left = progress.TimeLeft(settings, model, steps_per_epoch=7)
+    assert left.costs == costs
+    assert left() == 0.5 * 7 * sum(costs)
+    left.observe(0, seconds=2 * costs[0])
+    assert left(1) == 2 * sum(costs[1:])
+    assert left(5) == 0
+    # Validation: images, 20 steps and the result of the attack, on 2 batches of 7.
+    validated = progress.TimeLeft(settings, model, 7, validation_steps=2)
+    assert validated.costs[0] == pytest.approx(costs[0] + 42 * 2 / 7)
+
+
+# Runs
 
 
 def test_run_says_what_it_does(finished):
@@ -176,13 +577,12 @@ print(np.mean(network.predict(x, verbose=0).argmax(axis=1) == y))
     assert accuracy == pytest.approx(expected["attacks"]["clean"]["all"])
 
 
-def test_other_settings_in_the_same_directory(finished):
+def test_other_settings_in_the_same_directory(runner, finished):
     workdir, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    code, printed = run("digitslt", *SHORT, "--alpha=0.5", f"--workdir={workdir}")
-    assert code != 0
-    assert "holds a run with other settings" in printed
-    assert "alpha: 0.3 there, 0.5 now" in printed
+    message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
+    with pytest.raises(SystemExit, match=message):
+        run_here("digitslt", *SHORT, "--alpha=0.5", f"--workdir={workdir}")
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
@@ -206,3 +606,74 @@ def test_killed_run_goes_on(finished, tmp_path):
         for folder in (workdir, tmp_path)
     )
     assert second == pytest.approx(first, abs=0.05)
+
+
+SMALL_DATA = {
+    "cifar100lt": lambda root: write_cifar100(root, num_train=2),
+    "tinyimagenetlt": write_tiny_imagenet,
+    "imagenetlt": write_imagenet64,
+}
+
+
+@pytest.mark.parametrize(
+    "recipe, name, counts, given",
+    [
+        (
+            "cifar100lt",
+            "RoBal + RobustLT",
+            [2] * 50 + [1] * 50,
+            ["--method=robal", "--imbalance_type=step", "--largest_class=2"],
+        ),
+        (
+            "tinyimagenetlt",
+            "TAET",
+            [3, 1, 1],
+            ["--method=taet", "--norobustlt", "--num_classes=3"],
+        ),
+        (
+            "imagenetlt",
+            "AT + CFA + EMA",
+            [3, 1],
+            ["--method=at", "--budget=cfa", "--ema=0.9", "--num_classes=2"]
+            + ["--batch_size=2"],
+        ),
+    ],
+)
+def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
+    SMALL_DATA[recipe](tmp_path)
+    models = []
+    build_model = runner.build_model
+
+    def keep_model(*arguments):
+        models.append(build_model(*arguments))
+        return models[-1]
+
+    monkeypatch.setattr(runner, "build_model", keep_model)
+    run_here(
+        recipe,
+        "--preset=smoke",
+        f"--data_dir={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--imbalance_ratio={2 if recipe == 'cifar100lt' else 3}",
+        f"--largest_class={counts[0]}",
+        "--epochs=1",
+        "--attack_steps=1",
+        "--attacks=clean",
+        *given,
+    )
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["name"] == name
+    assert config["class_counts"] == counts
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert np.isfinite(results["attacks"]["clean"]["all"])
+    assert len(results["attacks"]["clean"]["per_class"]) == len(counts)
+    assert np.isfinite(float(read_csv(tmp_path / "run" / "history.csv")[0]["loss"]))
+    # The average of the weights where there is one, and Keras's layers alone.
+    saved = keras.saving.load_model(tmp_path / "run" / "network.keras")
+    network = models[0].inference_network
+    assert (network is models[0].network) == ("EMA" not in name)
+    x = np.random.default_rng(0).random((2, *network.input_shape[1:]), "float32")
+    expected = keras.ops.convert_to_numpy(network(x))
+    np.testing.assert_allclose(saved(x), expected, rtol=1e-4, atol=1e-5)
+    if network is not models[0].network:
+        assert not np.allclose(models[0].network(x), expected, rtol=1e-3)

@@ -7,8 +7,11 @@ MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
 
-def tiny_cnn(weights, num_classes=10):
-    """The network with the weights `{name: array}`, named as in the arrays."""
+def tiny_cnn(weights, num_classes=10, head=None):
+    """The network with the weights `{name: array}`, named as in the arrays.
+
+    `head` is a layer in place of the dense one, or `None`.
+    """
     from keras_robustlt.layers import BatchNormalization
 
     layers = keras.layers
@@ -20,7 +23,8 @@ def tiny_cnn(weights, num_classes=10):
     x = layers.Conv2D(16, 3, strides=2, use_bias=False, name="conv2")(x)
     x = layers.ReLU()(BatchNormalization(name="bn2")(x))
     x = layers.GlobalAveragePooling2D(name="features")(x)
-    network = keras.Model(inputs, layers.Dense(num_classes, name="dense")(x))
+    head = head or layers.Dense(num_classes, name="dense")
+    network = keras.Model(inputs, head(x))
     for name, variable in named_variables(network).items():
         variable.assign(weights[name])
     return network
@@ -31,7 +35,7 @@ def named_variables(network):
     return {
         f"{layer.name}_{variable.name}": variable
         for layer in network.layers
-        if layer.name in ("conv1", "bn1", "conv2", "bn2", "dense")
+        if layer.name in ("conv1", "bn1", "conv2", "bn2", "dense", "head")
         for variable in layer.variables
     }
 

@@ -6,6 +6,7 @@ import numpy as np
 import keras_robustlt as krl
 
 COUNTS = (8, 3, 1)
+FIT = {"batch_size": 4, "verbose": 0, "shuffle": False}
 
 
 def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):
@@ -53,3 +54,12 @@ def tiny_model(network=None, class_counts=COUNTS, optimizer=None, **arguments):
 def weights_of(model):
     """All weights of the network in one vector."""
     return np.concatenate([w.ravel() for w in model.network.get_weights()])
+
+
+def trained(images, model=None, **arguments):
+    """The weights after a short fit."""
+    model = model or tiny_model()
+    x, y = images
+    arguments = {"x": x, "y": y, "epochs": 2, **FIT, **arguments}
+    model.fit(**arguments)
+    return weights_of(model)

@@ -1,12 +1,13 @@
 """What a norm means to an attack: where it starts, how it steps, where it may be.
 
 All take and give perturbations of shape `(batch, ...)`; budgets and lengths have the
-shape `(batch, 1, ...)`.
+shape `(batch, 1, ...)`. `draw` alone is of NumPy, and of one image.
 """
 
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
@@ -19,6 +20,11 @@ class Linf:
         """Uniform in the ball."""
         return epsilon * keras.random.uniform(shape, -1.0, 1.0, seed=seed)
 
+    def draw(self, generator, shape):
+        """A random perturbation of one image, of length 1."""
+        noise = generator.uniform(-1.0, 1.0, shape).astype("float32")
+        return noise / np.abs(noise).max()
+
     def steepest(self, gradient):
         """The perturbation of length 1 that raises the loss most."""
         return ops.sign(gradient)
@@ -26,6 +32,19 @@ class Linf:
     def project(self, perturbation, epsilon):
         """The nearest perturbation in the ball."""
         return ops.clip(perturbation, -epsilon, epsilon)
+
+    def confine(self, x, epsilon):
+        """A function that brings points into the ball around `x` and into [0, 1]."""
+        low = ops.maximum(x - epsilon, 0.0)
+        high = ops.minimum(x + epsilon, 1.0)
+        return lambda point: ops.minimum(ops.maximum(point, low), high)
+
+    def length(self, perturbation):
+        return ops.max(ops.abs(perturbation), axis=_pixels(perturbation), keepdims=True)
+
+    def pace(self, weights):
+        """How fast each pixel moves on the way to a plane, see `fab.to_plane`."""
+        return ops.ones_like(weights)
 
 
 class L2:
@@ -38,16 +57,30 @@ class L2:
         radii = keras.random.uniform(radii_shape, seed=seed)
         return epsilon * direction * radii ** (1.0 / dimensions)
 
+    def draw(self, generator, shape):
+        noise = generator.standard_normal(shape, "float32")
+        return noise / np.sqrt(np.sum(np.square(noise)))
+
     def steepest(self, gradient):
-        return gradient / ops.maximum(self._length(gradient), 1e-12)
+        # The squares of very large and of very small gradients leave float32.
+        largest = ops.max(ops.abs(gradient), axis=_pixels(gradient), keepdims=True)
+        gradient = gradient / ops.maximum(largest, 1e-30)
+        return gradient / ops.maximum(self.length(gradient), 1e-12)
 
     def project(self, perturbation, epsilon):
-        length = ops.maximum(self._length(perturbation), 1e-12)
+        length = ops.maximum(self.length(perturbation), 1e-12)
         return perturbation * ops.minimum(1.0, epsilon / length)
 
-    def _length(self, x):
-        axes = tuple(range(1, len(x.shape)))
-        return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True))
+    def confine(self, x, epsilon):
+        # Clipping moves no pixel away from that of `x`.
+        return lambda point: ops.clip(x + self.project(point - x, epsilon), 0.0, 1.0)
+
+    def length(self, perturbation):
+        squares = ops.square(perturbation)
+        return ops.sqrt(ops.sum(squares, axis=_pixels(perturbation), keepdims=True))
+
+    def pace(self, weights):
+        return ops.abs(weights)
 
 
 NORMS = {"linf": Linf(), "l2": L2()}
@@ -56,3 +89,7 @@ NORMS = {"linf": Linf(), "l2": L2()}
 def get(norm):
     """The norm called `norm`."""
     return NORMS[checks.one_of("norm", norm, tuple(NORMS))]
+
+
+def _pixels(x):
+    return tuple(range(1, len(x.shape)))

@@ -1,6 +1,7 @@
 """Projected gradient descent, the attack of adversarial training, and FGSM."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
@@ -8,7 +9,11 @@ from keras_robustlt.attacks import norms
 
 __all__ = ["FGSM", "PGD"]
 
-LOSSES = {"cross_entropy": losses.cross_entropy, "margin": losses.margin}
+LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "dlr": losses.dlr,
+    "margin": losses.margin,
+}
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -28,8 +33,12 @@ class PGD:
         random_start: Boolean. Whether to start from a uniformly drawn point of the
             ball instead of the image itself. Defaults to `True`.
         loss: `"cross_entropy"`, `"margin"` (with which PGD is the attack known as
-            CW), or a function of `(targets, logits)` that gives one value for each
-            example. Defaults to `"cross_entropy"`.
+            CW), `"dlr"` (difference of logits ratio), or a function of `(targets,
+            logits)` that gives one value for each example. Defaults to
+            `"cross_entropy"`.
+        restarts: Integer. Number of runs of a call, each from another random start.
+            Of each image the result is kept that is misclassified, or else that of
+            the highest loss. Defaults to `1`.
 
     Example:
 
@@ -49,6 +58,7 @@ class PGD:
         norm="linf",
         random_start=True,
         loss="cross_entropy",
+        restarts=1,
     ):
         self._norm = norms.get(norm)
         self.norm = norm
@@ -61,6 +71,12 @@ class PGD:
         if not callable(loss):
             checks.one_of("loss", loss, tuple(LOSSES))
         self.loss = loss
+        self.restarts = checks.positive_integer("restarts", restarts)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                "`restarts` above 1 need `random_start=True`: without it all runs are "
+                f"the same. Received: restarts={restarts}"
+            )
 
     def __call__(
         self,
@@ -77,7 +93,8 @@ class PGD:
         """Adversarial examples for the images `x`.
 
         Args:
-            network: A Keras model that gives logits.
+            network: A Keras model that gives logits, or a function of a batch of
+                images that does.
             x: Float tensor of shape `(batch, ...)`, images in `[0, 1]`.
             y: Labels, integers `(batch,)` or one-hot `(batch, num_classes)`.
             epsilon: Float or tensor of shape `(batch,)`: another budget than the
@@ -85,7 +102,8 @@ class PGD:
             step_size: Likewise. Defaults to the attack's own, scaled as the budget
                 is.
             start: Tensor of the shape of `x`: where to start, in place of the random
-                start. It need not be in the ball; the first step brings it there.
+                start of the first run. It need not be in the ball; the first step
+                brings it there.
             training: Boolean. Batch normalisation uses the statistics of the batch
                 (`True`, as in adversarial training; its moving statistics stay as
                 they are) or its moving statistics (`False`).
@@ -98,7 +116,17 @@ class PGD:
         x = ops.cast(x, "float32")
         if start is None:
             start = self.starting_point(x, epsilon, seed)
-        return self.perturb(network, x, y, start, epsilon, step_size, training, loss)
+
+        def run(start):
+            return self.perturb(
+                network, x, y, start, epsilon, step_size, training, loss
+            )
+
+        best = run(start)
+        for number in range(1, self.restarts):
+            start = self.starting_point(x, epsilon, _another_seed(seed, number))
+            best = self._better(network, best, run(start), y, training, loss)
+        return best
 
     def starting_point(self, x, epsilon=None, seed=None):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
@@ -125,7 +153,7 @@ class PGD:
                 step_size = ops.multiply(epsilon, step_size / max(self.epsilon, 1e-12))
         epsilon = self._per_image(epsilon, x)
         step_size = self._per_image(step_size, x)
-        loss = loss or LOSSES.get(self.loss, self.loss)
+        loss = self._loss(loss)
         forward = backend.frozen(network)
 
         def total_loss(x_adv):
@@ -139,6 +167,25 @@ class PGD:
             return ops.clip(x + self._norm.project(moved, epsilon), 0.0, 1.0)
 
         return backend.repeat(self.steps, step, ops.cast(start, "float32"))
+
+    def _better(self, network, first, second, y, training, loss):
+        """For each image the one that is misclassified, or has the higher loss."""
+        forward = backend.frozen(network)
+
+        def judge(x_adv):
+            logits = ops.cast(forward(x_adv, training=training), "float32")
+            targets = losses.one_hot(y, logits.shape[-1])
+            right = ops.equal(ops.argmax(logits, -1), ops.argmax(targets, -1))
+            return right, self._loss(loss)(targets, logits)
+
+        (right1, loss1), (right2, loss2) = judge(first), judge(second)
+        better = ops.where(ops.equal(right1, right2), loss2 > loss1, right1)
+        better = ops.reshape(better, (-1,) + (1,) * (len(first.shape) - 1))
+        return ops.where(better, second, first)
+
+    def _loss(self, loss):
+        """`loss`, or the attack's own, as a function."""
+        return loss or LOSSES.get(self.loss, self.loss)
 
     def _per_image(self, value, x):
         """`value` (the attack's epsilon if None) in a shape that fits `x`."""
@@ -157,6 +204,7 @@ class PGD:
             "norm": self.norm,
             "random_start": self.random_start,
             "loss": self.loss,
+            "restarts": self.restarts,
         }
 
     @classmethod
@@ -197,4 +245,12 @@ class FGSM(PGD):
 
     def get_config(self):
         config = super().get_config()
-        return {k: v for k, v in config.items() if k not in ("steps", "step_size")}
+        fixed = ("steps", "step_size", "restarts")
+        return {key: value for key, value in config.items() if key not in fixed}
+
+
+def _another_seed(seed, number):
+    """Integers start all over at each use; generators go on by themselves."""
+    if not isinstance(seed, int):
+        return seed
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)

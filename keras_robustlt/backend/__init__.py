@@ -2,14 +2,17 @@
 
 Each backend's module has the same names:
 
-- `gradient(function, x)`: the gradient of a scalar function;
+- `gradient(function, x)`: the gradient of a scalar function of a tensor or of a list
+  of them;
+- `gradient_and_outputs(function, x)`: the same of the first of two results of
+  `function`, and the second, tensors, along with it;
 - `on_accelerator()`: whether the backend computes on something else than a CPU;
 - `compiled(function, variables)`: `function` compiled, reading `variables` anew at
   each call;
 - `StepAdapter`: what `RobustLTModel` must do before Keras's own training and test
   step, in the form in which the backend hands the state over.
 
-`frozen` and `repeat` are written once, in Keras's terms.
+The functions below are written once, in Keras's terms.
 """
 
 import keras
@@ -20,6 +23,7 @@ if keras.backend.backend() == "tensorflow":
         StepAdapter,
         compiled,
         gradient,
+        gradient_and_outputs,
         on_accelerator,
     )
 elif keras.backend.backend() == "jax":
@@ -27,6 +31,7 @@ elif keras.backend.backend() == "jax":
         StepAdapter,
         compiled,
         gradient,
+        gradient_and_outputs,
         on_accelerator,
     )
 elif keras.backend.backend() == "torch":
@@ -34,6 +39,7 @@ elif keras.backend.backend() == "torch":
         StepAdapter,
         compiled,
         gradient,
+        gradient_and_outputs,
         on_accelerator,
     )
 else:
@@ -47,8 +53,11 @@ __all__ = [
     "compiled",
     "frozen",
     "gradient",
+    "gradient_and_outputs",
     "on_accelerator",
     "repeat",
+    "shapes_are_static",
+    "trial_update",
     "unless_idle",
 ]
 
@@ -58,18 +67,44 @@ def frozen(network):
 
     Batch normalisation in training mode then uses the statistics of the batch and
     leaves its moving statistics alone, and a dropout mask stays the same from one
-    call to the next.
+    call to the next, or follows the integer `draw` where that is given. A plain
+    function of a batch of images is taken as it is.
     """
+    if not isinstance(network, keras.Layer):
+        return lambda x, training=False, draw=None: network(x)
     # Inside another stateless scope (a JAX step), what that scope holds.
     values = [(variable, variable.value) for variable in network.variables]
 
-    def forward(x, training=False):
+    def forward(x, training=False, draw=None):
         # A scope for each call: one that recorded the updates of a call would hand
         # them to the next.
-        with keras.StatelessScope(values):
+        with keras.StatelessScope(values if draw is None else reseeded(draw)):
             return network(x, training=training)
 
+    def reseeded(draw):
+        shift = ops.stack([draw, ops.zeros_like(draw)])
+        return [
+            (variable, value + ops.cast(shift, variable.dtype))
+            if variable.name == "seed_generator_state"
+            else (variable, value)
+            for variable, value in values
+        ]
+
     return forward
+
+
+def trial_update(optimizer, gradients, variables):
+    """The changes that a step of `optimizer` would make; nothing is changed."""
+    state = [*variables, *optimizer.variables]
+    before = [ops.copy(variable.value) for variable in state]
+    optimizer.apply(gradients, variables)
+    changes = [
+        ops.subtract(variable.value, value)
+        for variable, value in zip(variables, before[: len(variables)], strict=True)
+    ]
+    for variable, value in zip(state, before, strict=True):
+        variable.assign(value)
+    return changes
 
 
 def control_flow_is_slow():
@@ -79,6 +114,11 @@ def control_flow_is_slow():
     of a network, as without one, takes long.
     """
     return keras.backend.backend() == "jax" and not on_accelerator()
+
+
+def shapes_are_static():
+    """Whether `compiled` functions are compiled anew for each size of a batch."""
+    return keras.backend.backend() == "jax" or on_accelerator()
 
 
 def repeat(times, step, state):

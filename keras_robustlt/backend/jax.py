@@ -8,6 +8,10 @@ def gradient(function, x):
     return jax.grad(function)(x)
 
 
+def gradient_and_outputs(function, x):
+    return jax.grad(function, has_aux=True)(x)
+
+
 def on_accelerator():
     return jax.default_backend() != "cpu"
 
@@ -24,24 +28,40 @@ def compiled(function, variables):
 class StepAdapter:
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state
-        data, non_trainable = self._stateless(
-            self.training_batch, trainable, non_trainable, data
+        mapping = self._mapping(trainable, non_trainable)
+        mapping += zip(self.optimizer.variables, optimizer, strict=True)
+        with keras.StatelessScope(mapping) as scope:
+            batch, shift = self.begin_step(data)
+        non_trainable = self._non_trainable(scope)
+        trainable = self._shifted(trainable, shift, 1)
+        logs, state = super().train_step(
+            (trainable, non_trainable, optimizer, metrics), batch
         )
-        return super().train_step((trainable, non_trainable, optimizer, metrics), data)
+        trainable, non_trainable, optimizer, metrics = state
+        trainable = self._shifted(trainable, shift, -1)
+        with keras.StatelessScope(self._mapping(trainable, non_trainable)) as scope:
+            self.end_step()
+        return logs, (trainable, self._non_trainable(scope), optimizer, metrics)
 
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
-        data, non_trainable = self._stateless(
-            self.evaluation_batch, trainable, non_trainable, data
-        )
-        return super().test_step((trainable, non_trainable, metrics), data)
+        with keras.StatelessScope(self._mapping(trainable, non_trainable)) as scope:
+            batch = self.evaluation_batch(data)
+        state = trainable, self._non_trainable(scope), metrics
+        return super().test_step(state, batch)
 
-    def _stateless(self, method, trainable, non_trainable, data):
-        """`method(data)` and the non-trainable values that it leaves."""
-        mapping = [
+    def _shifted(self, trainable, shift, sign):
+        changes = {id(weight): sign * change for weight, change in shift}
+        return [
+            value + changes[id(weight)] if id(weight) in changes else value
+            for weight, value in zip(self.trainable_variables, trainable, strict=True)
+        ]
+
+    def _mapping(self, trainable, non_trainable):
+        return [
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, non_trainable, strict=True),
         ]
-        with keras.StatelessScope(mapping) as scope:
-            data = method(data)
-        return data, [scope.get_current_value(v) for v in self.non_trainable_variables]
+
+    def _non_trainable(self, scope):
+        return [scope.get_current_value(v) for v in self.non_trainable_variables]

@@ -11,6 +11,13 @@ def gradient(function, x):
     return tape.gradient(value, x)
 
 
+def gradient_and_outputs(function, x):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value, outputs = function(x)
+    return tape.gradient(value, x), outputs
+
+
 def on_accelerator():
     return bool(tf.config.list_logical_devices("GPU")) or bool(
         tf.config.list_logical_devices("TPU")
@@ -24,7 +31,14 @@ def compiled(function, variables):
 
 class StepAdapter:
     def train_step(self, data):
-        return super().train_step(self.training_batch(data))
+        batch, shift = self.begin_step(data)
+        for weight, change in shift:
+            weight.assign_add(change)
+        logs = super().train_step(batch)
+        for weight, change in shift:
+            weight.assign_sub(change)
+        self.end_step()
+        return logs
 
     def test_step(self, data):
         return super().test_step(self.evaluation_batch(data))

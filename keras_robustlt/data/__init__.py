@@ -1,6 +1,6 @@
 """Long-tailed data: selection, sources and training pipelines."""
 
-from keras_robustlt.data.augmentation import AUGMENTATIONS
+from keras_robustlt.data.augmentation import AUGMENTATIONS, augment, on_device
 from keras_robustlt.data.long_tailed import LongTailData, long_tail, long_tail_arrays
 from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
@@ -10,10 +10,12 @@ __all__ = [
     "AUGMENTATIONS",
     "LongTailData",
     "Source",
+    "augment",
     "load",
     "long_tail",
     "long_tail_arrays",
     "long_tail_counts",
     "long_tail_indices",
+    "on_device",
     "pipeline",
 ]

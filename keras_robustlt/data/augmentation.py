@@ -1,79 +1,143 @@
 """Random changes of training images, drawn for each image on its own.
 
-An augmentation is a deterministic function of a batch of uint8 images and of uniform
+An augmentation is a deterministic function of a batch of images and of uniform
 numbers, `num_draws` for each image: whoever calls it does the drawing, so the same
-numbers give the same images.
+numbers give the same images, here:
+
+- on the host, on uint8 images, inside `tf.data`: `get_augmentation`;
+- on the device, on float images, inside the training step and on every backend:
+  `on_device`;
+- by hand: `augment`.
+
+All three run the same code. Which array functions it runs with is what they differ in,
+and `namespace.py` says how.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from keras_robustlt.data.autoaugment import NUM_DRAWS, autoaugment
+import numpy as np
+
+from keras_robustlt.data import autoaugment, namespace, randaugment
+from keras_robustlt.data.operations import pixels_at, rotate
+from keras_robustlt.data.sources import check_images
 
 PADDING = 4
+MAX_DEGREES = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """A named augmentation; see `AUGMENTATIONS`.
 
+    Calling it is for `tf.data`: with uint8 images `(batch, height, width, channels)`
+    and draws `(batch, num_draws)` it gives uint8 images.
+
     Args:
-        apply: Function of uint8 images `(batch, height, width, channels)` and float32
-            draws in `[0, 1)` of shape `(batch, num_draws)`, to uint8 images.
+        apply: Function of the array functions (`namespace.py`), images and float32
+            draws in `[0, 1)`, to images of the same dtype.
         num_draws: Integer, how many uniform numbers an image takes.
         channels: The number of channels it needs, or `None` for any.
+        min_size: Integer, the smallest height and width that it suits.
+        moves_only: Boolean, whether every new pixel is an old one (or black).
+            Otherwise `apply` needs uint8.
     """
 
     apply: Callable
     num_draws: int
     channels: int | None = None
     min_size: int = 1
+    moves_only: bool = True
 
     def __call__(self, images, draws):
-        return self.apply(images, draws)
+        return self.apply(namespace.host(), images, draws)
 
 
-def unchanged(images, draws):
+class DeviceAugmentation:
+    """An augmentation for the training step; see `on_device`."""
+
+    def __init__(self, augmentation):
+        self.augmentation = augmentation
+        self.num_draws = augmentation.num_draws
+
+    def __call__(self, images, draws):
+        xp, augmentation = namespace.device(), self.augmentation
+        if augmentation.moves_only:
+            return augmentation.apply(xp, xp.cast(images, "float32"), draws)
+        levels = xp.cast(xp.round(xp.cast(images, "float32") * 255.0), "uint8")
+        return xp.cast(augmentation.apply(xp, levels, draws), "float32") / 255.0
+
+
+def unchanged(xp, images, draws):
     """Leaves the images as they are."""
     return images
 
 
-def crop_and_flip(images, draws):
+def crop_and_flip(xp, images, draws):
     """Pads with `PADDING` black pixels, crops at random, mirrors every second image.
 
     Args:
-        images: uint8 tensor of shape `(batch, height, width, channels)`.
+        xp: The array functions.
+        images: Tensor of shape `(batch, height, width, channels)`.
         draws: float32 tensor of shape `(batch, 3)`, uniform in `[0, 1)`: top and left
             of the crop, and mirrored below one half.
 
     Returns:
-        uint8 tensor of the same shape as `images`.
+        Tensor of the same shape and dtype as `images`.
     """
-    import tensorflow as tf
-
     height, width = images.shape[1:3]
-    offsets = tf.cast(draws[:, :2] * (2 * PADDING + 1), tf.int32)
-    rows = offsets[:, :1] + tf.range(height)
-    columns = offsets[:, 1:2] + tf.range(width)
-    columns = tf.where(draws[:, 2:] < 0.5, columns[:, ::-1], columns)
-    edges = [[0, 0], [PADDING, PADDING], [PADDING, PADDING], [0, 0]]
-    padded = tf.pad(images, edges)
-    return tf.gather(
-        tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1
-    )
+    top_left = xp.cast(draws[:, :2] * (2 * PADDING + 1), "int32") - PADDING
+    rows = top_left[:, :1] + xp.arange(height)
+    columns = xp.arange(width)
+    columns = xp.where(draws[:, 2:3] < 0.5, width - 1 - columns, columns)
+    columns = top_left[:, 1:] + columns
+    return pixels_at(xp, images, rows[:, :, None], columns[:, None, :])
 
 
-def crop_flip_and_autoaugment(images, draws):
+def crop_flip_and_rotate(xp, images, draws):
+    """`crop_and_flip`, then a turn of up to `MAX_DEGREES` to either side.
+
+    Args:
+        xp: The array functions.
+        images: Tensor of shape `(batch, height, width, channels)`.
+        draws: float32 tensor of shape `(batch, 4)`, uniform in `[0, 1)`; the last is
+            the angle.
+
+    Returns:
+        Tensor of the same shape and dtype as `images`.
+    """
+    cropped = crop_and_flip(xp, images, draws[:, :3])
+    return rotate(xp, cropped, (2.0 * draws[:, 3] - 1.0) * MAX_DEGREES)
+
+
+def crop_flip_and_autoaugment(xp, images, draws):
     """`crop_and_flip`, then the AutoAugment policy of CIFAR-10.
 
     Args:
+        xp: The array functions.
         images: uint8 tensor of shape `(batch, height, width, 3)`.
         draws: float32 tensor of shape `(batch, 8)`, uniform in `[0, 1)`.
 
     Returns:
         uint8 tensor of the same shape as `images`.
     """
-    return autoaugment(crop_and_flip(images, draws[:, :3]), draws[:, 3:])
+    cropped = crop_and_flip(xp, images, draws[:, :3])
+    return autoaugment.autoaugment(xp, cropped, draws[:, 3:])
+
+
+def crop_flip_and_randaugment(xp, images, draws):
+    """`crop_and_flip`, then RandAugment(2, 8).
+
+    Args:
+        xp: The array functions.
+        images: uint8 tensor of shape `(batch, height, width, 3)`.
+        draws: float32 tensor of shape `(batch, 7)`, uniform in `[0, 1)`.
+
+    Returns:
+        uint8 tensor of the same shape as `images`.
+    """
+    cropped = crop_and_flip(xp, images, draws[:, :3])
+    return randaugment.randaugment(xp, cropped, draws[:, 3:])
 
 
 AUGMENTATIONS = {
@@ -81,9 +145,20 @@ AUGMENTATIONS = {
     "base": Augmentation(crop_and_flip, num_draws=3, min_size=4 * PADDING),
     "aua": Augmentation(
         crop_flip_and_autoaugment,
-        num_draws=3 + NUM_DRAWS,
+        num_draws=3 + autoaugment.NUM_DRAWS,
         min_size=4 * PADDING,
         channels=3,
+        moves_only=False,
+    ),
+    "ra": Augmentation(
+        crop_flip_and_randaugment,
+        num_draws=3 + randaugment.NUM_DRAWS,
+        min_size=4 * PADDING,
+        channels=3,
+        moves_only=False,
+    ),
+    "base_rotation": Augmentation(
+        crop_flip_and_rotate, num_draws=4, min_size=4 * PADDING
     ),
 }
 
@@ -119,3 +194,82 @@ def get_augmentation(name, image_shape):
             f"Received: {channels}. Use another augmentation, or repeat the channel."
         )
     return augmentation
+
+
+def on_device(name, image_shape):
+    """An augmentation to call inside a training step, on any backend of Keras.
+
+    The result is a function of float images in `[0, 1]`, of shape
+    `(batch, height, width, channels)`, and of float32 draws, uniform in `[0, 1)`, of
+    shape `(batch, num_draws)`, where `num_draws` is an attribute of the function. It
+    gives float32 images in `[0, 1]`: those that `data.pipeline` makes of the same
+    draws. It can be compiled, and no image depends on the others.
+
+    `"aua"` and `"ra"` are defined on images of 256 grey levels, and take each pixel for
+    the nearest of them.
+
+    Args:
+        name: String, a key of `AUGMENTATIONS`.
+        image_shape: Tuple `(height, width, channels)`.
+
+    Returns:
+        A function with the attribute `num_draws`.
+
+    Raises:
+        ValueError: If there is no such augmentation, or it does not suit the images.
+
+    Example:
+
+    >>> crop_and_flip = krl.data.on_device("base", image_shape=(32, 32, 3))
+    >>> images = keras.random.uniform((8, 32, 32, 3))
+    >>> draws = keras.random.uniform((8, crop_and_flip.num_draws))
+    >>> crop_and_flip(images, draws).shape == images.shape
+    True
+    """
+    return DeviceAugmentation(get_augmentation(name, image_shape))
+
+
+def augment(images, augmentation, draws=None, seed=None):
+    """Augments a batch of images once, to look at them or in a loop of one's own.
+
+    Args:
+        images: Array of shape `(batch, height, width, channels)`: uint8, or floats in
+            `[0, 1]`, which count in steps of 1/255.
+        augmentation: String, a key of `AUGMENTATIONS`.
+        draws: Floats in `[0, 1)` of shape `(batch, num_draws)`, the numbers that decide
+            what happens to each image. Defaults to `None`: drawn.
+        seed: Integer or `keras.random.SeedGenerator`, of the numbers to draw. Defaults
+            to `None`, others in every call.
+
+    Returns:
+        NumPy array of the shape of `images`: uint8 for uint8, else float32 in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> images = np.zeros((4, 32, 32, 3), "uint8")
+    >>> augmented = krl.data.augment(images, "ra", seed=0)
+    >>> augmented.shape, augmented.dtype
+    ((4, 32, 32, 3), dtype('uint8'))
+    """
+    from keras import ops, random
+
+    levels = check_images(images, "images")
+    apply = get_augmentation(augmentation, levels.shape[1:])
+    shape = (len(levels), apply.num_draws)
+    if draws is None:
+        draws = random.uniform(shape, seed=seed)
+    elif np.shape(draws) != shape or not np.all((0 <= draws) & (draws < 1)):
+        raise ValueError(
+            f"`draws` must be numbers in [0, 1) of shape {shape}, for "
+            f"augmentation={augmentation!r}. Received: shape {np.shape(draws)}, values "
+            f"from {np.min(draws):g} to {np.max(draws):g}."
+        )
+    draws = ops.convert_to_tensor(draws, "float32")
+    levels = apply.apply(namespace.device(), ops.convert_to_tensor(levels), draws)
+    levels = ops.convert_to_numpy(levels)
+    if np.asarray(images).dtype == np.uint8:
+        return levels
+    return levels.astype("float32") / 255

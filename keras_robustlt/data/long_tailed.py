@@ -44,10 +44,13 @@ class LongTailData:
         return iter((self.train, self.test, self.class_counts))
 
     def __repr__(self):
-        counts = ", ".join(
+        counts = [
             f"{name}: {count}"
             for name, count in zip(self.class_names, self.class_counts, strict=True)
-        )
+        ]
+        if len(counts) > 20:
+            counts[3:-3] = [f"... ({len(counts)} classes)"]
+        counts = ", ".join(counts)
         return (
             f"LongTailData({self.name}, {int(self.class_counts.sum())} training images "
             f"of shape {self.input_shape}, {counts})"
@@ -75,15 +78,16 @@ def long_tail(
     images, and the order and the augmentation of the batches.
 
     Args:
-        source: `"cifar10"`, `"cifar100"`, `"digits"`, a path or arrays; `data.load`
-            says more.
+        source: `"cifar10"`, `"cifar100"`, `"tinyimagenet"`, `"imagenet64"`,
+            `"digits"`, a path or arrays; `data.load` says more.
         imbalance_ratio: Number, at least 1: the largest class over the smallest. `None`
             keeps every image, for data that are imbalanced already. Defaults to `50`.
         imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.
         batch_size: Integer. Defaults to `128`.
-        augmentation: `"none"`, `"base"` (pad, crop, mirror), `"aua"` (the same, then
-            CIFAR AutoAugment), or `"auto"`: `"base"`, but `"none"` for images that are
-            too small to shift, such as the digits. Defaults to `"auto"`.
+        augmentation: `"none"`, `"base"` (pad, crop, mirror), `"base_rotation"` (and
+            turn by up to 15 degrees), `"aua"` or `"ra"` (as `"base"`, then CIFAR
+            AutoAugment or RandAugment), or `"auto"`: `"base"`, but `"none"` for images
+            that are too small to shift, such as the digits. Defaults to `"auto"`.
         seed: Integer. Defaults to `102`, that of the published CIFAR-LT splits.
         validation_fraction: Float in `[0, 1)`, the part of each class to hold out.
             Defaults to `0.0`.
@@ -94,7 +98,8 @@ def long_tail(
             smaller. Defaults to `False`.
         largest_class: Integer, the images of the largest class, for less data than
             there are. Defaults to `None`, as many as all classes have.
-        **source_options: `download`, `image_size` and `test_fraction` of `data.load`.
+        **source_options: `classes`, `download`, `image_size` and `test_fraction` of
+            `data.load`.
 
     Returns:
         A `LongTailData` of `tf.data.Dataset`s; `data.pipeline` describes the batches.
@@ -168,7 +173,8 @@ def long_tail_arrays(
         validation_fraction: Float in `[0, 1)`. Defaults to `0.0`.
         data_dir: Path to look in. Defaults to `None`.
         largest_class: Integer or `None`. Defaults to `None`.
-        **source_options: `download`, `image_size` and `test_fraction` of `data.load`.
+        **source_options: `classes`, `download`, `image_size` and `test_fraction` of
+            `data.load`.
 
     Returns:
         A `LongTailData` whose `train`, `validation` and `test` are pairs `(x, y)`:

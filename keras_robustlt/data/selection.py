@@ -8,6 +8,41 @@ NumPy and a pure function of its arguments, so a seed names a split for good.
 import numpy as np
 
 
+def chosen_classes(classes, names):
+    """Which classes a choice means.
+
+    Args:
+        classes: Integer, the first so many classes; or a list of class indices or
+            class names; or `None`, all.
+        names: Sequence of strings, the names of all classes.
+
+    Returns:
+        A list of class indices, in the order of the classes' new labels.
+
+    Raises:
+        ValueError: If fewer than two classes are chosen, one twice, or one that is
+            not there.
+    """
+    names = list(names)
+    if classes is None:
+        return list(range(len(names)))
+    if isinstance(classes, (int, np.integer)):
+        wanted = range(classes)
+    else:
+        wanted = np.atleast_1d(np.asarray(classes, object))
+    chosen = [names.index(c) if c in names else c for c in wanted]
+    unknown = [c for c in chosen if c not in range(len(names))]
+    if unknown or len(set(chosen)) != len(chosen) or len(chosen) < 2:
+        known = ", ".join(map(repr, names[:3]))
+        raise ValueError(
+            f"`classes` must be an integer from 2 to {len(names)} (the first so many), "
+            "or a list of at least two different class indices, from 0 to "
+            f"{len(names) - 1}, or class names, such as {known}. "
+            f"Received: classes={classes!r}"
+        )
+    return [int(c) for c in chosen]
+
+
 def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"):
     """Number of images each class keeps in a long-tailed data set.
 

@@ -4,20 +4,52 @@ import keras
 
 from keras_robustlt.methods.at import AT
 from keras_robustlt.methods.at_bsl import ATBSL
+from keras_robustlt.methods.awp import AWP
 from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.mart import MART
+from keras_robustlt.methods.reat import REAT
+from keras_robustlt.methods.robal import RoBal
 from keras_robustlt.methods.standard import Standard
+from keras_robustlt.methods.taet import TAET
+from keras_robustlt.methods.trades import TRADES
 
-__all__ = ["AT", "ATBSL", "Method", "Standard", "get"]
+__all__ = [
+    "AT",
+    "ATBSL",
+    "AWP",
+    "MART",
+    "REAT",
+    "TAET",
+    "TRADES",
+    "Method",
+    "RoBal",
+    "Standard",
+    "get",
+]
 
-BY_NAME = {"at": AT, "at_bsl": ATBSL, "standard": Standard}
+BY_NAME = {
+    "at": AT,
+    "at_bsl": ATBSL,
+    "awp": AWP,
+    "mart": MART,
+    "reat": REAT,
+    "robal": RoBal,
+    "standard": Standard,
+    "taet": TAET,
+    "trades": TRADES,
+}
 
 
-def get(method):
+def get(method, **options):
     """A method from its name, its configuration or itself.
 
     Args:
-        method: `"at"`, `"at_bsl"`, `"standard"`, a `Method`, or the dictionary that
+        method: A name (`"at"`, `"at_bsl"`, `"awp"`, `"mart"`, `"reat"`, `"robal"`,
+            `"standard"`, `"taet"`, `"trades"`), one with `"+awp"` behind it for AWP
+            over that method, a `Method`, or the dictionary that
             `keras.saving.serialize_keras_object` makes of one.
+        **options: Hyper-parameters, where `method` is a name; with `"+awp"`, those of
+            the method before it.
 
     Returns:
         A `Method`.
@@ -29,14 +61,20 @@ def get(method):
 
     >>> krl.methods.get("at_bsl")
     ATBSL(tau=1.0)
+    >>> krl.methods.get("trades", beta=4)
+    TRADES(beta=4.0)
     """
     if isinstance(method, Method):
         return method
     if isinstance(method, dict):
         return keras.saving.deserialize_keras_object(method)
-    if method in BY_NAME:
-        return BY_NAME[method]()
+    base, *over = str(method).split("+")
+    if base in BY_NAME and over == ["awp"]:
+        return AWP(get(base, **options))
+    if base in BY_NAME and not over:
+        return BY_NAME[base](**options)
     raise ValueError(
-        f"`method` must be one of {', '.join(map(repr, BY_NAME))} or an object of a "
-        f"subclass of keras_robustlt.methods.Method. Received: {method!r}"
+        f"`method` must be one of {', '.join(map(repr, BY_NAME))}, one with '+awp' "
+        "behind it, or an object of a subclass of keras_robustlt.methods.Method. "
+        f"Received: {method!r}"
     )

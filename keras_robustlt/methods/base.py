@@ -9,26 +9,40 @@ class Method:
     A method does not know about budgets: `RobustLTModel` perturbs the images within
     whatever the budget allows, runs the network, and hands the logits over. With its
     hyper-parameters as attributes and in `get_config`, a subclass is complete with
-    `loss`.
+    `loss`; the other methods here are for those that need more.
 
     Attributes:
         inputs: The images that `loss` needs the logits of: `"adversarial"`,
             `"clean"`, or both. The network runs on no others.
+        uses_features: Whether `loss` also looks at the features that the network's
+            last layer classifies.
+        attack_compares: Whether `attack_loss` compares with the logits of the clean
+            images.
     """
 
     inputs = ("adversarial",)
+    uses_features = False
+    attack_compares = False
 
     def build(self, model):
         """Prepares what depends on the model: called once, with the `RobustLTModel`.
 
-        A method with state makes it here, with `model.add_weight(...)`.
+        A method with state makes it here, with `model.add_weight(...)`: it is saved
+        with the model and goes on after an interruption.
         """
 
-    def attack_loss(self, targets, logits):
+    def begin_step(self, schedule):
+        """Changes the state when a training step begins, inside the compiled graph."""
+
+    def attacks(self, schedule):
+        """Whether this step attacks at all: `None` (it does) or a boolean scalar."""
+        return None
+
+    def attack_loss(self, targets, logits, clean_logits=None):
         """What the training attack raises, one value for each example.
 
         The plain cross-entropy unless overridden, also for methods that train with
-        another loss.
+        another loss. `clean_logits` are there if `attack_compares`.
         """
         return losses.cross_entropy(targets, logits)
 
@@ -38,14 +52,36 @@ class Method:
         Args:
             targets: Float32 tensor `(batch, num_classes)`, one-hot labels.
             logits: Dictionary with a float32 tensor `(batch, num_classes)` for each
-                of `inputs`.
+                of `inputs`, and, if `uses_features`, one of shape
+                `(batch, num_features)` for each under the name with `"_features"`.
             criterion: The loss given to `compile`, or the cross-entropy: a function
                 of `(targets, logits)` with one value for each example.
 
         Returns:
-            A float32 tensor of shape `(batch,)`.
+            A float32 tensor of shape `(batch,)`, or a scalar for a loss that is not
+            a mean over examples; such a one cannot go with sample weights.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `loss`.")
+
+    def update(self, targets, logits):
+        """Takes in what the network said of the images trained on.
+
+        Called in each training step with the arguments of `loss`, inside the compiled
+        graph, for a state that follows training.
+        """
+
+    def weight_shift(self, model, batch):
+        """Moves the weights at which the step takes its gradient.
+
+        Args:
+            model: The `RobustLTModel`.
+            batch: What `model.training_batch` gave.
+
+        Returns:
+            A list of pairs: a trainable variable and its change, which is undone
+            after the update.
+        """
+        return []
 
     def get_config(self):
         return {}
@@ -55,5 +91,5 @@ class Method:
         return cls(**config)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
         return f"{type(self).__name__}({arguments})"

@@ -6,27 +6,40 @@ Images enter in [0, 1], the space in which perturbations are measured.
 import re
 
 from keras_robustlt.networks.conversion import plain
+from keras_robustlt.networks.features import with_features
 from keras_robustlt.networks.parts import CIFAR10_MEAN, CIFAR10_STD
-from keras_robustlt.networks.resnet import ResNet18, ResNet34, ResNet50, SmallResNet
+from keras_robustlt.networks.resnet import (
+    PreActResNet18,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    SmallResNet,
+)
+from keras_robustlt.networks.vit import ViT
 from keras_robustlt.networks.wide_resnet import WideResNet
 
 __all__ = [
     "CIFAR10_MEAN",
     "CIFAR10_STD",
+    "PreActResNet18",
     "ResNet18",
     "ResNet34",
     "ResNet50",
     "SmallResNet",
+    "ViT",
     "WideResNet",
     "get",
     "plain",
+    "with_features",
 ]
 
 _BY_NAME = {
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
+    "preact_resnet18": PreActResNet18,
     "small_resnet": SmallResNet,
+    "vit-tiny": ViT,
 }
 
 
@@ -35,7 +48,8 @@ def get(name, /, **kwargs):
 
     Args:
         name: String, one of `"wrn-{depth}-{width}"` (such as `"wrn-28-10"`),
-            `"resnet18"`, `"resnet34"`, `"resnet50"` and `"small_resnet"`.
+            `"resnet18"`, `"resnet34"`, `"resnet50"`, `"preact_resnet18"`,
+            `"small_resnet"` and `"vit-tiny"`.
         **kwargs: Arguments of the network, such as `classes`.
 
     Returns:

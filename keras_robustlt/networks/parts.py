@@ -9,7 +9,11 @@ import math
 
 import keras
 
-from keras_robustlt.layers import BatchNormalization
+from keras_robustlt.layers import (
+    BatchNormalization,
+    CosineClassifier,
+    CosPlusClassifier,
+)
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
@@ -22,10 +26,11 @@ NORMAL_FAN_OUT = {
     "mode": "fan_out",
     "distribution": "untruncated_normal",
 }
+_HEADS = ("linear", "cosine", "cosplus")
 
 
-def check_arguments(classes, input_shape):
-    """Raises a ValueError unless classes and input shape can make a classifier."""
+def check_arguments(classes, input_shape, head):
+    """Raises a ValueError unless the arguments can make a classifier."""
     if not isinstance(classes, int) or classes < 2:
         raise ValueError(
             "`classes` must be an integer of at least 2, the number of logits. "
@@ -37,6 +42,11 @@ def check_arguments(classes, input_shape):
             "`input_shape` must be (height, width, channels) with a known number of "
             "channels, such as (32, 32, 3); height and width may be None. "
             f"Received: input_shape={input_shape}"
+        )
+    if not isinstance(head, keras.layers.Layer) and head not in _HEADS:
+        raise ValueError(
+            f"`head` must be one of {', '.join(_HEADS)}, or a Keras layer that maps "
+            f"features to logits. Received: head={head!r}"
         )
 
 
@@ -84,17 +94,49 @@ def batchnorm_relu(x):
     return keras.layers.ReLU()(BatchNormalization()(x))
 
 
-def classifier(x, classes):
-    """Pools feature maps globally and maps them to float32 logits."""
-    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
-    bound = 1 / math.sqrt(x.shape[-1])
+def preactivation_block(x, filters, strides=1, initializer=None):
+    """Adds two convolutions, each normalized and rectified before, to `x`."""
+    activated = batchnorm_relu(x)
+    residual = convolution(activated, filters, 3, strides, initializer)
+    residual = convolution(batchnorm_relu(residual), filters, 3, 1, initializer)
+    if strides > 1 or x.shape[-1] != filters:
+        x = convolution(activated, filters, 1, strides, initializer)
+    return keras.layers.Add()([x, residual])
+
+
+def pooled_features(x):
+    """Averages feature maps over the image, in float32."""
+    return keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+
+
+def classifier(features, classes, head):
+    """Maps features to float32 logits with the layer that `head` stands for."""
+    if head == "linear":
+        head = _linear_head(features.shape[-1], classes)
+    elif head == "cosine":
+        head = CosineClassifier(classes, name="logits")
+    elif head == "cosplus":
+        head = CosPlusClassifier(classes, name="logits")
+    logits = head(features)
+    if logits.shape != (None, classes) or logits.dtype != "float32":
+        raise ValueError(
+            "`head` must map the features to one float32 logit a class, of shape "
+            f"(batch, {classes}); a layer of its own data type takes dtype='float32'. "
+            f"Received: layer {head.name!r} with outputs of shape {logits.shape} and "
+            f"dtype {logits.dtype}"
+        )
+    return logits
+
+
+def _linear_head(channels, classes):
+    bound = 1 / math.sqrt(channels)
     return keras.layers.Dense(
         classes,
         kernel_initializer=keras.initializers.VarianceScaling(**UNIFORM_FAN_IN),
         bias_initializer=keras.initializers.RandomUniform(-bound, bound),
         dtype="float32",
         name="logits",
-    )(x)
+    )
 
 
 def _per_channel(name, value, channels):

@@ -10,6 +10,7 @@ def ResNet18(
     input_shape=(32, 32, 3),
     mean=parts.CIFAR10_MEAN,
     std=parts.CIFAR10_STD,
+    head="linear",
     name="resnet18",
 ):
     """Builds a ResNet-18 for small images (11.2 million parameters).
@@ -24,6 +25,9 @@ def ResNet18(
             expected in [0, 1]. Defaults to the mean of CIFAR-10.
         std: Float or one float a channel, by which the centered images are
             divided. Defaults to the standard deviation of CIFAR-10.
+        head: String, `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer, which
+            maps the features to logits; see `krl.layers.CosineClassifier` and
+            `CosPlusClassifier`. Defaults to `"linear"`.
         name: String, the name of the model. Defaults to `"resnet18"`.
 
     Returns:
@@ -44,8 +48,62 @@ def ResNet18(
     - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
     """
     return _resnet(
-        _basic_block, (2, 2, 2, 2), _WIDTHS, classes, input_shape, mean, std, name
+        _basic_block, (2, 2, 2, 2), _WIDTHS, classes, input_shape, mean, std, head, name
     )
+
+
+def PreActResNet18(
+    classes=10,
+    input_shape=(32, 32, 3),
+    mean=parts.CIFAR10_MEAN,
+    std=parts.CIFAR10_STD,
+    head="linear",
+    name="preact_resnet18",
+):
+    """Builds a ResNet-18 with pre-activation blocks (11.2 million parameters).
+
+    As `ResNet18`, but each convolution is normalized and rectified before it, not
+    after, and so are the feature maps before they are pooled. Shortcuts that change
+    the shape are 1x1 convolutions of the rectified maps, not normalized.
+
+    Args:
+        classes: Integer, the number of classes. Defaults to `10`.
+        input_shape: Tuple (height, width, channels). Defaults to `(32, 32, 3)`.
+        mean: Float or one float a channel, subtracted from the images, which are
+            expected in [0, 1]. Defaults to the mean of CIFAR-10.
+        std: Float or one float a channel, by which the centered images are
+            divided. Defaults to the standard deviation of CIFAR-10.
+        head: String, `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer, which
+            maps the features to logits; see `krl.layers.CosineClassifier` and
+            `CosPlusClassifier`. Defaults to `"linear"`.
+        name: String, the name of the model. Defaults to `"preact_resnet18"`.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in
+        [0, 1] to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    network = krl.networks.PreActResNet18(classes=100)
+    ```
+
+    Reference:
+
+    - [He et al., 2016](https://arxiv.org/abs/1603.05027), Section 3.
+    """
+    parts.check_arguments(classes, input_shape, head)
+    inputs, x = parts.normalized_input(input_shape, mean, std)
+    x = parts.convolution(x, _WIDTHS[0], 3)
+    for stage, width in enumerate(_WIDTHS):
+        x = parts.preactivation_block(x, width, strides=1 if stage == 0 else 2)
+        x = parts.preactivation_block(x, width)
+    features = parts.pooled_features(parts.batchnorm_relu(x))
+    logits = parts.classifier(features, classes, head)
+    return keras.Model(inputs, logits, name=name)
 
 
 def ResNet34(
@@ -53,6 +111,7 @@ def ResNet34(
     input_shape=(32, 32, 3),
     mean=parts.CIFAR10_MEAN,
     std=parts.CIFAR10_STD,
+    head="linear",
     name="resnet34",
 ):
     """Builds a ResNet-34 for small images (21.3 million parameters).
@@ -66,6 +125,9 @@ def ResNet34(
             expected in [0, 1]. Defaults to the mean of CIFAR-10.
         std: Float or one float a channel, by which the centered images are
             divided. Defaults to the standard deviation of CIFAR-10.
+        head: String, `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer, which
+            maps the features to logits; see `krl.layers.CosineClassifier` and
+            `CosPlusClassifier`. Defaults to `"linear"`.
         name: String, the name of the model. Defaults to `"resnet34"`.
 
     Returns:
@@ -86,7 +148,7 @@ def ResNet34(
     - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
     """
     return _resnet(
-        _basic_block, (3, 4, 6, 3), _WIDTHS, classes, input_shape, mean, std, name
+        _basic_block, (3, 4, 6, 3), _WIDTHS, classes, input_shape, mean, std, head, name
     )
 
 
@@ -95,6 +157,7 @@ def ResNet50(
     input_shape=(32, 32, 3),
     mean=parts.CIFAR10_MEAN,
     std=parts.CIFAR10_STD,
+    head="linear",
     name="resnet50",
 ):
     """Builds a ResNet-50 for small images (23.5 million parameters).
@@ -109,6 +172,9 @@ def ResNet50(
             expected in [0, 1]. Defaults to the mean of CIFAR-10.
         std: Float or one float a channel, by which the centered images are
             divided. Defaults to the standard deviation of CIFAR-10.
+        head: String, `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer, which
+            maps the features to logits; see `krl.layers.CosineClassifier` and
+            `CosPlusClassifier`. Defaults to `"linear"`.
         name: String, the name of the model. Defaults to `"resnet50"`.
 
     Returns:
@@ -129,7 +195,15 @@ def ResNet50(
     - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
     """
     return _resnet(
-        _bottleneck_block, (3, 4, 6, 3), _WIDTHS, classes, input_shape, mean, std, name
+        _bottleneck_block,
+        (3, 4, 6, 3),
+        _WIDTHS,
+        classes,
+        input_shape,
+        mean,
+        std,
+        head,
+        name,
     )
 
 
@@ -139,6 +213,7 @@ def SmallResNet(
     mean=0.0,
     std=1.0,
     widths=(32, 64, 128),
+    head="linear",
     name="small_resnet",
 ):
     """Builds a residual network for tiny images, such as 8x8 digits.
@@ -156,6 +231,9 @@ def SmallResNet(
             divided. Defaults to `1.0`.
         widths: Tuple of integers, the channels of each stage; every stage but the
             first halves the resolution. Defaults to `(32, 64, 128)`.
+        head: String, `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer, which
+            maps the features to logits; see `krl.layers.CosineClassifier` and
+            `CosPlusClassifier`. Defaults to `"linear"`.
         name: String, the name of the model. Defaults to `"small_resnet"`.
 
     Returns:
@@ -181,21 +259,24 @@ def SmallResNet(
             f"Received: widths={widths}"
         )
     repeats = (1,) * len(widths)
-    return _resnet(_basic_block, repeats, widths, classes, input_shape, mean, std, name)
+    return _resnet(
+        _basic_block, repeats, widths, classes, input_shape, mean, std, head, name
+    )
 
 
 _WIDTHS = (64, 128, 256, 512)
 
 
-def _resnet(block, repeats, widths, classes, input_shape, mean, std, name):
-    parts.check_arguments(classes, input_shape)
+def _resnet(block, repeats, widths, classes, input_shape, mean, std, head, name):
+    parts.check_arguments(classes, input_shape, head)
     inputs, x = parts.normalized_input(input_shape, mean, std)
     x = parts.batchnorm_relu(parts.convolution(x, widths[0], 3))
     for stage, (count, width) in enumerate(zip(repeats, widths, strict=True)):
         x = block(x, width, strides=1 if stage == 0 else 2)
         for _ in range(count - 1):
             x = block(x, width, strides=1)
-    return keras.Model(inputs, parts.classifier(x, classes), name=name)
+    logits = parts.classifier(parts.pooled_features(x), classes, head)
+    return keras.Model(inputs, logits, name=name)
 
 
 def _basic_block(x, width, strides):

@@ -1,28 +1,11 @@
-"""How much perturbation each class gets, and when.
-
-Adversarial training usually moves every image by at most the same epsilon, from
-the first iteration to the last. On long-tailed data that hurts twice: the head
-classes, which are easy, and the tail classes, which are not, are attacked alike;
-and the adversarial distribution is far from the data before the network has
-learned anything. RobustLT answers with two factors (Zhang et al., "Taming the Long
-Tail: Rebalancing Adversarial Training via Adaptive Perturbation", CVPR 2026):
-
-- class-wise perturbation balancing (CPB) redistributes epsilon over the classes,
-  more for rare ones, with the mean over the training data unchanged;
-- adversarial iteration weighting (AIW) raises it from zero along training.
-
-Both are pure functions here, `classwise_epsilon` and `iteration_weight`. `RobustLT`
-is their product, in the form in which a training step asks for it; another rule is
-another subclass of `Budget`.
-"""
+"""The budget of RobustLT: class-wise balancing times iteration weighting."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-
-__all__ = ["Budget", "RobustLT", "classwise_epsilon", "iteration_weight"]
+from keras_robustlt.budget.base import Budget
 
 GRANULARITIES = ("epoch", "step")
 WEIGHTINGS = ("perturbation", "loss", "both")
@@ -118,76 +101,6 @@ def iteration_weight(t, total, beta):
     if beta == 0:
         return np.ones_like(t)[()]
     return np.minimum((t - 1) / (beta * total), 1.0)[()]
-
-
-class Budget:
-    """A rule for the perturbation budget, in the form that a training step asks for.
-
-    `RobustLTModel` calls `build` once and, in every training step and inside the
-    compiled graph, `class_epsilon` and `loss_weight`. A subclass overrides what it
-    changes; as it stands, this class is the uniform, constant budget of ordinary
-    adversarial training.
-
-    Example:
-
-    ```python
-    class TailOnly(krl.budget.Budget):
-        def build(self, model):
-            tail = krl.metrics.tail_classes(model.class_counts)
-            self.epsilon = np.zeros(model.num_classes, "float32")
-            self.epsilon[tail] = model.epsilon
-
-        def class_epsilon(self, schedule):
-            return keras.ops.convert_to_tensor(self.epsilon)
-    ```
-    """
-
-    def build(self, model):
-        """Prepares what does not change: called once, with the `RobustLTModel`.
-
-        A rule with state makes it here, with `model.add_weight(...)`.
-        """
-        self._epsilon = np.full(model.num_classes, model.epsilon, "float32")
-
-    def class_epsilon(self, schedule):
-        """Budget of each class at this point of training.
-
-        Args:
-            schedule: The model's `Schedule`; its variables say where training is.
-
-        Returns:
-            A float32 tensor of shape `(num_classes,)`, in pixel units.
-        """
-        return ops.convert_to_tensor(self._epsilon)
-
-    def loss_weight(self, schedule):
-        """Weight of the adversarial loss, the clean loss having the rest.
-
-        Returns:
-            `None` (the adversarial loss alone) or a scalar float32 tensor.
-        """
-        return None
-
-    def iteration_weight(self, schedule):
-        """The factor that grows along training, for display. `1` where none does."""
-        return ops.ones(())
-
-    @property
-    def uses_clean_loss(self):
-        """Whether `loss_weight` will ask for the loss on clean images."""
-        return False
-
-    @property
-    def granularity(self):
-        """The unit in which the rule counts iterations: `"epoch"` or `"step"`."""
-        return "epoch"
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")

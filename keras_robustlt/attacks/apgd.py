@@ -1,0 +1,412 @@
+"""Auto-PGD: projected gradient descent that chooses its own step sizes."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.attacks import host
+from keras_robustlt.attacks.pgd import LOSSES
+
+__all__ = ["APGD", "APGDT"]
+
+# So many steps are between two looks at which images are fooled.
+LOOK = 5
+
+
+class Climber(host.TargetedAttack):
+    """What the attacks of this module share: one run of Auto-PGD.
+
+    The state of a run, an entry for each image: `x` and `previous`, the last two
+    points; `gradient` at `x`; `best`, `best_gradient` and `best_loss`, where the loss
+    was highest; `last_loss`; `increases`, the steps of this period that raised the
+    loss; `adversarial`, the last point that fooled the network, and `fooled`.
+    """
+
+    def __init__(self, epsilon, steps, norm, targets, restarts, eot, rho, batch_size):
+        super().__init__(epsilon, norm, targets, restarts, batch_size)
+        self.steps = checks.positive_integer("steps", steps)
+        self.eot = checks.positive_integer("eot", eot)
+        self.rho = checks.in_range("rho", rho, 0, 1)
+
+    def maximize(self, network, x, y, epsilon=None, start=None, seed=None, watch=None):
+        """The highest loss found around each image, by one run through all steps.
+
+        Other than a call it goes on with images that are misclassified.
+
+        Args:
+            network: See `__call__`.
+            x: See `__call__`.
+            y: See `__call__`.
+            epsilon: See `__call__`.
+            start: Array of the shape of `x`: where to start. Defaults to `None`, a
+                random point on the surface of the ball.
+            seed: See `__call__`.
+            watch: Function of the number of steps done and of the state of the run, a
+                dictionary of arrays, called after each step. Defaults to `None`.
+
+        Returns:
+            A dictionary of arrays: `"best"`, the points of the shape of `x`;
+            `"best_loss"`, `(examples,)`; `"fooled"`, `(examples,)`, whether any point
+            on the way was misclassified; `"adversarial"`, the last such points.
+        """
+        problem = self._problem(network, x, y, epsilon, seed)
+        aim = self._aims(problem.logits)[0]
+        return self._climb(problem, aim, 0, start, until_fooled=False, watch=watch)
+
+    def _attempt(self, problem, aim, trial):
+        result = self._climb(problem, aim, trial, None, until_fooled=True)
+        return result["adversarial"], result["fooled"]
+
+    def _climb(self, problem, aim, trial, start, until_fooled, watch=None):
+        if start is None:
+            start = self._random_start(problem, trial)
+        else:
+            start = np.clip(host.to_array(start, "start"), 0, 1).astype("float32")
+        evaluate, loop = problem.functions["evaluate"], problem.functions["loop"]
+        # Of a network that is itself random, no two evaluations see the same draw.
+        draw = (problem.seed + trial * self.steps * self.eot) % 2**30
+        shared = {"draw": np.int32(draw)}
+        constants = {
+            "image": problem.image,
+            "label": problem.label,
+            "epsilon": problem.epsilon,
+            "step_size": 2 * problem.epsilon,
+        }
+        if aim is not None:
+            constants["aim"] = aim
+        state = host.in_batches(
+            lambda x, constants: evaluate(x, constants, shared),
+            self.batch_size,
+            start,
+            constants,
+        )
+        count = len(start)
+        state |= {
+            "x": start,
+            "previous": start.copy(),
+            "best": start.copy(),
+            "best_gradient": state["gradient"].copy(),
+            "best_loss": state["loss"],
+            "adversarial": start.copy(),
+            # As in the authors' code the loss of the first step is compared with 0,
+            # not with that of the start.
+            "last_loss": np.zeros(count, "float32"),
+            "increases": np.zeros(count, "int32"),
+        }
+        del state["loss"]
+        memory = {
+            "reviewed_loss": state["best_loss"].copy(),
+            "was_halved": np.ones(count, bool),
+        }
+
+        result = {key: state[key].copy() for key in RESULTS}
+        left = np.arange(count)
+        reviews = checkpoints(self.steps)
+        period_began = 0
+        for first, last in self._stretches(reviews, watch, until_fooled):
+            if until_fooled and state["fooled"].any():
+                keep = ~state["fooled"]
+                left = left[keep]
+                state, constants, memory = (
+                    {key: value[keep] for key, value in arrays.items()}
+                    for arrays in (state, constants, memory)
+                )
+            if not left.size:
+                break
+            loop.advance(first, last, state, constants, shared, self.batch_size)
+            if watch is not None:
+                watch(last, {**state, "step_size": constants["step_size"]})
+            if last - 1 in reviews:
+                review(state, constants, memory, last - period_began, self.rho)
+                period_began = last
+            for key in RESULTS:
+                result[key][left] = state[key]
+        return result
+
+    def _stretches(self, reviews, watch, until_fooled):
+        """Ranges of steps, after each of which the host has something to do."""
+        stops = {0, self.steps, *(index + 1 for index in reviews)}
+        if watch is not None:
+            stops |= set(range(self.steps))
+        elif until_fooled:
+            stops |= set(range(0, self.steps, LOOK))
+        stops = sorted(stops)
+        return zip(stops[:-1], stops[1:], strict=True)
+
+    def _random_start(self, problem, trial):
+        """A point on the surface of the ball, clipped to [0, 1]."""
+        generators, _ = problem.generators(trial)
+        noise = [self._norm.draw(g, problem.image.shape[1:]) for g in generators]
+        return np.clip(problem.image + problem.epsilon * np.stack(noise), 0, 1)
+
+    def _compile(self, network):
+        def evaluation(constants, shared):
+            logits_of = host.logits_of(network)
+
+            def values(x, index):
+                def total(x):
+                    logits = logits_of(x, draw=shared["draw"] + index)
+                    loss = self._loss(constants, logits)
+                    fooled = host.misclassified(logits, constants["label"])
+                    return ops.sum(loss), (loss, fooled)
+
+                gradient, outputs = backend.gradient_and_outputs(total, x)
+                return gradient, *outputs
+
+            return values
+
+        def evaluate(x, constants, shared):
+            values = self._averaged(evaluation(constants, shared))
+            gradient, loss, fooled = values(x, np.int32(0))
+            return {"gradient": gradient, "loss": loss, "fooled": fooled}
+
+        def make_step(constants, shared):
+            values = self._averaged(evaluation(constants, shared))
+            confined = self._norm.confine(constants["image"], constants["epsilon"])
+
+            def step(index, state):
+                x, previous = state["x"], state["previous"]
+                direction = self._norm.steepest(state["gradient"])
+                moved = confined(x + constants["step_size"] * direction)
+                weight = ops.where(index > 0, 0.75, 1.0)
+                moved = confined(
+                    x + (moved - x) * weight + (x - previous) * (1.0 - weight)
+                )
+                gradient, loss, fooled = values(moved, index + 1)
+                return next_state(state, moved, gradient, loss, fooled)
+
+            return step
+
+        variables = host.variables_of(network)
+        return {
+            "evaluate": backend.compiled(evaluate, variables),
+            "loop": host.Loop(network, make_step),
+        }
+
+    def _averaged(self, values):
+        """The mean gradient of several draws of a random network, and the last loss."""
+        if self.eot == 1:
+            return finite(values)
+
+        def average(x, index):
+            index = index * self.eot
+
+            def add(state):
+                total, draw, *_ = state
+                gradient, loss, fooled = values(x, index + draw)
+                return total + gradient, draw + 1, loss, fooled
+
+            first, loss, fooled = values(x, index)
+            state = (first, np.int32(1), loss, fooled)
+            total, _, loss, fooled = backend.repeat(self.eot - 1, add, state)
+            return total / self.eot, loss, fooled
+
+        return finite(average)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "steps": self.steps, "eot": self.eot, "rho": self.rho}
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class APGD(Climber):
+    """Auto-PGD: no step size to choose.
+
+    Steps with momentum, of twice the budget at first. At fixed checkpoints the step of
+    an image is halved, and the image put back to its best point, where the loss has
+    not risen often enough or not at all. Images leave as soon as they are fooled.
+
+    Args:
+        epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
+            Defaults to `8 / 255`.
+        steps: Integer. Number of steps. Defaults to `100`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        loss: `"cross_entropy"`, `"dlr"` (difference of logits ratio, for at least
+            three classes), `"margin"`, or a function of `(targets, logits)` that
+            gives one value for each example. Defaults to `"cross_entropy"`.
+        restarts: Integer. Number of runs, each from another random start and on the
+            images that are left. Defaults to `1`.
+        eot: Integer. Of how many evaluations the gradient is the mean, for a network
+            that is itself random (expectation over transformation). Defaults to `1`.
+        rho: Float. The share of steps of a period that must raise the loss for the
+            step size to stay. Defaults to `0.75`.
+        batch_size: Integer. Images that are computed at once. Defaults to `250`.
+
+    Raises:
+        ValueError: If an argument is out of range; on a call also if the DLR loss
+            meets a network of fewer than three classes.
+
+    Example:
+
+    >>> attack = krl.attacks.APGD(epsilon=8 / 255, steps=10)
+    >>> x_adv = attack(network, x, y, seed=0)
+
+    Reference:
+        Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
+        Ensemble of Diverse Parameter-free Attacks", ICML 2020, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        epsilon=8 / 255,
+        steps=100,
+        norm="linf",
+        loss="cross_entropy",
+        restarts=1,
+        eot=1,
+        rho=0.75,
+        batch_size=250,
+    ):
+        super().__init__(epsilon, steps, norm, None, restarts, eot, rho, batch_size)
+        if not callable(loss):
+            checks.one_of("loss", loss, tuple(LOSSES))
+        self.loss = loss
+
+    def _check_classes(self, num_classes):
+        super()._check_classes(num_classes)
+        if self.loss == "dlr" and num_classes < 3:
+            raise ValueError(
+                "`loss='dlr'` needs at least 3 classes: use loss='cross_entropy' or "
+                f"loss='margin'. Received: a network of {num_classes} classes"
+            )
+
+    def _loss(self, constants, logits):
+        loss = LOSSES.get(self.loss, self.loss)
+        return loss(host.one_hot(constants["label"], logits), logits)
+
+    def get_config(self):
+        config = {**super().get_config(), "loss": self.loss}
+        del config["targets"]
+        return config
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class APGDT(Climber):
+    """Auto-PGD with the targeted DLR loss, one class after the other as the target.
+
+    The targets of an image are the classes that the network finds likeliest for it,
+    other than the right one; each is aimed at by a run of its own.
+
+    Args:
+        epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
+            Defaults to `8 / 255`.
+        steps: Integer. Number of steps for each target. Defaults to `100`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        targets: Integer. Number of targets, at most one less than there are classes.
+            Defaults to `9`.
+        restarts: Integer. Number of runs for each target. Defaults to `1`.
+        eot: See `APGD`. Defaults to `1`.
+        rho: See `APGD`. Defaults to `0.75`.
+        batch_size: Integer. Images that are computed at once. Defaults to `250`.
+
+    Raises:
+        ValueError: If an argument is out of range; on a call also if the network has
+            fewer than four classes, for which the loss is not defined.
+
+    Example:
+
+    >>> network = keras.Sequential(
+    ...     [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(5)]
+    ... )
+    >>> attack = krl.attacks.APGDT(epsilon=8 / 255, steps=10, targets=2)
+    >>> x_adv = attack(network, x, y, seed=0)
+
+    Reference:
+        Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
+        Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 7.
+    """
+
+    def __init__(
+        self,
+        epsilon=8 / 255,
+        steps=100,
+        norm="linf",
+        targets=9,
+        restarts=1,
+        eot=1,
+        rho=0.75,
+        batch_size=250,
+    ):
+        targets = checks.positive_integer("targets", targets)
+        super().__init__(epsilon, steps, norm, targets, restarts, eot, rho, batch_size)
+
+    def _check_classes(self, num_classes):
+        if num_classes < 4:
+            raise ValueError(
+                "Targeted APGD needs at least 4 classes, for its loss is the targeted "
+                "DLR. With fewer use APGD(loss='cross_entropy'), FAB and Square. "
+                f"Received: a network of {num_classes} classes"
+            )
+
+    def _loss(self, constants, logits):
+        label, aim = (host.one_hot(constants[k], logits) for k in ("label", "aim"))
+        return losses.targeted_dlr(label, logits, aim)
+
+
+RESULTS = ("best", "best_loss", "adversarial", "fooled")
+
+
+def checkpoints(steps):
+    """The steps, counted from 0, at whose end the step sizes are reviewed.
+
+    Periods of 22% of all steps, then each 3% shorter than the one before, down to 6%.
+    """
+    length = max(int(0.22 * steps), 1)
+    shortest = max(int(0.06 * steps), 1)
+    shortening = max(int(0.03 * steps), 1)
+    found, index = [], length - 1
+    while index < steps:
+        found.append(index)
+        length = max(length - shortening, shortest)
+        index += length
+    return found
+
+
+def next_state(state, x, gradient, loss, fooled):
+    """The state after a step to `x`, with the values there."""
+    better = loss > state["best_loss"]
+    better_image = host.per_image(better, x)
+    fooled_image = host.per_image(fooled, x)
+    rose = ops.cast(loss > state["last_loss"], "int32")
+    return {
+        "x": x,
+        "previous": state["x"],
+        "gradient": gradient,
+        "best": ops.where(better_image, x, state["best"]),
+        "best_gradient": ops.where(better_image, gradient, state["best_gradient"]),
+        "best_loss": ops.where(better, loss, state["best_loss"]),
+        "last_loss": loss,
+        "increases": state["increases"] + rose,
+        "adversarial": ops.where(fooled_image, x, state["adversarial"]),
+        "fooled": ops.logical_or(fooled, state["fooled"]),
+    }
+
+
+def oscillates(increases, steps, rho):
+    """Whether the loss rose in too few of the `steps` of a period."""
+    return increases <= rho * steps
+
+
+def review(state, constants, memory, steps, rho):
+    """Halves step sizes at the end of a period of `steps` steps, in place."""
+    no_better = memory["reviewed_loss"] >= state["best_loss"]
+    halve = oscillates(state["increases"], steps, rho)
+    halve |= no_better & ~memory["was_halved"]
+    memory["was_halved"] = halve
+    memory["reviewed_loss"] = state["best_loss"].copy()
+    constants["step_size"] = constants["step_size"].copy()
+    constants["step_size"][halve] /= 2
+    state["x"][halve] = state["best"][halve]
+    state["gradient"][halve] = state["best_gradient"][halve]
+    state["increases"][:] = 0
+
+
+def finite(values):
+    """The same values with a gradient of 0 where it is not a finite number."""
+
+    def checked(x, index):
+        gradient, loss, fooled = values(x, index)
+        return ops.where(ops.isfinite(gradient), gradient, 0.0), loss, fooled
+
+    return checked

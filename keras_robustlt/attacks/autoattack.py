@@ -1,0 +1,230 @@
+"""AutoAttack: an ensemble of attacks without parameters to choose."""
+
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import checks
+from keras_robustlt.attacks import host
+from keras_robustlt.attacks.apgd import APGD, APGDT
+from keras_robustlt.attacks.fab import FAB
+from keras_robustlt.attacks.square import Square
+
+__all__ = ["AutoAttack"]
+
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class AutoAttack:
+    """The standard ensemble for robust accuracy: gradient-based and black-box attacks.
+
+    Each attack works on what the ones before it have left. An image is robust if the
+    network classifies it right and no attack changes that.
+
+    Args:
+        version: `"standard"`: APGD with the cross-entropy, targeted APGD, targeted FAB
+            and Square, with 100 steps, 9 targets and 5000 queries. `"plus"`: five
+            restarts of APGD with the cross-entropy, of APGD with the DLR loss and of
+            FAB, then Square, targeted APGD and targeted FAB. `"rand"`, for networks
+            that are themselves random: APGD with both losses and gradients that are
+            means of 20. Or a list of `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab"`,
+            `"fab-t"`, `"square"` (as in `"standard"`) and of attacks. Defaults to
+            `"standard"`.
+        epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
+            Defaults to `8 / 255`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        seed: Integer: what is drawn for an image depends on it and on the image
+            alone. Defaults to `None`, which draws it from
+            `keras.utils.set_random_seed`.
+        batch_size: Integer. Images that are computed at once. Defaults to `250`.
+
+    Raises:
+        ValueError: If an argument is out of range; on a call also if the network has
+            too few classes for one of the attacks.
+
+    Example:
+
+    >>> attack = krl.attacks.AutoAttack(["apgd-ce", "fab-t"], epsilon=8 / 255, seed=0)
+    >>> x_adv = attack(network, x, y)
+
+    Reference:
+        Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
+        Ensemble of Diverse Parameter-free Attacks", ICML 2020, section 5.
+    """
+
+    def __init__(
+        self,
+        version="standard",
+        epsilon=8 / 255,
+        norm="linf",
+        seed=None,
+        batch_size=250,
+    ):
+        if isinstance(version, str):
+            checks.one_of("version", version, tuple(VERSIONS))
+        elif not version:
+            raise ValueError(f"`version` names no attack. Received: {version!r}")
+        self.version = version if isinstance(version, str) else list(version)
+        self.epsilon = checks.epsilon(epsilon, norm)
+        self.norm = norm
+        self.seed = None if seed is None else host.integer_seed(seed)
+        self.batch_size = checks.positive_integer("batch_size", batch_size)
+        listed = VERSIONS[version] if isinstance(version, str) else self.version
+        self.attacks = {}
+        for attack in listed:
+            name = attack if isinstance(attack, str) else type(attack).__name__.lower()
+            if name in self.attacks:
+                name = f"{name}-{len(self.attacks) + 1}"
+            self.attacks[name] = self._get(attack)
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        """Adversarial examples for the images `x`.
+
+        Args:
+            network: A Keras model that gives logits, or a function of a batch of
+                images that does.
+            x: Float array or tensor of shape `(examples, ...)`, images in `[0, 1]`.
+            y: Labels, integers `(examples,)` or one-hot `(examples, num_classes)`.
+            epsilon: Float or array of shape `(examples,)`: another budget than the
+                attack's own, the same for all images or one for each.
+            seed: Integer, in place of the attack's own.
+
+        Returns:
+            A float32 tensor of the shape of `x`. Images that stay robust, and those
+            that the network gets wrong anyway, are returned as they are.
+        """
+        *_, last = self.stages(network, x, y, epsilon, seed)
+        return ops.convert_to_tensor(last.x_adv)
+
+    def stages(self, network, x, y, epsilon=None, seed=None):
+        """The same one attack at a time: a generator of what is robust so far.
+
+        Args:
+            network: See `__call__`.
+            x: See `__call__`.
+            y: See `__call__`.
+            epsilon: See `__call__`.
+            seed: See `__call__`.
+
+        Yields:
+            A `Stage` for the images as they are, called `"clean"`, and one after each
+            attack.
+
+        Example:
+
+        >>> attack = krl.attacks.AutoAttack(["apgd-ce", "square"], epsilon=0.01)
+        >>> accuracy = {
+        ...     stage.name: stage.robust.mean()
+        ...     for stage in attack.stages(network, x, y, seed=0)
+        ... }
+        """
+        began = time.perf_counter()
+        first = next(iter(self.attacks.values()))
+        seed = self.seed if seed is None else seed
+        problem = first._problem(network, x, y, epsilon, seed)
+        logits_of = problem.functions["logits"]
+        for attack in self.attacks.values():
+            attack._check_classes(problem.logits.shape[1])
+            # One compilation does for all of them.
+            attack._functions(network)["logits"] = logits_of
+        robust = problem.logits.argmax(axis=1) == problem.label
+        x_adv = problem.image.copy()
+        yield Stage("clean", robust.copy(), x_adv.copy(), time.perf_counter() - began)
+        for number, (name, attack) in enumerate(self.attacks.items()):
+            began = time.perf_counter()
+            active = np.flatnonzero(robust)
+            if active.size:
+                found = attack(
+                    network,
+                    problem.image[active],
+                    problem.label[active],
+                    problem.epsilon[active].ravel(),
+                    # Attacks of the same kind do not start from the same points.
+                    problem.seed + number,
+                )
+                found = ops.convert_to_numpy(found)
+                # Whatever the attack says: what counts is the image that it returns.
+                logits = host.in_batches(logits_of, self.batch_size, found)
+                fooled = logits.argmax(axis=1) != problem.label[active]
+                robust[active[fooled]] = False
+                x_adv[active[fooled]] = found[fooled]
+            yield Stage(name, robust.copy(), x_adv.copy(), time.perf_counter() - began)
+
+    def _get(self, attack):
+        if not isinstance(attack, str):
+            if not isinstance(attack, host.HostAttack):
+                raise ValueError(
+                    "`version` as a list must hold names of attacks, or attacks of "
+                    f"the kind of APGD, FAB and Square. Received: {attack!r}"
+                )
+            return attack
+        restarts = 5 if self.version == "plus" else 1
+        eot = 20 if self.version == "rand" else 1
+        common = {
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "batch_size": self.batch_size,
+        }
+        attacks = {
+            "apgd-ce": lambda: APGD(restarts=restarts, eot=eot, **common),
+            "apgd-dlr": lambda: APGD(loss="dlr", restarts=restarts, eot=eot, **common),
+            "apgd-t": lambda: APGDT(**common),
+            "fab": lambda: FAB(targets=None, restarts=restarts, **common),
+            "fab-t": lambda: FAB(**common),
+            "square": lambda: Square(**common),
+        }
+        return attacks[checks.one_of("version", attack, tuple(attacks))]()
+
+    def get_config(self):
+        version = self.version
+        if not isinstance(version, str):
+            version = [
+                attack
+                if isinstance(attack, str)
+                else keras.saving.serialize_keras_object(attack)
+                for attack in version
+            ]
+        return {
+            "version": version,
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        version = config["version"]
+        if not isinstance(version, str):
+            version = [
+                attack
+                if isinstance(attack, str)
+                else keras.saving.deserialize_keras_object(attack)
+                for attack in version
+            ]
+        return cls(**{**config, "version": version})
+
+
+class Stage:
+    """What is robust after an attack of `AutoAttack` and all those before it.
+
+    Attributes:
+        name: String. The name of the attack.
+        robust: Boolean array of shape `(examples,)`.
+        x_adv: Array of the shape of the images: for those that are not robust an
+            image that fools the network, the image itself for the others.
+        seconds: Float. How long the attack took.
+    """
+
+    def __init__(self, name, robust, x_adv, seconds):
+        self.name = name
+        self.robust = robust
+        self.x_adv = x_adv
+        self.seconds = seconds

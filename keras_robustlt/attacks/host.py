@@ -1,0 +1,319 @@
+"""Attacks that drop images once they are fooled: NumPy outside, compiled code inside.
+
+Which images an attack still works on changes while it runs. So its state lives in
+NumPy arrays; every few steps those of the images that are left go through a compiled
+function in full batches. All that is random about an image is drawn from the seed and
+the image itself, so that neither the batches nor the order of the images matter.
+"""
+
+import math
+import operator
+import random
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.attacks import norms
+
+
+class HostAttack:
+    """The base class: restarts and targets, each on the images still classified right.
+
+    A subclass gives `_compile(network)`, a dictionary of what it calls with a batch,
+    and `_attempt`, one run on some images.
+    """
+
+    def __init__(self, epsilon, norm, restarts, batch_size):
+        self._norm = norms.get(norm)
+        self.norm = norm
+        self.epsilon = checks.epsilon(epsilon, norm)
+        self.restarts = checks.positive_integer("restarts", restarts)
+        self.batch_size = checks.positive_integer("batch_size", batch_size)
+        self._compiled_for = (None, None)
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        """Adversarial examples for the images `x`.
+
+        Args:
+            network: A Keras model that gives logits, or a function of a batch of
+                images that does.
+            x: Float array or tensor of shape `(examples, ...)`, images in `[0, 1]`.
+            y: Labels, integers `(examples,)` or one-hot `(examples, num_classes)`.
+            epsilon: Float or array of shape `(examples,)`: another budget than the
+                attack's own, the same for all images or one for each.
+            seed: Integer or `keras.random.SeedGenerator`. The same seed gives an image
+                the same result, whatever images come with it. Defaults to `None`,
+                which draws it from `keras.utils.set_random_seed`.
+
+        Returns:
+            A float32 tensor of the shape of `x`, in the ball and in `[0, 1]`. Images
+            that the network gets wrong as they are, or that the attack does not fool
+            it with, are returned as they are.
+
+        Raises:
+            ValueError: If images or labels are out of range, or the network has too
+                few classes for the attack.
+        """
+        problem = self._problem(network, x, y, epsilon, seed)
+        x_adv = problem.image.copy()
+        left = problem.logits.argmax(axis=1) == problem.label
+        for trial, aim in enumerate(self._aims(problem.logits)):
+            active = np.flatnonzero(left)
+            if not active.size:
+                break
+            aimed_at = None if aim is None else aim[active]
+            found, fooled = self._attempt(problem.of(active), aimed_at, trial)
+            x_adv[active[fooled]] = found[fooled]
+            left[active[fooled]] = False
+        return ops.convert_to_tensor(x_adv)
+
+    def _aims(self, logits):
+        """For each run the classes to aim at, or None if it has no aim."""
+        self._check_classes(logits.shape[1])
+        return [None] * self.restarts
+
+    def _check_classes(self, num_classes):
+        """Raises if the attack needs more classes than `num_classes`."""
+        if num_classes < 2:
+            raise ValueError(
+                "`network` must give a logit for each of at least 2 classes. "
+                f"Received: {num_classes} output(s)"
+            )
+
+    def _problem(self, network, x, y, epsilon, seed):
+        image = to_array(x, "x")
+        if image.dtype.kind not in "biu":  # bfloat16 is no float of NumPy's
+            image = image.astype("float32")
+        checks.images(image)
+        label = to_array(y, "y")
+        if not len(image):
+            raise ValueError("`x` has no images to attack.")
+        if len(label) != len(image):
+            raise ValueError(
+                "`x` and `y` must have the same length. "
+                f"Received: {len(image)} images and {len(label)} labels"
+            )
+        functions = self._functions(network)
+        logits = in_batches(functions["logits"], self.batch_size, image)
+        checks.labels(label, logits.shape[1])
+        if label.ndim == 2 and label.shape[1] == logits.shape[1] > 1:
+            label = label.argmax(axis=1)
+        return Problem(
+            functions,
+            image,
+            label.reshape(-1).astype("int32"),
+            self._epsilon_of_each(epsilon, image),
+            logits,
+            integer_seed(seed),
+        )
+
+    def _epsilon_of_each(self, epsilon, image):
+        """The budgets as an array of shape `(examples, 1, ...)`."""
+        epsilon = self.epsilon if epsilon is None else to_array(epsilon, "epsilon")
+        if np.size(epsilon) not in (1, len(image)) or np.ndim(epsilon) > 1:
+            raise ValueError(
+                "`epsilon` must be a number, or an array with one for each of the "
+                f"{len(image)} images. Received: shape {np.shape(epsilon)}"
+            )
+        for value in (np.min(epsilon), np.max(epsilon)):
+            checks.epsilon(float(value), self.norm)
+        epsilon = np.broadcast_to(epsilon, len(image)).astype("float32")
+        return epsilon.reshape((-1,) + (1,) * (image.ndim - 1))
+
+    def _functions(self, network):
+        """What `_compile` gives for the network, kept until another one comes."""
+        if self._compiled_for[0] is network:
+            return self._compiled_for[1]
+        if isinstance(network, keras.Model):
+            checks.logits_not_probabilities(network)
+        functions = {"logits": compiled_logits(network), **self._compile(network)}
+        # JAX would keep the weights that a plain function has at its first call.
+        if isinstance(network, keras.Layer):
+            self._compiled_for = (network, functions)
+        return functions
+
+    def get_config(self):
+        return {
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "restarts": self.restarts,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class TargetedAttack(HostAttack):
+    """An attack that aims at one class after the other, the likeliest first."""
+
+    def __init__(self, epsilon, norm, targets, restarts, batch_size):
+        super().__init__(epsilon, norm, restarts, batch_size)
+        self.targets = targets and checks.positive_integer("targets", targets)
+
+    def _aims(self, logits):
+        without_aim = super()._aims(logits)
+        if self.targets is None:
+            return without_aim
+        # The first is the class that the network chooses: the right one.
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, 1 : self.targets + 1]
+        return [aim for aim in ranked.T.astype("int32") for _ in without_aim]
+
+    def get_config(self):
+        return {**super().get_config(), "targets": self.targets}
+
+
+class Problem:
+    """Images with their labels and budgets, as arrays, and the network's functions."""
+
+    def __init__(self, functions, image, label, epsilon, logits, seed):
+        self.functions = functions
+        self.image = image
+        self.label = label
+        self.epsilon = epsilon
+        self.logits = logits
+        self.seed = seed
+
+    def of(self, which):
+        """The same of the images with the indices `which`."""
+        arrays = (self.image, self.label, self.epsilon, self.logits)
+        return Problem(self.functions, *(a[which] for a in arrays), self.seed)
+
+    def generators(self, trial):
+        """A NumPy generator for each image, and one that all share."""
+        of_images = [
+            np.random.default_rng([self.seed, trial, zlib.crc32(image.tobytes())])
+            for image in self.image
+        ]
+        return of_images, np.random.default_rng([self.seed, trial])
+
+
+class Loop:
+    """`state = step(index, state)` for the indices of a range, compiled.
+
+    `make_step(constants, shared)`, called inside of the compiled code, gives the step.
+    States and constants are dictionaries of arrays with an entry for each image,
+    `shared` is one of arrays that all images share.
+    """
+
+    def __init__(self, network, make_step):
+        # Where loops are slow one step is compiled and the host loops over it.
+        self._unrolled = backend.control_flow_is_slow()
+
+        def run(first, last, state, constants, shared):
+            step = make_step(constants, shared)
+            if self._unrolled:
+                return step(first, state)
+            return ops.fori_loop(first, last, step, state)
+
+        self._run = backend.compiled(run, variables_of(network))
+
+    def __call__(self, first, last, state, constants, shared):
+        # Integers of Python would be compiled for one by one.
+        if not self._unrolled:
+            return self._run(np.int32(first), np.int32(last), state, constants, shared)
+        state, constants, shared = keras.tree.map_structure(
+            ops.convert_to_tensor, (state, constants, shared)
+        )
+        for index in range(first, last):
+            state = self._run(np.int32(index), np.int32(last), state, constants, shared)
+        return state
+
+    def advance(self, first, last, state, constants, shared, batch_size):
+        """The same for any number of images, in batches; changes `state`."""
+
+        def run(state, constants):
+            return self(first, last, state, constants, shared)
+
+        state.update(in_batches(run, batch_size, state, constants))
+
+
+def in_batches(function, batch_size, *arguments):
+    """`function` of dictionaries of arrays, or of arrays, a batch at a time.
+
+    A last batch that is not full is filled up to one of a few sizes where each size
+    is compiled for.
+    """
+    tree_map = keras.tree.map_structure
+    count = len(keras.tree.flatten(arguments)[0])
+    results = []
+    for first in range(0, count, batch_size):
+        size = min(batch_size, count - first)
+        index = first + np.arange(padded_size(size, batch_size)) % size
+        result = function(*tree_map(operator.itemgetter(index), arguments))
+        results.append(tree_map(lambda t, n=size: ops.convert_to_numpy(t)[:n], result))
+    return tree_map(lambda *parts: np.concatenate(parts), *results)
+
+
+def padded_size(count, batch_size):
+    """The size of the batch in which `count` images are computed."""
+    if not backend.shapes_are_static():
+        return count
+    # Few sizes, for each is compiled for; and few images computed for nothing.
+    sizes = (math.ceil(batch_size / 16), math.ceil(batch_size / 4), batch_size)
+    return next(size for size in sizes if size >= count)
+
+
+def logits_of(network):
+    """`network` in inference mode, for use inside of compiled code."""
+    forward = backend.frozen(network)
+
+    def logits(x, draw=None):
+        values = ops.cast(forward(x, draw=draw), "float32")
+        if len(values.shape) != 2:
+            raise ValueError(
+                "`network` must give logits of shape (batch, num_classes). "
+                f"Received: outputs of shape {tuple(values.shape)}"
+            )
+        return values
+
+    return logits
+
+
+def compiled_logits(network):
+    return backend.compiled(lambda x: logits_of(network)(x), variables_of(network))
+
+
+def misclassified(logits, label):
+    return ops.not_equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), label)
+
+
+def one_hot(label, logits):
+    return losses.one_hot(label, logits.shape[-1])
+
+
+def per_image(condition, image):
+    """Booleans of shape `(batch,)` in a shape that fits images."""
+    return ops.reshape(condition, (-1,) + (1,) * (len(image.shape) - 1))
+
+
+def variables_of(network):
+    return network.variables if isinstance(network, keras.Layer) else []
+
+
+def integer_seed(seed):
+    if seed is None:
+        return random.randrange(2**31)
+    if isinstance(seed, keras.random.SeedGenerator):
+        return int(np.sum(ops.convert_to_numpy(seed.next()).astype("int64"))) % 2**31
+    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
+        raise ValueError(
+            f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
+        )
+    return int(seed)
+
+
+def to_array(value, name):
+    """The argument `name` as a NumPy array."""
+    try:
+        return np.array(ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"`{name}` must have values. This attack decides on the host what to "
+            "compute next, so it cannot run inside of compiled code, such as the step "
+            f"of a model: use PGD there. Received: {name}={value!r}"
+        ) from error

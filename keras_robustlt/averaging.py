@@ -1,0 +1,174 @@
+"""Averages of the weights along training, as networks of their own."""
+
+import keras
+from keras import ops
+
+from keras_robustlt import checks
+
+__all__ = ["EMA", "FAWA", "WeightAveraging", "get"]
+
+
+class WeightAveraging:
+    """A rule for averaging the network's weights along training.
+
+    `RobustLTModel(averaging=...)` then has an `averaged_network` beside its `network`,
+    and evaluates and predicts with it. All floating-point variables are averaged, the
+    moving statistics of batch normalisation like the weights that they belong to.
+
+    Attributes:
+        validates: `"average"` or `"network"`: which of the two `fit` validates.
+    """
+
+    validates = "average"
+
+    def build(self, model):
+        """Prepares the state: called once, with the `RobustLTModel`."""
+
+    def keep(self, schedule):
+        """Share of the average that stays in a training step, a scalar tensor.
+
+        Called in each step, inside the compiled graph. `None`: steps leave the average
+        alone.
+        """
+        return None
+
+    def end_epoch(self, model, logs):
+        """Looks at the logs of an epoch when it ends, validation included."""
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights, step by step.
+
+    In step `n` the average keeps the share `min(momentum, n / (n + 10))`, with `n`
+    from 0, so that it forgets the initial weights soon.
+
+    Args:
+        momentum: Float in `[0, 1]`. Defaults to `0.999`.
+
+    Example:
+
+    >>> averaging = krl.averaging.EMA(0.995)
+    >>> model = krl.RobustLTModel(network, class_counts, averaging=averaging)
+    >>> model.compile(krl.optimizers.SGD(0.1))
+    >>> history = model.fit(train, epochs=2, verbose=0)
+    >>> model.averaged_network.save("robust.keras")
+
+    Reference:
+        Gowal et al., "Uncovering the Limits of Adversarial Training against
+        Norm-Bounded Adversarial Examples", 2020, section 4.3.
+    """
+
+    def __init__(self, momentum=0.999):
+        self.momentum = checks.in_range("momentum", momentum, 0, 1)
+
+    def build(self, model):
+        self.updates = model.add_weight(
+            (), "zeros", trainable=False, name="averaging_updates"
+        )
+
+    def keep(self, schedule):
+        keep = ops.minimum(self.momentum, self.updates / (self.updates + 10.0))
+        self.updates.assign_add(1.0)
+        return keep
+
+    def get_config(self):
+        return {"momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class FAWA(WeightAveraging):
+    """Fairness-aware weight averaging: only weights that are fair enough count.
+
+    At the end of an epoch in which the worst class has at least `threshold` robust
+    accuracy in validation, the average moves towards the network's weights. Until an
+    epoch is the first to qualify, the average is the network itself. `fit` needs
+    `validation_data`, and validates the network.
+
+    Args:
+        threshold: Float in `[0, 1]`. Defaults to `0.2`.
+        momentum: Float in `[0, 1]`. Share of the average that stays. Defaults to
+            `0.85`.
+        start: Float in `[0, 1]`. Share of training before which no epoch qualifies.
+            Defaults to `0.25`.
+
+    Example:
+
+    >>> averaging = krl.averaging.FAWA(threshold=0.1)
+    >>> model = krl.RobustLTModel(
+    ...     network, class_counts, budget="cfa", averaging=averaging
+    ... )
+
+    Reference:
+        Wei et al., "CFA: Class-wise Calibrated Fair Adversarial Training", CVPR 2023.
+    """
+
+    validates = "network"
+    MONITOR = "val_robust_worst_accuracy"
+
+    def __init__(self, threshold=0.2, momentum=0.85, start=0.25):
+        self.threshold = checks.in_range("threshold", threshold, 0, 1)
+        self.momentum = checks.in_range("momentum", momentum, 0, 1)
+        self.start = checks.in_range("start", start, 0, 1)
+
+    def build(self, model):
+        self.begun = model.add_weight(
+            (), "zeros", trainable=False, name="averaging_begun"
+        )
+
+    def end_epoch(self, model, logs):
+        if self.MONITOR not in logs:
+            raise ValueError(
+                "FAWA looks at the worst class in validation: give `fit` "
+                "`validation_data`, and validate every epoch. Received logs: "
+                f"{', '.join(logs)}"
+            )
+        t, total = model.schedule.position("epoch")
+        started = float(t) > self.start * float(total)
+        fair = started and logs[self.MONITOR] >= self.threshold
+        if not float(self.begun):
+            model.update_average(0.0)
+        elif fair:
+            model.update_average(self.momentum)
+        if fair:
+            self.begun.assign(1.0)
+
+    def get_config(self):
+        return {
+            "threshold": self.threshold,
+            "momentum": self.momentum,
+            "start": self.start,
+        }
+
+
+def get(averaging):
+    """A rule from a momentum, its configuration or itself.
+
+    Args:
+        averaging: `None`, a float (the momentum of an `EMA`), a `WeightAveraging`, or
+            the dictionary that `keras.saving.serialize_keras_object` makes of one.
+
+    Returns:
+        A `WeightAveraging`, or `None`.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if averaging is None or isinstance(averaging, WeightAveraging):
+        return averaging
+    if isinstance(averaging, dict):
+        return keras.saving.deserialize_keras_object(averaging)
+    if isinstance(averaging, (int, float)) and not isinstance(averaging, bool):
+        return EMA(averaging)
+    raise ValueError(
+        "`averaging` must be None, a float (the momentum of an exponential moving "
+        "average) or an object of a subclass of "
+        f"keras_robustlt.averaging.WeightAveraging. Received: {averaging!r}"
+    )

@@ -1,0 +1,76 @@
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import checks
+from keras_robustlt.budget.base import Budget
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class CFA(Budget):
+    """Class-wise calibrated margins: more budget for classes that stand it.
+
+    `epsilon_y = (base + accuracy_y) epsilon`, with the robust accuracy of class `y` on
+    the training images of the epoch before, as training itself saw it. The weight
+    averaging that goes with it is `keras_robustlt.averaging.FAWA`.
+
+    Args:
+        base: Float, not negative. The budget of a class without any robust accuracy,
+            as a share of epsilon. Defaults to `0.5`.
+        start: Float in `[0, 1]`. Share of training after which the rule takes over
+            from the uniform budget. Defaults to `0.05`.
+
+    Example:
+
+    >>> model = krl.RobustLTModel(network, class_counts, budget="cfa")
+
+    Reference:
+        Wei et al., "CFA: Class-wise Calibrated Fair Adversarial Training", CVPR 2023.
+    """
+
+    def __init__(self, base=0.5, start=0.05):
+        self.base = checks.in_range("base", base, 0, np.inf)
+        self.start = checks.in_range("start", start, 0, 1)
+
+    def build(self, model):
+        super().build(model)
+
+        def weight(name, value):
+            shape = np.shape(value)
+            initializer = keras.initializers.Constant(value)
+            return model.add_weight(
+                shape, initializer, trainable=False, name=f"cfa_{name}"
+            )
+
+        none = np.zeros(model.num_classes, "float32")
+        # Until a class has been seen: as much as makes its budget the uniform one.
+        self.accuracy = weight("accuracy", none + 1.0 - self.base)
+        self.hits = weight("hits", none)
+        self.seen = weight("seen", none)
+        self.counted_epoch = weight("counted_epoch", 0.0)
+
+    def begin_step(self, schedule):
+        # The first step of an epoch finds the counts of the epoch before complete.
+        epoch = ops.cast(schedule.epoch, "float32")
+        new_epoch = ops.not_equal(epoch, self.counted_epoch)
+        latest = ops.where(
+            self.seen > 0, self.hits / ops.maximum(self.seen, 1.0), self.accuracy
+        )
+        self.accuracy.assign(ops.where(new_epoch, latest, self.accuracy))
+        for count in (self.hits, self.seen):
+            count.assign(ops.where(new_epoch, 0.0, count))
+        self.counted_epoch.assign(epoch)
+
+    def update(self, targets, logits):
+        predicted = ops.one_hot(ops.argmax(logits, axis=-1), targets.shape[-1])
+        self.hits.assign_add(ops.sum(targets * ops.cast(predicted, "float32"), axis=0))
+        self.seen.assign_add(ops.sum(targets, axis=0))
+
+    def class_epsilon(self, schedule):
+        uniform = super().class_epsilon(schedule)
+        t, total = schedule.position("epoch")
+        active = t - 1.0 >= self.start * total
+        return ops.where(active, (self.base + self.accuracy) * uniform, uniform)
+
+    def get_config(self):
+        return {"base": self.base, "start": self.start}

@@ -1,0 +1,76 @@
+"""The array functions of the augmentations, for the two places where they run.
+
+Augmentations are written once, as functions whose first argument is one of these:
+
+- `device()`: functions of `keras.ops`, for the training step. Every image goes
+  through everything, and shapes are static, as compilers for accelerators want it.
+- `host()`: the same names from TensorFlow, for `tf.data`. There `keras.ops` works only
+  if TensorFlow is the backend of Keras, and shapes may depend on the data, so that
+  nothing is computed for images that do not need it.
+
+All but three are a plain `keras.ops` function or its namesake. `put_where` is what
+differs by design; `fori_loop` on the host is a Python loop, and `segment_sum` is given
+its arguments by name.
+"""
+
+import functools
+import types
+
+
+@functools.cache
+def device():
+    """Functions of Keras's backend, and `put_where`."""
+    from keras import ops
+
+    def put_where(mask, result, function, *arguments):
+        """`function(*arguments)` for the images in `mask`, `result` for the others."""
+        values = function(*arguments)
+        over_pixels = (slice(None),) + (None,) * (len(result.shape) - 1)
+        return ops.where(mask[over_pixels], values, result)
+
+    return types.SimpleNamespace(**vars(ops), put_where=put_where)
+
+
+@functools.cache
+def host():
+    """Functions of TensorFlow, and `put_where` that computes only what it puts."""
+    import tensorflow as tf
+
+    def put_where(mask, result, function, *arguments):
+        places = tf.where(mask)
+        values = function(*(tf.gather_nd(argument, places) for argument in arguments))
+        return tf.tensor_scatter_nd_update(result, places, values)
+
+    def fori_loop(lower, upper, body, value):
+        for index in range(lower, upper):
+            value = body(index, value)
+        return value
+
+    return types.SimpleNamespace(
+        abs=tf.abs,
+        arange=tf.range,
+        cast=tf.cast,
+        clip=tf.clip_by_value,
+        cos=tf.cos,
+        cumsum=tf.cumsum,
+        floor=tf.floor,
+        fori_loop=fori_loop,
+        left_shift=tf.bitwise.left_shift,
+        max=tf.reduce_max,
+        maximum=tf.maximum,
+        min=tf.reduce_min,
+        minimum=tf.minimum,
+        ones_like=tf.ones_like,
+        pad=tf.pad,
+        put_where=put_where,
+        reshape=tf.reshape,
+        right_shift=tf.bitwise.right_shift,
+        round=tf.round,
+        segment_sum=tf.math.unsorted_segment_sum,
+        shape=tf.shape,
+        sin=tf.sin,
+        stack=tf.stack,
+        sum=tf.reduce_sum,
+        take=tf.gather,
+        where=tf.where,
+    )

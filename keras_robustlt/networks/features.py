@@ -1,0 +1,44 @@
+"""The features that a network classifies."""
+
+import keras
+
+
+def with_features(network, layer=None):
+    """The same network, of the same weights, with its features as a second output.
+
+    Args:
+        network: Functional or sequential `keras.Model`.
+        layer: String. The name of the layer whose output the features are. Defaults
+            to `None`: what enters the last layer that has weights.
+
+    Returns:
+        A `keras.Model` from the inputs of `network` to the pair of its output and its
+        features. It shares the layers of `network`.
+
+    Raises:
+        ValueError: If `network` is neither functional nor sequential.
+
+    Example:
+
+    >>> network = krl.networks.SmallResNet()
+    >>> logits, features = krl.networks.with_features(network)(np.zeros((1, 8, 8, 1)))
+    >>> features.shape
+    TensorShape([1, 128])
+    """
+    functional = network
+    if isinstance(network, keras.Sequential) and network.built:
+        functional = network._functional
+    if not hasattr(functional, "operations"):
+        raise ValueError(
+            "`network` must be a functional or (built) sequential keras.Model, in "
+            "which the features can be found. Received: network of type "
+            f"{type(network).__name__}"
+        )
+    if layer is not None:
+        features = functional.get_layer(layer).output
+    else:
+        last = [each for each in functional.layers if each.weights][-1]
+        features = last.input
+    inputs = functional.inputs
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    return keras.Model(inputs, [functional.outputs[0], features])

@@ -1,0 +1,163 @@
+"""Runs as one table: mean and standard deviation over the seeds."""
+
+import csv
+import io
+import json
+import pathlib
+import statistics
+
+from keras_robustlt.results import SUMMARY
+
+TEXT = """# Accuracy in %
+
+Mean ± standard deviation (of the sample, n - 1) over so many seeds; with one seed, its
+value. clean: without an attack. tail: the classes with the fewest training images.
+"""
+
+
+def collect(workdir):
+    """What the finished runs under a directory have in common and how they spread.
+
+    Args:
+        workdir: Path. Its runs are in `<data>/<method and budget>/seed<n>`.
+
+    Returns:
+        A list with a dictionary for each group of runs whose settings differ in
+        nothing but the seed. Under `"accuracy"`, by attack and by `"all"`, `"tail"`,
+        `"balanced"` and `"worst"`, are `"mean"` and `"std"` (`None` for one seed), as
+        shares of one, and the `"values"` in the order of `"seeds"`.
+    """
+    groups = {}
+    for path in pathlib.Path(workdir).glob("*/*/seed*/results.json"):
+        try:
+            results = json.loads(path.read_text())
+        except json.JSONDecodeError:  # cut short: not finished
+            continue
+        settings = dict(results["training"])
+        seed = settings.pop("seed")
+        key = (*path.parts[-4:-2], json.dumps(settings))
+        groups.setdefault(key, {})[seed] = path.parent, results["attacks"]
+    rows = [_row(key[0], runs) for key, runs in groups.items()]
+    _tell_apart(rows)
+    return sorted(rows, key=_order)
+
+
+def _row(data, runs):
+    seeds = sorted(runs)
+    workdir, first = runs[seeds[0]]
+    config = json.loads((workdir / "config.json").read_text())
+    del config["settings"]["seed"]
+    accuracy = {
+        attack: {
+            group: _spread([runs[seed][1][attack][group] for seed in seeds])
+            for group in SUMMARY
+        }
+        for attack in first
+    }
+    return {
+        "data": data,
+        "name": config["name"],
+        "seeds": seeds,
+        "accuracy": accuracy,
+        "settings": config["settings"],
+    }
+
+
+def _spread(values):
+    """Mean and standard deviation; `None` where a run has no value."""
+    mean = std = None
+    if None not in values:
+        mean = statistics.fmean(values)
+        std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": mean, "std": std, "values": values}
+
+
+def _tell_apart(rows):
+    """Adds to names that several rows have the settings in which these differ."""
+    same = {}
+    for row in rows:
+        same.setdefault((row["data"], row["name"]), []).append(row)
+    for group in same.values():
+        keys = [
+            key
+            for key in group[0]["settings"]
+            if len({json.dumps(row["settings"].get(key)) for row in group}) > 1
+        ]
+        for row in group if len(group) > 1 else []:
+            differing = ", ".join(f"{key} {row['settings'].get(key)}" for key in keys)
+            row["name"] += f" ({differing})"
+
+
+def _order(row):
+    """By data set and method; the method alone comes first, RobustLT last."""
+    method, budget = row["settings"]["method"], row["settings"]["budget"]
+    rank = {"uniform": 0, "robustlt": 2}.get(budget, 1)
+    return row["data"], method, rank, budget, row["name"]
+
+
+def write(rows, workdir):
+    """Writes `table.md`, `table.csv` and `table.json` into `workdir`.
+
+    Returns:
+        The text of `table.md`.
+    """
+    text = markdown(rows)
+    (workdir / "table.md").write_text(text, encoding="utf-8")
+    (workdir / "table.csv").write_text(csv_text(rows), encoding="utf-8")
+    (workdir / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return text
+
+
+def markdown(rows):
+    """A table for each data set, a row for each method with each budget."""
+    parts = [TEXT]
+    for data in dict.fromkeys(row["data"] for row in rows):
+        of_data = [row for row in rows if row["data"] == data]
+        attacks = dict.fromkeys(name for row in of_data for name in row["accuracy"])
+        columns = [(attack, group) for attack in attacks for group in SUMMARY]
+        head = ["", "seeds", *map(" ".join, columns)]
+        cells = [
+            [row["name"], str(len(row["seeds"]))]
+            + [_cell(row["accuracy"].get(a, {}).get(g)) for a, g in columns]
+            for row in of_data
+        ]
+        parts.append(f"## {data}\n\n{_markdown_table(head, cells)}\n")
+    return "\n".join(parts)
+
+
+def _cell(spread):
+    if spread is None or spread["mean"] is None:
+        return "-"
+    text = f"{100 * spread['mean']:.1f}"
+    return text if spread["std"] is None else f"{text} ± {100 * spread['std']:.1f}"
+
+
+def _markdown_table(head, rows):
+    """Padded, so that it reads in a terminal too."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells):
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def csv_text(rows):
+    """A line for each number, as shares of one."""
+    lines = [
+        ["data", "name", "method", "budget", "seeds", "attack", "group", "mean", "std"]
+    ]
+    for row in rows:
+        settings = row["settings"]
+        start = [row["data"], row["name"], settings["method"], settings["budget"]]
+        lines += [
+            [*start, len(row["seeds"]), attack, group, spread["mean"], spread["std"]]
+            for attack, groups in row["accuracy"].items()
+            for group, spread in groups.items()
+        ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

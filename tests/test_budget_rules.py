@@ -1,0 +1,108 @@
+"""Budgets other than RobustLT's, in closed form and in training."""
+
+import keras
+import numpy as np
+import pytest
+from tiny_models import FIT, tiny_model, trained
+
+import keras_robustlt as krl
+
+
+def at(model, epoch, epochs=10):
+    model.schedule.start(epochs)
+    model.schedule.begin_epoch(epoch)
+    return keras.ops.convert_to_numpy(model.budget.class_epsilon(model.schedule))
+
+
+def test_names():
+    for name in ("uniform", "robustlt", "cfa", "dafa"):
+        model = tiny_model(budget=name)
+        assert type(model.budget) is type(krl.budget.get(name))
+    assert krl.budget.get("cfa", base=0.3).base == 0.3
+    with pytest.raises(ValueError, match="must be one of 'uniform', 'robustlt'"):
+        tiny_model(budget="cpb")
+
+
+def test_cfa_follows_the_accuracy_of_the_epoch_before():
+    model = tiny_model(budget=krl.budget.CFA(base=0.5, start=0.1))
+    np.testing.assert_allclose(at(model, 0), 0.1)
+    rule = model.budget
+    targets = np.eye(3, dtype="float32")[[0, 0, 1, 1]]
+    logits = np.eye(3, dtype="float32")[[0, 0, 1, 0]]
+    rule.update(targets, logits)
+    np.testing.assert_allclose(at(model, 1), 0.1)  # its first step has not begun
+    rule.begin_step(model.schedule)
+    # Accuracies 1 and 1/2; the third class was never seen.
+    np.testing.assert_allclose(at(model, 1), [0.15, 0.1, 0.1], 1e-6)
+    rule.begin_step(model.schedule)
+    np.testing.assert_allclose(at(model, 1), [0.15, 0.1, 0.1], 1e-6)
+    rule.update(targets[:1], logits[2:3])
+    at(model, 2)
+    rule.begin_step(model.schedule)
+    np.testing.assert_allclose(at(model, 2), [0.05, 0.1, 0.1], 1e-6)
+
+
+CONFUSION = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]], "float32")
+# The first class is the hardest, it gains from both; the second pays to both.
+WEIGHTS = np.array([1 + 0.3 + 0.2, 1 - 0.3 - 0.1, 1 - 0.2 + 0.1])
+
+
+def test_weights_from_class_distances():
+    weights = krl.budget.class_distance_weights(CONFUSION)
+    np.testing.assert_allclose(weights, WEIGHTS, 1e-6)
+    assert float(keras.ops.mean(weights)) == pytest.approx(1)
+    half = krl.budget.class_distance_weights(CONFUSION, 0.5)
+    np.testing.assert_allclose(half, (WEIGHTS + 1) / 2, 1e-6)
+
+
+def test_dafa_watches_the_last_epoch_of_the_warm_up():
+    model = tiny_model(budget=krl.budget.DAFA(start=0.2))
+    targets = np.eye(3, dtype="float32")
+    logits = np.log(CONFUSION)
+    for epoch in (0, 1, 2):
+        expected = 0.1 * (WEIGHTS if epoch == 2 else np.ones(3))
+        np.testing.assert_allclose(at(model, epoch), expected, 1e-5)
+        # What the network says matters in the second of ten epochs only.
+        model.budget.update(targets, logits if epoch == 1 else logits[::-1])
+    np.testing.assert_allclose(at(model, 9), 0.1 * WEIGHTS, 1e-5)
+    weight = model.budget.class_weight(model.schedule)
+    np.testing.assert_allclose(weight, WEIGHTS, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["cfa", "dafa"])
+def test_training_changes_the_budget(images, name):
+    x, y = images
+    inspector = krl.callbacks.ScheduleInspector()
+    model = tiny_model(budget=krl.budget.get(name, start=0.25), epsilon=0.02)
+    model.fit(x, y, epochs=4, callbacks=[inspector], **FIT)
+    assert np.all(np.isfinite(inspector.class_epsilon))
+    np.testing.assert_allclose(inspector.class_epsilon[0], 0.02)
+    assert np.ptp(inspector.class_epsilon[-1]) > 1e-4
+
+
+def test_class_weights_multiply_the_losses(images, same_network):
+    class Weighted(krl.budget.Budget):
+        def class_weight(self, schedule):
+            return keras.ops.convert_to_tensor([2.0, 2.0, 2.0])
+
+    x, y = images
+    losses = [
+        tiny_model(same_network(), budget=budget).train_on_batch(x, y)
+        for budget in (krl.budget.Budget(), Weighted())
+    ]
+    losses = [loss if np.isscalar(loss) else loss[0] for loss in losses]
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
+
+
+def test_state_survives_an_interruption(images, tmp_path):
+    def model():
+        keras.utils.set_random_seed(3)
+        return tiny_model(budget=krl.budget.CFA(start=0.0))
+
+    whole = trained(images, model(), epochs=4)
+    for epochs in (2, 4):
+        part = model()
+        part.total_epochs = 4
+        callbacks = [krl.callbacks.Checkpoint(tmp_path)]
+        weights = trained(images, part, epochs=epochs, callbacks=callbacks)
+    np.testing.assert_array_equal(weights, whole)

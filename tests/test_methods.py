@@ -1,0 +1,264 @@
+"""Base methods: losses in closed form, state, and what a step does with them."""
+
+import keras
+import numpy as np
+import pytest
+from tiny_models import (
+    COUNTS,
+    FIT,
+    conv_network,
+    dense_network,
+    tiny_model,
+    trained,
+    weights_of,
+)
+
+import keras_robustlt as krl
+from keras_robustlt import backend
+
+NAMES = [*krl.methods.BY_NAME, "at_bsl+awp"]
+TARGETS = np.eye(3, dtype="float32")[[0, 1]]
+CLEAN = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.4, 0.4]], "float32"))
+ADVERSARIAL = np.log(np.array([[0.25, 0.5, 0.25], [0.4, 0.4, 0.2]], "float32"))
+DIVERGENCE = np.array(
+    [
+        0.5 * np.log(2) + 0.25 * np.log(0.5),
+        0.2 * np.log(0.5) + 0.4 * np.log(1) + 0.4 * np.log(2),
+    ]
+)
+
+
+def loss_of(method):
+    logits = {"clean": CLEAN, "adversarial": ADVERSARIAL}
+    return method.loss(TARGETS, logits, krl.losses.cross_entropy)
+
+
+def test_trades():
+    method = krl.methods.TRADES(beta=3.0)
+    expected = -np.log([0.5, 0.4]) + 3 * DIVERGENCE
+    np.testing.assert_allclose(loss_of(method), expected, 1e-5)
+    attack = method.attack_loss(TARGETS, ADVERSARIAL, clean_logits=CLEAN)
+    np.testing.assert_allclose(attack, DIVERGENCE, 1e-5)
+
+
+def test_mart():
+    boosted = -np.log([0.25, 0.4]) - np.log([1.0001 - 0.5, 1.0001 - 0.4])
+    expected = boosted + 2 * DIVERGENCE * (1 - np.array([0.5, 0.4]))
+    np.testing.assert_allclose(loss_of(krl.methods.MART(beta=2.0)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("robustlt", [False, True])
+def test_every_method_trains(images, name, robustlt):
+    alpha, beta = (0.3, 0.8) if robustlt else (0.0, 0.0)
+    options = {"ce_epochs": 2} if name == "taet" else {}
+    model = tiny_model(
+        conv_network(),
+        method=krl.methods.get(name, **options),
+        alpha=alpha,
+        beta=beta,
+        epsilon=0.02,
+        optimizer=krl.optimizers.SGD(0.05),
+    )
+    x, y = images
+    history = model.fit(x, y, epochs=8, **FIT).history
+    losses = history["loss"][2:] if name == "taet" else history["loss"]
+    assert np.all(np.isfinite(losses))
+    assert losses[-1] < losses[0]
+    accuracy = "clean" if name == "standard" else "adversarial"
+    assert history[f"{accuracy}_accuracy"][-1] > 0.5
+
+
+def test_names_and_objects():
+    assert repr(krl.methods.get("taet")) == (
+        "TAET(ce_epochs=40, alpha=0.1, beta=0.1, gamma=0.1)"
+    )
+    assert repr(krl.methods.get("at_bsl+awp", tau=0.5)).startswith(
+        "AWP(method=ATBSL(tau=0.5), gamma=0.005"
+    )
+    for wrong in ("at_bsl+", "adv", "awp+at", 3):
+        with pytest.raises(ValueError, match="must be one of 'at', 'at_bsl', 'awp'"):
+            krl.methods.get(wrong)
+    with pytest.raises(ValueError, match="`method` is an AWP already"):
+        krl.methods.AWP("awp")
+    with pytest.raises(ValueError, match="`proxy` must be one of 'optimizer'"):
+        krl.methods.AWP(proxy="sgd")
+
+
+# Weight perturbation
+
+
+def test_weights_move_up_the_loss_by_gamma_and_come_back(images, same_network):
+    x, y = images
+    model = tiny_model(
+        same_network(), method=krl.methods.AWP(gamma=0.1, proxy="gradient"), beta=0
+    )
+    batch = {"adversarial": x, "clean": x}, y, None
+    before = weights_of(model)
+    ((kernel, change),) = model.method.weight_shift(model, batch)
+    assert kernel is model.network.layers[-1].kernel
+    np.testing.assert_array_equal(weights_of(model), before)
+    change = keras.ops.convert_to_numpy(change)
+    norm = np.linalg.norm(keras.ops.convert_to_numpy(kernel))
+    assert np.linalg.norm(change) == pytest.approx(0.1 * norm, rel=1e-5)
+
+    def loss():
+        logits = model(batch[0], training=True)
+        return float(model.compute_loss(batch[0], y, logits))
+
+    plain = loss()
+    kernel.assign_add(change)
+    assert loss() > plain + 1e-3
+
+
+def test_the_update_is_made_from_the_weights_as_they_were(images, same_network):
+    x, y = images
+    rate = 0.1
+    model = tiny_model(
+        same_network(),
+        method=krl.methods.AWP(gamma=0.1, proxy="gradient"),
+        beta=0,
+        optimizer=krl.optimizers.SGD(rate),
+        attack=krl.attacks.PGD(0.1, 2, random_start=False),
+    )
+    images_of_step = backend.compiled(
+        lambda x, y: model.training_batch((x, y))[0], model.variables
+    )(x, y)
+    batch = images_of_step, y, None
+    ((kernel, change),) = model.method.weight_shift(model, batch)
+    bias = model.network.layers[-1].bias
+    values = [keras.ops.copy(kernel.value) + change, keras.ops.copy(bias.value)]
+
+    def loss(values):
+        with keras.StatelessScope(list(zip((kernel, bias), values, strict=True))):
+            logits = model(images_of_step, training=True)
+            return model.compute_loss(images_of_step, y, logits)
+
+    gradients = backend.gradient(loss, values)
+    expected = [
+        keras.ops.convert_to_numpy(v) - rate * keras.ops.convert_to_numpy(g)
+        for v, g in zip((kernel, bias), gradients, strict=True)
+    ]
+    model.train_on_batch(x, y)
+    for actual, value in zip((kernel, bias), expected, strict=True):
+        np.testing.assert_allclose(actual, value, atol=1e-6)
+
+
+def test_a_trial_update_changes_nothing(images, same_network):
+    model = tiny_model(same_network(), optimizer=keras.optimizers.Adam(0.1))
+    trained(images, model)
+    optimizer, variables = model.optimizer, model.trainable_variables
+    state = [*variables, *optimizer.variables]
+    before = [keras.ops.convert_to_numpy(v).copy() for v in state]
+    gradients = [keras.ops.ones_like(v) for v in variables]
+    changes = backend.trial_update(optimizer, gradients, variables)
+    for variable, value in zip(state, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    optimizer.apply(gradients, variables)
+    for variable, value, change in zip(variables, before, changes, strict=False):
+        change = keras.ops.convert_to_numpy(change)
+        np.testing.assert_allclose(variable, value + change, atol=1e-6)
+        assert np.abs(change).max() > 1e-3
+
+
+def test_awp_without_gamma_is_the_method_itself(images, same_network):
+    def run(method):
+        return trained(images, tiny_model(same_network(), method=method, beta=0))
+
+    awp = krl.methods.AWP("at_bsl", gamma=0)
+    np.testing.assert_allclose(run(awp), run("at_bsl"), atol=1e-6)
+    warming_up = krl.methods.AWP("at_bsl", gamma=1.0, warmup_epochs=5)
+    np.testing.assert_allclose(run(warming_up), run("at_bsl"), atol=1e-6)
+    assert abs(run(krl.methods.AWP("at_bsl", gamma=1.0)) - run("at_bsl")).max() > 1e-3
+
+
+def test_awp_in_half_precision(images):
+    keras.config.set_dtype_policy("mixed_float16")
+    for proxy in ("optimizer", "gradient"):
+        method = krl.methods.AWP(gamma=0.01, proxy=proxy)
+        model = tiny_model(conv_network(), method=method, beta=0, epsilon=0.02)
+        x, y = images
+        history = model.fit(x, y, epochs=8, **FIT).history
+        assert history["loss"][-1] < history["loss"][0]
+        assert np.all(np.isfinite(weights_of(model)))
+
+
+# REAT
+
+
+def test_predictions_of_an_epoch_weigh_the_attack_of_the_next(images):
+    x, y = images
+    model = tiny_model(method="reat", beta=0)
+    method = model.method
+    np.testing.assert_array_equal(method.last_predictions, COUNTS)
+    model.fit(x, y, epochs=1, **FIT)
+    np.testing.assert_array_equal(method.last_predictions, COUNTS)
+    counted = keras.ops.convert_to_numpy(method.predictions).copy()
+    assert counted.sum() == len(y)
+    model.fit(x, y, epochs=2, initial_epoch=1, **FIT)
+    np.testing.assert_array_equal(method.last_predictions, counted)
+    assert float(keras.ops.sum(method.predictions)) == len(y)
+
+
+@pytest.mark.parametrize("method", ["reat", "taet", "awp"])
+def test_methods_with_a_state_resume(images, tmp_path, method):
+    def model():
+        keras.utils.set_random_seed(3)
+        options = {"ce_epochs": 3} if method == "taet" else {}
+        return tiny_model(method=krl.methods.get(method, **options))
+
+    whole = trained(images, model(), epochs=4)
+    for epochs in (2, 4):
+        checkpoint = krl.callbacks.Checkpoint(tmp_path)
+        part = model()
+        part.total_epochs = 4
+        weights = trained(images, part, epochs=epochs, callbacks=[checkpoint])
+    np.testing.assert_array_equal(weights, whole)
+
+
+def test_features_of_networks(images):
+    x, _ = images
+    network = conv_network()
+    for each in (network, keras.Model(network.inputs[0], network.outputs[0])):
+        logits, features = krl.networks.with_features(each)(x)
+        np.testing.assert_allclose(logits, network(x), atol=1e-6)
+        np.testing.assert_allclose(network.layers[-1](features), logits, atol=1e-6)
+    named = krl.networks.with_features(network, layer=network.layers[0].name)
+    np.testing.assert_allclose(named(x)[1], network.layers[0](x), atol=1e-6)
+
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="must be a functional or"):
+        krl.networks.with_features(Subclassed())
+
+
+# TAET
+
+
+def test_first_stage_is_ordinary_training(images, same_network):
+    method = krl.methods.TAET(ce_epochs=3)
+    actual = trained(images, tiny_model(same_network(), method=method, beta=0))
+    standard = trained(images, tiny_model(same_network(), method="standard"))
+    np.testing.assert_allclose(actual, standard, atol=1e-6)
+    method = krl.methods.TAET(ce_epochs=2)
+    second = trained(images, tiny_model(same_network(), method=method, beta=0))
+    assert abs(second - standard).max() > 1e-4
+
+
+def test_losses_that_are_no_means_refuse_weights(images):
+    x, y = images
+    with pytest.raises(ValueError, match="`sample_weight` has no meaning in TAET"):
+        tiny_model(method="taet").fit(x, y, sample_weight=np.ones(12), **FIT)
+    with pytest.raises(ValueError, match="weighs the losses of examples"):
+        tiny_model(method="taet", budget="dafa").fit(x, y, **FIT)
+
+
+def test_any_network_serves_the_methods_with_two_forward_passes(images):
+    x, y = images
+    for method in ("trades", "mart", "robal"):
+        model = tiny_model(dense_network(), method=method, weighting="both")
+        logs = model.fit(x, y, epochs=2, validation_data=images, **FIT).history
+        assert {"clean_accuracy", "adversarial_accuracy"} <= set(logs)
+        assert np.all(np.isfinite(logs["val_loss"]))

@@ -1,0 +1,149 @@
+"""What is wrong with the network, the arguments or the data is said clearly."""
+
+import keras
+import numpy as np
+import pytest
+from tiny_models import COUNTS, FIT, dense_network, tiny_model
+
+import keras_robustlt as krl
+
+
+def test_probabilities_of_a_functional_network():
+    softmax = dense_network(activation="softmax")
+    nested = keras.Sequential([keras.Input((6, 6, 3)), softmax])
+    layer = keras.Sequential([*dense_network().layers, keras.layers.Softmax()])
+    for network in (softmax, nested, layer):
+        with pytest.raises(ValueError, match="gives probabilities. Remove the softmax"):
+            tiny_model(network)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, classes=3, probabilities=False):
+        super().__init__()
+        self.flatten = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(classes)
+        self.probabilities = probabilities
+
+    def call(self, x, training=False):
+        logits = self.dense(self.flatten(x))
+        return keras.ops.softmax(logits) if self.probabilities else logits
+
+
+def test_subclassed_networks(images):
+    x, y = images
+    model = tiny_model(Subclassed())
+    history = model.fit(x, y, epochs=1, validation_data=images, **FIT)
+    assert np.isfinite(history.history["val_loss"][0])
+
+
+def test_probabilities_of_a_subclassed_network(images):
+    x, y = images
+    model = tiny_model(Subclassed(probabilities=True))
+    with pytest.raises(ValueError, match="its output gives probabilities"):
+        model.fit(x, y, **FIT)
+    assert int(model.optimizer.iterations) == 1  # noticed after one batch
+
+
+def test_number_of_classes(images):
+    with pytest.raises(ValueError, match=r"has 3 classes.*outputs of shape \(.*, 4\)"):
+        tiny_model(dense_network(4))
+    x, y = images
+    with pytest.raises(ValueError, match="of as many classes as the network"):
+        tiny_model(Subclassed(4), beta=0).fit(x, y, **FIT)
+    with pytest.raises(ValueError, match=r"outputs of shape \(.*, 4\)"):
+        tiny_model(Subclassed(4)).evaluate(x, y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "resnet18"}, "must be a keras.Model.*Received: network='resnet"),
+        ({"epsilon": 8}, "8 / 255"),
+        ({"method": "trades9"}, "`method` must be one of 'at', 'at_bsl', 'awp'"),
+        ({"class_counts": [5, 0, 1]}, "has no training image"),
+        ({"alpha": 2}, "`alpha`"),
+        ({"total_epochs": 0.5}, "`total_epochs` must be an integer"),
+        ({"batchnorm_statistics": "clean"}, "must be one of 'adversarial', 'mixed'"),
+        ({"attack": krl.attacks.PGD(0.2)}, "`attack` must have the epsilon of the"),
+        ({"evaluation_attack": krl.attacks.PGD(0.2)}, "`evaluation_attack` must have"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    arguments = {
+        "network": dense_network(),
+        "class_counts": COUNTS,
+        "epsilon": 0.1,
+        **arguments,
+    }
+    with pytest.raises(ValueError, match=message):
+        krl.RobustLTModel(**arguments)
+
+
+def with_nan(x, y):
+    x = x.copy()
+    x[2, 0, 0, 0] = x[3] = np.nan
+    return x, y
+
+
+BAD_DATA = [
+    (with_nan, "not a number"),
+    (lambda x, y: (255 * x, y), "pixels from 0 to 255: divide x by 255"),
+    (lambda x, y: (x - 0.5, y), "Normalisation .* belongs inside the network"),
+    (lambda x, y: (np.uint8(255 * x), y), r"pass x.astype\('float32'\) / 255"),
+    (lambda x, y: (x, y + 1), "labels from 0 to 2.*Received labels from [01] to 3"),
+    (lambda x, y: (x, y - 1), "labels from 0 to 2.*Received labels from -1 to"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
+def test_bad_arrays(images, spoil, message):
+    x, y = spoil(*images)
+    model = tiny_model()
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message):
+            use(x, y, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+    message = message.replace("divide x", r"divide validation_data\[0\]")
+    message = message.replace("pass x", r"pass validation_data\[0\]")
+    with pytest.raises(ValueError, match=message):
+        model.fit(*images, validation_data=(x, y), verbose=0)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
+def test_bad_datasets(images, spoil, message):
+    import tensorflow as tf
+
+    bad = tf.data.Dataset.from_tensor_slices(spoil(*images)).batch(4)
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.fit(bad, shuffle=False, verbose=0)
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(bad, verbose=0)
+
+
+@pytest.mark.tensorflow
+def test_bad_batches_late_in_an_epoch_and_in_validation(images):
+    import tensorflow as tf
+
+    x, y = images
+    late = tf.data.Dataset.from_tensor_slices((x, np.r_[y[:-1], 7])).batch(4)
+    good = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    for data, validation in ((late, None), (late, good), (good, late)):
+        with pytest.raises(ValueError, match="Received labels from 0 to 7"):
+            tiny_model().fit(data, validation_data=validation, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.arange(12) / 2, "must hold integer labels. Received dtype float64"),
+        (np.zeros((12, 2)), r"of shape \(batch, 3\). Received shape: \(12, 2\)"),
+        (np.zeros((12, 3)), "its rows do not sum to 1"),
+        (np.array(["cat"] * 12), "must hold integer labels"),
+    ],
+)
+def test_bad_labels(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().fit(images[0], labels, verbose=0)
