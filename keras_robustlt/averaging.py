@@ -75,7 +75,8 @@ class EMA(WeightAveraging):
         )
 
     def keep(self, schedule):
-        keep = ops.minimum(self.momentum, self.updates / (self.updates + 10.0))
+        n = self.updates.value
+        keep = ops.minimum(self.momentum, n / (n + 10.0))
         self.updates.assign_add(1.0)
         return keep
 

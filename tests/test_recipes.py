@@ -500,6 +500,9 @@ def test_time_left_knows_what_methods_cost(presets, runner, monkeypatch, given, 
     import progress
 
     monkeypatch.setattr(progress, "_forward_seconds", lambda *_: 0.5)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    network = keras.Sequential(layers)
+    monkeypatch.setattr(runner.krl.networks, "get", lambda *_, **__: network)
     settings, model = built(runner, presets, epochs=5, **given)
     left = progress.TimeLeft(settings, model, steps_per_epoch=7)
     assert left.costs == costs

@@ -52,13 +52,12 @@ class CFA(Budget):
     def begin_step(self, schedule):
         # The first step of an epoch finds the counts of the epoch before complete.
         epoch = ops.cast(schedule.epoch, "float32")
-        new_epoch = ops.not_equal(epoch, self.counted_epoch)
-        latest = ops.where(
-            self.seen > 0, self.hits / ops.maximum(self.seen, 1.0), self.accuracy
-        )
-        self.accuracy.assign(ops.where(new_epoch, latest, self.accuracy))
+        new_epoch = ops.not_equal(epoch, self.counted_epoch.value)
+        hits, seen, before = self.hits.value, self.seen.value, self.accuracy.value
+        latest = ops.where(seen > 0, hits / ops.maximum(seen, 1.0), before)
+        self.accuracy.assign(ops.where(new_epoch, latest, before))
         for count in (self.hits, self.seen):
-            count.assign(ops.where(new_epoch, 0.0, count))
+            count.assign(ops.where(new_epoch, 0.0, count.value))
         self.counted_epoch.assign(epoch)
 
     def update(self, targets, logits):
@@ -70,7 +69,7 @@ class CFA(Budget):
         uniform = super().class_epsilon(schedule)
         t, total = schedule.position("epoch")
         active = t - 1.0 >= self.start * total
-        return ops.where(active, (self.base + self.accuracy) * uniform, uniform)
+        return ops.where(active, (self.base + self.accuracy.value) * uniform, uniform)
 
     def get_config(self):
         return {"base": self.base, "start": self.start}

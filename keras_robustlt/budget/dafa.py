@@ -83,7 +83,7 @@ class DAFA(Budget):
         self.seen.assign_add(watching * ops.sum(targets, axis=0))
 
     def class_weight(self, schedule):
-        seen = ops.maximum(self.seen, 1.0)
+        seen = ops.maximum(self.seen.value, 1.0)
         weights = class_distance_weights(
             self.probabilities / seen[:, None], self.strength
         )

@@ -230,7 +230,7 @@ def on_device(name, image_shape):
 
 
 def augment(images, augmentation, draws=None, seed=None):
-    """Augments a batch of images once, to look at them or in a loop of one's own.
+    """Augments a batch of images once, to look at them.
 
     Args:
         images: Array of shape `(batch, height, width, channels)`: uint8, or floats in
@@ -260,16 +260,17 @@ def augment(images, augmentation, draws=None, seed=None):
     apply = get_augmentation(augmentation, levels.shape[1:])
     shape = (len(levels), apply.num_draws)
     if draws is None:
-        draws = random.uniform(shape, seed=seed)
-    elif np.shape(draws) != shape or not np.all((0 <= draws) & (draws < 1)):
-        raise ValueError(
-            f"`draws` must be numbers in [0, 1) of shape {shape}, for "
-            f"augmentation={augmentation!r}. Received: shape {np.shape(draws)}, values "
-            f"from {np.min(draws):g} to {np.max(draws):g}."
-        )
-    draws = ops.convert_to_tensor(draws, "float32")
-    levels = apply.apply(namespace.device(), ops.convert_to_tensor(levels), draws)
-    levels = ops.convert_to_numpy(levels)
+        draws = random.uniform(shape, dtype="float32", seed=seed)
+    else:
+        draws = np.asarray(draws, "float32")
+        if draws.shape != shape or not np.all((0 <= draws) & (draws < 1)):
+            raise ValueError(
+                f"`draws` must be numbers in [0, 1) of shape {shape}, for "
+                f"augmentation={augmentation!r}. Received: shape {draws.shape}, values "
+                f"from {np.min(draws):g} to {np.max(draws):g}."
+            )
+    draws, levels = ops.convert_to_tensor(draws), ops.convert_to_tensor(levels)
+    levels = ops.convert_to_numpy(apply.apply(namespace.device(), levels, draws))
     if np.asarray(images).dtype == np.uint8:
         return levels
     return levels.astype("float32") / 255

@@ -53,9 +53,9 @@ def find_tiny_imagenet(root):
             return place
     listed = "\n".join(f"  - {place}" for place in places)
     raise FileNotFoundError(
-        f"tinyimagenet was not found. Looked for folders `train` and `val` in\n{listed}"
-        f"\nTo get it, unpack {TINY_IMAGENET_ARCHIVE} (about 240 MB) into a folder DIR, "
-        "and pass data_dir='DIR'."
+        f"tinyimagenet was not found. Looked for `train` and `val` in\n{listed}\n"
+        f"To get it, unpack {TINY_IMAGENET_ARCHIVE} (about 240 MB) into a folder "
+        "DIR, and pass data_dir='DIR'."
     )
 
 
@@ -74,8 +74,8 @@ def read_tiny_imagenet(root, image_size, classes):
     missing = [wnid for wnid in missing if wnid not in wnids]
     if missing:
         raise FileNotFoundError(
-            f"{root / 'train'} lacks {len(missing)} of the classes in {listed}, such as "
-            f"{missing[0]}. Unpack {TINY_IMAGENET_ARCHIVE} again."
+            f"{root / 'train'} lacks {len(missing)} of the classes in {listed}, such "
+            f"as {missing[0]}. Unpack {TINY_IMAGENET_ARCHIVE} again."
         )
     names = _english_names(root / "words.txt", wnids)
     chosen = chosen_classes(classes, names)

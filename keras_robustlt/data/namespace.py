@@ -8,9 +8,10 @@ Augmentations are written once, as functions whose first argument is one of thes
   if TensorFlow is the backend of Keras, and shapes may depend on the data, so that
   nothing is computed for images that do not need it.
 
-All but three are a plain `keras.ops` function or its namesake. `put_where` is what
-differs by design; `fori_loop` on the host is a Python loop, and `segment_sum` is given
-its arguments by name.
+All but one are functions of `keras.ops` or do the same under its name. The one more is
+`put_where(mask, result, function, *arguments)`: `function(*arguments)` for the images
+in `mask`, `result` for the others. It is what lets a batch of images that all need
+something else be computed fast in both places.
 """
 
 import functools
@@ -19,11 +20,10 @@ import types
 
 @functools.cache
 def device():
-    """Functions of Keras's backend, and `put_where`."""
+    """The functions on the backend of Keras; `put_where` computes all and selects."""
     from keras import ops
 
     def put_where(mask, result, function, *arguments):
-        """`function(*arguments)` for the images in `mask`, `result` for the others."""
         values = function(*arguments)
         over_pixels = (slice(None),) + (None,) * (len(result.shape) - 1)
         return ops.where(mask[over_pixels], values, result)
@@ -33,7 +33,7 @@ def device():
 
 @functools.cache
 def host():
-    """Functions of TensorFlow, and `put_where` that computes only what it puts."""
+    """The functions in TensorFlow; `put_where` computes only what it puts."""
     import tensorflow as tf
 
     def put_where(mask, result, function, *arguments):

@@ -21,6 +21,7 @@ Reference:
       operations and their ranges.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -57,15 +58,11 @@ def apply_operations(xp, images, operations, strengths):
         operation, strength = operations[index], strengths[index]
         result = images
         for names, function in ((MOVES, _move), (BLENDS, _blend), (TABLES, _look_up)):
-            # From the same images each: compilers compute a chain of them many times.
-            result = xp.put_where(
-                _one_of(operation, names),
-                result,
-                lambda *arguments, function=function: function(xp, *arguments),
-                images,
-                operation,
-                strength,
-            )
+            # Each from `images`: of a chain, compilers compute the first links anew
+            # for each use.
+            chosen = _one_of(operation, names)
+            function = functools.partial(function, xp)
+            result = xp.put_where(chosen, result, function, images, operation, strength)
         return result
 
     # A loop is compiled once for all steps.
@@ -278,7 +275,7 @@ def _equalized(xp, values, high, histogram):
 def _histogram(xp, images, entries):
     batch, channels = xp.shape(images)[0], images.shape[3]
     entries = xp.reshape(entries, (-1,))
-    # Counted as float32: GPUs have no kernel for integers in every backend.
-    ones = xp.ones_like(entries, dtype="float32")
-    counts = xp.segment_sum(ones, entries, num_segments=batch * channels * 256)
-    return xp.cast(xp.reshape(counts, (-1, channels, 256)), "int32")
+    counts = xp.segment_sum(
+        xp.ones_like(entries), entries, num_segments=batch * channels * 256
+    )
+    return xp.reshape(counts, (-1, channels, 256))

@@ -70,7 +70,7 @@ class AWP(Method):
                 changes = self._ascent(model, batch)
                 return [change * ops.cast(needed, change.dtype) for change in changes]
 
-            none = [ops.zeros_like(kernel) for kernel in kernels]
+            none = [ops.zeros_like(kernel.value) for kernel in kernels]
             changes = backend.unless_idle(needed, ascent, none)
         return list(zip(kernels, changes, strict=True))
 

@@ -64,12 +64,13 @@ class REAT(Method):
         # The first step of an epoch finds the counts of the epoch before complete.
         epoch = ops.cast(schedule.epoch, "float32")
         new_epoch = ops.logical_and(
-            ops.not_equal(epoch, self.counted_epoch), ops.any(self.predictions > 0)
+            ops.not_equal(epoch, self.counted_epoch.value),
+            ops.any(self.predictions.value > 0),
         )
         self.last_predictions.assign(
-            ops.where(new_epoch, self.predictions, self.last_predictions)
+            ops.where(new_epoch, self.predictions.value, self.last_predictions.value)
         )
-        self.predictions.assign(ops.where(new_epoch, 0.0, self.predictions))
+        self.predictions.assign(ops.where(new_epoch, 0.0, self.predictions.value))
         self.counted_epoch.assign(epoch)
 
     def attack_weights(self, predictions):
