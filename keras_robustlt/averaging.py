@@ -89,8 +89,8 @@ class FAWA(WeightAveraging):
     """Fairness-aware weight averaging: only weights that are fair enough count.
 
     At the end of an epoch in which the worst class has at least `threshold` robust
-    accuracy in validation, the average moves towards the network's weights. Until an
-    epoch is the first to qualify, the average is the network itself. `fit` needs
+    accuracy in validation, the average moves towards the network's weights. Up to the
+    first epoch that qualifies, the average is the network itself. `fit` needs
     `validation_data`, and validates the network.
 
     Args:
@@ -98,7 +98,7 @@ class FAWA(WeightAveraging):
         momentum: Float in `[0, 1]`. Share of the average that stays. Defaults to
             `0.85`.
         start: Float in `[0, 1]`. Share of training before which no epoch qualifies.
-            Defaults to `0.25`.
+            Defaults to `0`.
 
     Example:
 
@@ -114,7 +114,7 @@ class FAWA(WeightAveraging):
     validates = "network"
     MONITOR = "val_robust_worst_accuracy"
 
-    def __init__(self, threshold=0.2, momentum=0.85, start=0.25):
+    def __init__(self, threshold=0.2, momentum=0.85, start=0.0):
         self.threshold = checks.in_range("threshold", threshold, 0, 1)
         self.momentum = checks.in_range("momentum", momentum, 0, 1)
         self.start = checks.in_range("start", start, 0, 1)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from keras_robustlt import plots
 from keras_robustlt.backend import compiled
 from keras_robustlt.data import AUGMENTATIONS, augment, namespace
 from keras_robustlt.data.autoaugment import MAX_LEVEL, NUM_DRAWS, POLICY
@@ -227,3 +228,21 @@ def test_bad_arguments(arguments, message):
     defaults = {"images": np.zeros((4, 32, 32, 3), "uint8"), "augmentation": "base"}
     with pytest.raises(ValueError, match=message):
         augment(**{**defaults, **arguments})
+
+
+# To look at
+
+
+def test_contact_sheet_has_every_image_in_its_place():
+    rows = np.random.default_rng(0).random((3, 2, 32, 16, 1))  # 3 rows of 2 images
+    figure = plots.contact_sheet(rows, ["a", "", "b"])
+    (axes,) = figure.axes
+    (sheet,) = (image.get_array() for image in axes.images)
+    assert sheet.shape == (3 * 32 + 2 * 2, 2 * 16 + 2, 3)
+    assert (sheet[68:, 18:] == rows[2, 1]).all()
+    assert (sheet[32:34] == 1).all()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "", "b"]
+    with pytest.raises(ValueError, match="each of the 3 rows.*Received: .'a'"):
+        plots.contact_sheet(rows, ["a"])
+    with pytest.raises(ValueError, match="images of one shape"):
+        plots.contact_sheet([rows[0], rows[1, :1]], ["a", "b"])

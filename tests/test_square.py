@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_apgd import right, to_numpy
+from test_apgd import linear_problem, right, to_numpy
 from test_attacks import assert_valid, lengths
 from tiny_cnn import group, tiny_cnn
 from tiny_models import dense_network
@@ -118,11 +118,7 @@ def test_an_l2_candidate_uses_the_whole_budget(seed):
 
 @pytest.fixture(scope="module")
 def ten():
-    """Ten images of three classes that a network gets right, most by little."""
-    keras.utils.set_random_seed(0)
-    network = dense_network()
-    x = np.random.default_rng(1).random((10, 6, 6, 3), "float32")
-    return network, x, to_numpy(network(x)).argmax(axis=1)
+    return linear_problem(classes=3)
 
 
 ATTACKS = {norm: Square(0.1, queries=60, norm=norm) for norm in ("linf", "l2")}

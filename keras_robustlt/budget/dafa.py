@@ -7,14 +7,15 @@ from keras_robustlt.budget.base import Budget
 
 
 def class_distance_weights(confusion, strength=1.0):
-    """Weights that move from easy classes to the hard ones that resemble them.
+    """Weights that are larger for classes harder than those they resemble.
 
-    For each pair of classes, the one that is recognised less (`p_i(i) < p_j(j)`) gains
-    `strength p_i(j)` and the other one loses as much: the mean stays 1.
+    With the mean probability `p_i(j)` that the network gives class `j` on images of
+    class `i`, each class `j` that is recognised better than `i` raises the weight of
+    `i` by `strength p_i(j) p_j(j)`, and each other one lowers it by as much.
 
     Args:
         confusion: Float tensor `(num_classes, num_classes)`: row `i` holds the mean
-            probabilities that the network gives to images of class `i`.
+            probabilities of images of class `i`.
         strength: Float. Defaults to `1`.
 
     Returns:
@@ -22,17 +23,20 @@ def class_distance_weights(confusion, strength=1.0):
 
     Example:
 
-    >>> krl.budget.class_distance_weights([[0.5, 0.5], [0.1, 0.9]])
-    array([1.5, 0.5], dtype=float32)
+    >>> krl.budget.class_distance_weights([[0.5, 0.5], [0.25, 0.75]])
+    array([1.375, 0.875], dtype=float32)
 
     Reference:
-        Lee et al., "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024.
+        Lee et al., "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024, as
+        its authors' code has it.
     """
     confusion = ops.cast(confusion, "float32")
     recognised = ops.diagonal(confusion)
-    harder = ops.cast(recognised[:, None] < recognised[None, :], "float32")
-    gain = strength * harder * confusion
-    return 1.0 + ops.sum(gain, axis=1) - ops.sum(gain, axis=0)
+    harder = recognised[:, None] < recognised[None, :]
+    others = 1.0 - ops.eye(confusion.shape[0])
+    resemblance = confusion * recognised[None, :] * others
+    sign = ops.where(harder, 1.0, -1.0)
+    return 1.0 + strength * ops.sum(sign * resemblance, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
