@@ -254,7 +254,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             return x
         augment = on_device(self.augmentation, x.shape[1:])
         draws = keras.random.uniform(
-            (ops.shape(x)[0], augment.num_draws), seed=self.augmentation_seed
+            (ops.shape(x)[0], augment.num_draws),
+            dtype="float32",
+            seed=self.augmentation_seed,
         )
         return augment(x, draws)
 

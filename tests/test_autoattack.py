@@ -128,7 +128,7 @@ def test_a_random_network(ten):
     linear, x, _ = ten
     network = keras.Sequential([keras.Input((6, 6, 3)), Noise(0.01), linear])
     y = to_numpy(linear(x)).argmax(axis=1)
-    attack = AutoAttack([APGD(steps=3, eot=3)], epsilon=0.1)
+    attack = AutoAttack([APGD(steps=3, eot=3)], epsilon=0.2)
     clean, attacked = attack.stages(network, x, y, seed=0)
     assert clean.robust.mean() > 0.7
     assert attacked.robust.mean() < 0.3

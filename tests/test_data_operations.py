@@ -135,3 +135,40 @@ def test_images_need_not_be_square(photographs, apply):
     for name in ("rotate", "sharpness", "equalize"):
         out = apply(name, wide, [0.5, -0.5, 1])
         assert (out[0] == np.asarray(with_pillow(name, wide[0], 0.5))).all()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("name", "layer", "options", "draw"),
+    [
+        ("auto_contrast", "AutoContrast", {"value_range": (0, 255)}, None),
+        ("color", "RandomColorDegeneration", {"factor": 0.0}, 0.9),
+        (
+            "sharpness",
+            "RandomSharpness",
+            {"value_range": (0, 255), "factor": 0.0},
+            0.9,
+        ),
+        ("solarize", "Solarization", {"value_range": (0, 255)}, None),
+    ],
+)
+def test_agrees_with_keras_cv(name, layer, options, draw, photographs):
+    """Where keras-cv means the same operation, also for its full strength."""
+    import tensorflow as tf
+    from keras_cv import layers
+
+    images = tf.constant(photographs[:8])
+    strength = tf.fill([8], 1.0 if draw is None else -draw / 0.9)
+    operation = tf.fill([8], OPERATIONS.index(name))
+    ours = apply_operations(namespace.host(), images, [operation], [strength])
+    if draw is not None:
+        draw = tf.fill([8, 1, 1, 1], draw)
+    if name == "solarize":
+        zero = tf.zeros([8, 1, 1, 1])
+        draw = {"additions": zero, "thresholds": zero}
+    theirs = getattr(layers, layer)(dtype="float32", **options).augment_images(
+        tf.cast(images, tf.float32), transformations=draw
+    )
+    # Theirs are not rounded, in between nor in the end.
+    assert np.abs(ours.numpy() - theirs.numpy()).max() < 2
+    assert np.any(ours.numpy() != photographs[:8])
