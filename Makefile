@@ -3,6 +3,7 @@
 #
 #   make demo                    train on long-tailed digits, compare, draw
 #   make test                    the tests, on TensorFlow and then on JAX
+#   make test-slow               the longer ones, some of them for an hour
 #   make test PYTHON=python3.12  with another Python (3.10 or newer)
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs docs-check bench clean
+.PHONY: help demo test test-slow lint format docs docs-check bench clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -41,8 +42,12 @@ demo: $(VENV)/.installed
 	$(RUN) recipes/digitslt.py --compare --workdir=runs/digits
 
 test: $(VENV)/.installed-test
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest -q $(PARALLEL)
-	KERAS_BACKEND=jax $(RUN) -m pytest -q $(PARALLEL) -m "not tensorflow"
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -q $(PARALLEL) -m "not slow"
+	KERAS_BACKEND=jax $(RUN) -m pytest -q $(PARALLEL) -m "not slow and not tensorflow"
+
+test-slow: $(VENV)/.installed-test
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -q $(PARALLEL) -m slow
+	KERAS_BACKEND=jax $(RUN) -m pytest -q $(PARALLEL) -m "slow and not tensorflow"
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

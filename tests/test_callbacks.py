@@ -242,7 +242,6 @@ def test_second_fit_of_a_resumed_model_is_a_new_training(images, tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.slow
 def test_killed_training_ends_as_an_uninterrupted_one(tmp_path):
     def run_script(*arguments):
         environment = {

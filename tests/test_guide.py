@@ -28,7 +28,6 @@ def run(code, document, names):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.slow
 def test_guide(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -69,7 +68,6 @@ def test_rules_and_methods_of_ones_own(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.slow
 def test_readme_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = python_blocks("README.md")

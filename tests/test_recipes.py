@@ -589,7 +589,6 @@ def test_other_settings_in_the_same_directory(runner, finished):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.slow
 def test_killed_run_goes_on(finished, tmp_path):
     workdir, _ = finished
     flags = (*SHORT, "--deterministic", f"--workdir={tmp_path}")
