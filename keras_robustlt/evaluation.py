@@ -1,17 +1,45 @@
-"""How robust a classifier is, class by class."""
+"""How robust a classifier is, class by class.
 
+Data are read a chunk of images at a time, and each chunk goes through all attacks.
+Attacks such as PGD, which are one compiled function, take it in batches. Those that
+drop images once they are fooled, such as AutoAttack, take it whole. What counts as
+robust is decided here, for all of them alike: the network must classify right the very
+image that the attack returns.
+"""
+
+import functools
+import importlib
+import itertools
+import platform
 import time
 
 import keras
 import numpy as np
 from keras import ops
 
+import keras_robustlt
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import FGSM, PGD
+from keras_robustlt.attacks import APGD, APGDT, FAB, FGSM, PGD, AutoAttack, Square, host
+from keras_robustlt.evaluation_cache import Cache, NoCache, Outcome
+from keras_robustlt.evaluation_progress import Progress
 from keras_robustlt.metrics import summarize, tail_classes
 from keras_robustlt.results import EvaluationResults
 
 __all__ = ["EvaluationResults", "evaluate"]
+
+UNION = "union"
+NAMED_ATTACKS = {
+    "clean": lambda **_: None,
+    "fgsm": lambda epsilon, batch_size: FGSM(epsilon),
+    "apgd-ce": APGD,
+    "apgd-dlr": lambda **common: APGD(loss="dlr", **common),
+    "apgd-t": APGDT,
+    "fab-t": FAB,
+    "square": Square,
+    "autoattack": AutoAttack,
+    "autoattack-plus": lambda **common: AutoAttack("plus", **common),
+    "autoattack-rand": lambda **common: AutoAttack("rand", **common),
+}
 
 
 def evaluate(
@@ -26,155 +54,429 @@ def evaluate(
     batch_size=250,
     seed=0,
     verbose=1,
+    per_example=False,
+    cache=None,
+    chunk_size=1000,
 ):
     """Accuracy of a classifier under attacks: all, tail, balanced, worst, per class.
 
     The network runs in inference mode; each attack has the whole budget `epsilon` for
-    every class.
+    every class. An image counts as robust if the network classifies right the image
+    that the attack returns. Where more than one attack runs, the entry `"union"` is
+    the worst case: an image counts only if it counts for every one of `attacks`,
+    `"clean"` included. AutoAttack's entry has the accuracies after each of its
+    attacks too, in `"stages"`.
 
     Args:
-        model: A `RobustLTModel`, or any `keras.Model` that gives logits.
+        model: A `RobustLTModel`, any Keras model or layer that gives logits, or a
+            function of a batch of images that does.
         x: Images, an array of shape `(examples, ...)` with values in `[0, 1]`, or a
             `tf.data.Dataset` (or other iterable) of batches `(x, y)`, or a pair of
             arrays `(x, y)`.
         y: Labels of an array `x`: integers or one-hot.
         attacks: List of names, or a dictionary from names to attacks. Names are
             `"clean"`, `"fgsm"`, `"pgdN"` (`N` steps of `epsilon / 8` from a random
-            start) and `"cwN"` (the same with the margin loss). Defaults to
-            `("clean", "pgd20")`.
+            start), `"cwN"` (the same with the margin loss), `"autoattack"` (the
+            standard version), `"autoattack-plus"`, `"autoattack-rand"`, and its parts
+            `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab-t"` and `"square"`. An attack
+            in a dictionary is one of `keras_robustlt.attacks`, a function
+            `attack(network, x, y, seed)` that returns images, or `None` for none.
+            Defaults to `("clean", "pgd20")`.
         epsilon: Float. The budget of the attacks given by name, in pixel units.
             Defaults to that of a `RobustLTModel`, and to `8 / 255` for others.
         class_counts: Integers of shape `(num_classes,)`: training images of each
             class, which say what the tail is. Defaults to those of a
-            `RobustLTModel`.
+            `RobustLTModel`. Without any no class is the tail, and `"tail"` is `None`.
         tail_fraction: Float. See `metrics.tail_classes`. Defaults to `0.8`.
         class_names: List of strings. Defaults to the class indices.
-        batch_size: Integer. Batch size for arrays. Defaults to `250`.
-        seed: Integer. Seed of the random starts. Defaults to `0`.
-        verbose: `0` or `1`: whether to show progress. Defaults to `1`.
+        batch_size: Integer. Batch size for arrays, and of attacks given by name.
+            Defaults to `250`.
+        seed: Integer. Seed of all that is random. Defaults to `0`.
+        verbose: `0` or `1`: whether to show progress and the time left. Defaults to
+            `1`.
+        per_example: Boolean. Whether the result has `robust`, the flags of all images
+            for each attack, and `labels`. Defaults to `False`.
+        cache: String or path of an `.npz` file that keeps what is done, so that the
+            same call, after an interruption, goes on from there. It is written after
+            each attack on each chunk. Defaults to `None`, to keep nothing.
+        chunk_size: Integer. How many images at least, of those that there are, are in
+            memory and go through an attack at a time. Defaults to `1000`.
 
     Returns:
         An `EvaluationResults`.
 
     Raises:
-        ValueError: If an attack is unknown, images or labels are out of range, or
-            `class_counts` is missing.
+        ValueError: If an attack is unknown, images, labels or another argument are
+            out of range, or `cache` holds results of another network, other data,
+            attacks or seeds.
 
     Example:
 
     >>> results = krl.evaluate(model, test, attacks=["clean", "pgd20", "cw20"])
     >>> results["pgd20"]["tail"]
+    >>> results["union"]["all"]
     >>> results.to_json("results.json")
     """
-    network = getattr(model, "inference_network", model)
     if epsilon is None:
         epsilon = getattr(model, "epsilon", 8 / 255)
-    if class_counts is None:
-        if not hasattr(model, "class_counts"):
-            raise ValueError(
-                "`class_counts` is needed to say which classes are the tail: pass the "
-                "number of training images of each class. Received: class_counts=None"
-            )
-        class_counts = model.class_counts
-        tail_fraction = model.tail_fraction
-    class_counts = checks.class_counts(class_counts)
-    num_classes = len(class_counts)
-    if not isinstance(attacks, dict):
-        attacks = {name: _attack_by_name(name, epsilon) for name in attacks}
-    class_names = [str(name) for name in class_names or range(num_classes)]
-    if len(class_names) != num_classes:
-        raise ValueError(
-            f"`class_names` must have {num_classes} names, as many as `class_counts`. "
-            f"Received: {class_names}"
-        )
-    checks.logits_not_probabilities(network)
-
-    is_right = {name: _compiled(network, attack) for name, attack in attacks.items()}
-    correct = {name: np.zeros(num_classes) for name in attacks}
-    total = np.zeros(num_classes)
-    seconds = dict.fromkeys(attacks, 0.0)
-    batches, length = _batches(x, y, batch_size)
-    progress = keras.utils.Progbar(length and length * len(attacks), verbose=verbose)
-    for number, (images, labels) in enumerate(batches):
-        images, labels = _checked(images, labels, num_classes)
-        total += np.bincount(labels, minlength=num_classes)
-        for index, name in enumerate(attacks):
-            began = time.perf_counter()
-            # Seeds that say which draw it is do not depend on what ran before.
-            draw = np.random.SeedSequence([seed, index, number]).generate_state(1)[0]
-            right = is_right[name](images, labels, int(draw >> 1))
-            correct[name] += np.bincount(labels, right, minlength=num_classes)
-            seconds[name] += time.perf_counter() - began
-            progress.add(1)
-    if not total.sum():
+    if class_counts is None and hasattr(model, "class_counts"):
+        class_counts, tail_fraction = model.class_counts, model.tail_fraction
+    if class_counts is not None:
+        class_counts = checks.class_counts(class_counts)
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    chunk_size = checks.positive_integer("chunk_size", chunk_size)
+    network = _network(getattr(model, "inference_network", model))
+    attacks = _attacks(attacks, epsilon, batch_size)
+    batches, count = _batches(x, y, batch_size)
+    batches = _with_images(batches)
+    first = next(batches, None)
+    if first is None:
         raise ValueError("`x` has no images to evaluate on.")
-    tail = tail_classes(class_counts, tail_fraction)
-    accuracies = {
-        name: {
-            **summarize(correct[name], total, tail),
-            "attack": attack and _settings(attack),
-            "seconds": round(seconds[name], 3),
-        }
-        for name, attack in attacks.items()
+    num_classes = _num_classes(network, first[0], class_counts)
+    class_names = _class_names(class_names, num_classes)
+
+    is_right = _Right(network)
+    run = {
+        name: _runner(network, is_right, attack, seed, index)
+        for index, (name, attack) in enumerate(attacks.items())
     }
+    described = {name: attack and _settings(attack) for name, attack in attacks.items()}
+    what = {
+        "attacks": described,
+        "epsilon": float(epsilon),
+        "seed": seed,
+        "backend": keras.backend.backend(),
+        "keras_robustlt": keras_robustlt.__version__,
+    }
+    cache = Cache(cache, what, network, first[0]) if cache is not None else NoCache()
+    per_chunk = -(-chunk_size // len(first[0]))
+    progress = Progress(attacks, count and -(-count // per_chunk), verbose)
+    outcomes = {name: [] for name in attacks}
+    labels = []
+    batches = itertools.chain([first], batches)
+    for number, chunk in enumerate(_chunks(batches, per_chunk, num_classes)):
+        cache.check_data(number, chunk.batches)
+        labels.append(chunk.labels)
+        for name in attacks:
+            outcome = cache.get(number, name)
+            if outcome is None:
+                progress.begin(name, number)
+                outcome = _timed(run[name](chunk, progress.update))
+                cache.put(number, name, outcome)
+                progress.end(outcome.seconds.sum())
+            else:
+                progress.skip(name)
+            outcomes[name].append(outcome)
+    progress.close()
+
+    labels = np.concatenate(labels)
+    outcomes = {name: Outcome.joined(parts) for name, parts in outcomes.items()}
+    tail = [] if class_counts is None else tail_classes(class_counts, tail_fraction)
+    total = np.bincount(labels, minlength=num_classes)
+
+    def accuracies(robust):
+        return summarize(np.bincount(labels, robust, num_classes), total, tail)
+
+    entries, flags = {}, {}
+    for name, outcome in outcomes.items():
+        flags[name] = outcome.robust[-1]
+        entries[name] = {
+            **accuracies(flags[name]),
+            "attack": described[name],
+            "seconds": round(float(outcome.seconds.sum()), 3),
+        }
+        if len(outcome.stages) > 1:
+            entries[name]["stages"] = {
+                stage: {**accuracies(robust), "seconds": round(float(seconds), 3)}
+                for stage, robust, seconds in outcome.rows()
+            }
+    real = [name for name, attack in attacks.items() if attack is not None]
+    if len(real) > 1:
+        flags[UNION] = np.all(list(flags.values()), axis=0)
+        seconds = round(sum(entry["seconds"] for entry in entries.values()), 3)
+        entries[UNION] = {
+            **accuracies(flags[UNION]),
+            "attack": None,
+            "of": list(attacks),
+            "seconds": seconds,
+        }
     settings = {
         "epsilon": float(epsilon),
-        "examples": int(total.sum()),
+        "examples": len(labels),
+        "examples_per_class": total.tolist(),
         "seed": seed,
-        "class_counts": class_counts.tolist(),
+        "batch_size": batch_size,
+        "class_counts": None if class_counts is None else class_counts.tolist(),
         "class_names": class_names,
-        "tail_classes": tail.tolist(),
+        "tail_classes": None if class_counts is None else tail.tolist(),
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
+        "versions": _versions(),
     }
-    return EvaluationResults(accuracies, settings)
+    results = EvaluationResults(entries, settings)
+    if per_example:
+        results.robust, results.labels = flags, labels
+    return results
 
 
-def _attack_by_name(name, epsilon):
+# The network and the attacks
+
+
+class _FunctionLayer(keras.Layer):
+    """A function as a layer, so that what is compiled for it can be kept."""
+
+    def __init__(self, function):
+        super().__init__(dtype="float32", name="function")
+        self.function = function
+        self.built = True
+
+    def call(self, x, training=False):
+        del training
+        return self.function(x)
+
+
+def _network(model):
+    if isinstance(model, keras.Layer):
+        checks.logits_not_probabilities(model)
+        return model
+    if not callable(model):
+        raise ValueError(
+            "`model` must be a RobustLTModel, a Keras model that gives logits, or a "
+            f"function of a batch of images that does. Received: model={model!r}"
+        )
+    return _FunctionLayer(model)
+
+
+def _num_classes(network, images, class_counts):
+    logits = host.logits_of(network)(ops.convert_to_tensor(images[:1]))
+    num_classes = int(logits.shape[1])
+    if num_classes < 2:
+        raise ValueError(
+            "`model` must give a logit for each of at least 2 classes. "
+            f"Received: {num_classes} output(s)"
+        )
+    if class_counts is not None and len(class_counts) != num_classes:
+        raise ValueError(
+            f"`class_counts` must have {num_classes} entries, as many as the network "
+            f"has outputs. Received: {class_counts.tolist()}"
+        )
+    return num_classes
+
+
+def _class_names(class_names, num_classes):
+    names = range(num_classes) if class_names is None else class_names
+    names = [str(name) for name in names]
+    if len(names) != num_classes:
+        raise ValueError(
+            f"`class_names` must have {num_classes} names, as many as the network has "
+            f"outputs. Received: {names}"
+        )
+    return names
+
+
+def _attacks(attacks, epsilon, batch_size):
+    """The attacks as a dictionary, with `None` for none."""
+    if isinstance(attacks, str):
+        attacks = [attacks]
+    if not isinstance(attacks, dict):
+        attacks = {name: _attack_by_name(name, epsilon, batch_size) for name in attacks}
+    if not attacks:
+        raise ValueError(f"`attacks` names no attack. Received: attacks={attacks}")
+    for name, attack in attacks.items():
+        if name == UNION:
+            raise ValueError(
+                "`attacks` must not call an attack 'union': that is the name of the "
+                f"worst case over all of them. Received: {list(attacks)}"
+            )
+        if attack is not None and not callable(attack):
+            raise ValueError(
+                "`attacks` as a dictionary must hold attacks, functions or None. "
+                f"Received: {name!r}: {attack!r}"
+            )
+    return attacks
+
+
+def _attack_by_name(name, epsilon, batch_size):
     """The attack that a name such as "pgd20" stands for; None for "clean"."""
-    if name == "clean":
-        return None
-    if name == "fgsm":
-        return FGSM(epsilon)
-    kind, steps = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
+    if name in NAMED_ATTACKS:
+        return NAMED_ATTACKS[name](epsilon=epsilon, batch_size=batch_size)
+    text = str(name)
+    kind, steps = text.rstrip("0123456789"), text.lstrip("abcdefghijklmnopqrstuvwxyz")
     losses = {"pgd": "cross_entropy", "cw": "margin"}
     if kind not in losses or not steps.isdigit():
+        known = [name for name in NAMED_ATTACKS if name not in ("clean", "fgsm")]
         raise ValueError(
             "`attacks` must be of 'clean', 'fgsm', 'pgdN' or 'cwN' with a number of "
-            f"steps N, or a dictionary of attack objects. Received: {name!r}"
+            f"steps N, {', '.join(map(repr, known))}, or a dictionary of attack "
+            f"objects. Received: {name!r}"
         )
     return PGD(epsilon, int(steps), epsilon / 8, loss=losses[kind])
 
 
-def _compiled(network, attack):
-    """A function of images, labels and a seed: which images are classified right."""
+def _settings(attack):
+    config = attack.get_config() if hasattr(attack, "get_config") else {}
+    name = type(attack).__name__
+    if name == "function":
+        name = attack.__name__
+    config = {
+        key: getattr(value, "__name__", repr(value)) if callable(value) else value
+        for key, value in config.items()
+    }
+    return {"class": name, **config}
+
+
+# How attacks are run: functions of a chunk and of whom to tell how far it is, that
+# yield which images are robust, once or after each stage of the attack
+
+
+def _runner(network, is_right, attack, seed, index):
+    if attack is None:
+        return lambda chunk, tell: [("clean", is_right(chunk, chunk.images))]
+    if isinstance(attack, PGD):
+        return _streamed(network, attack, seed, index)
+    if isinstance(attack, AutoAttack):
+
+        def stages(chunk, tell):
+            found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
+            for number, stage in enumerate(found):
+                tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
+                yield stage.name, stage.robust
+
+        return stages
+
+    def whole(chunk, tell):
+        found = attack(network, chunk.images, chunk.labels, seed=seed)
+        yield "attacked", is_right(chunk, host.to_array(found, "attack"))
+
+    return whole
+
+
+def _streamed(network, attack, seed, index):
+    """PGD: in batches, and all in one compiled function."""
 
     def attacked(images, labels, start):
-        if attack is not None:
-            images = attack.perturb(network, images, labels, start)
-        predictions = ops.argmax(network(images, training=False), axis=-1)
-        return ops.equal(predictions, ops.cast(labels, predictions.dtype))
+        return _is_right(
+            network, attack.perturb(network, images, labels, start), labels
+        )
 
-    run = backend.compiled(attacked, network.variables)
-    size = None
+    run = _FullBatches(backend.compiled(attacked, host.variables_of(network)))
 
-    def is_right(images, labels, seed):
-        nonlocal size
-        size = size or len(images)
+    def robust(chunk, tell):
+        flags = []
+        for number, (images, labels) in enumerate(chunk.batches):
+            right = np.ones(len(images), bool)
+            for restart in range(attack.restarts):
+                # Seeds that say which draw it is do not depend on what ran before.
+                draw = [seed, index, chunk.first + number, restart]
+                draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
+                start = functools.partial(attack.starting_point, seed=draw)
+                right &= run(images, labels, start)
+            flags.append(right)
+            tell((number + 1) / len(chunk.batches))
+        yield "attacked", np.concatenate(flags)
+
+    return robust
+
+
+class _Right:
+    """Which images of a chunk are classified right."""
+
+    def __init__(self, network):
+        def right(images, labels):
+            return _is_right(network, images, labels)
+
+        self._run = _FullBatches(backend.compiled(right, host.variables_of(network)))
+
+    def __call__(self, chunk, images):
+        images = images.astype("float32")
+        ends = np.cumsum([len(labels) for _, labels in chunk.batches])[:-1]
+        parts = zip(np.split(images, ends), np.split(chunk.labels, ends), strict=True)
+        return np.concatenate([self._run(x, y) for x, y in parts])
+
+
+def _is_right(network, images, labels):
+    logits = host.logits_of(network)(images)
+    return ops.logical_not(host.misclassified(logits, ops.cast(labels, "int32")))
+
+
+class _FullBatches:
+    """`run` with a last, smaller batch filled up, for which it is not compiled anew.
+
+    `start`, a function of the images, gives `run` a third argument.
+    """
+
+    def __init__(self, run):
+        self._run = run
+        self._size = None
+
+    def __call__(self, images, labels, start=None):
         examples = len(images)
-        if examples < size:  # the last batch: filled up, not compiled for anew
-            fill = np.arange(size) % examples
+        self._size = self._size or examples
+        if examples < self._size:
+            fill = np.arange(self._size) % examples
             images, labels = images[fill], labels[fill]
-        start = images
-        if attack is not None:
-            start = attack.starting_point(ops.convert_to_tensor(images), seed=seed)
-        return ops.convert_to_numpy(run(images, labels, start))[:examples]
+        third = () if start is None else (start(ops.convert_to_tensor(images)),)
+        flags = self._run(images, labels, *third)
+        return ops.convert_to_numpy(flags)[:examples]
 
-    return is_right
+
+def _timed(stages):
+    """What an attack yields, as an `Outcome` with the seconds of each stage."""
+    names, flags, seconds = [], [], []
+    began = time.perf_counter()
+    for name, robust in stages:
+        names.append(name)
+        flags.append(robust)
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    return Outcome(names, np.stack(flags), np.array(seconds))
+
+
+# The data
+
+
+class _Chunk:
+    """Some batches, the first of them the `first` of all."""
+
+    def __init__(self, first, batches):
+        self.first = first
+        self.batches = batches
+        self.images, self.labels = (
+            np.concatenate(parts) for parts in zip(*batches, strict=True)
+        )
+
+
+def _chunks(batches, batches_per_chunk, num_classes):
+    first = 0
+    while batch := list(itertools.islice(batches, batches_per_chunk)):
+        yield _Chunk(first, [(x, _integers(y, x, num_classes)) for x, y in batch])
+        first += len(batch)
+
+
+def _with_images(batches):
+    """Batches of NumPy arrays, the images checked; empty ones are left out."""
+    for images, labels in batches:
+        images = ops.convert_to_numpy(images)
+        if len(images):
+            checks.images(images)
+            yield images.astype("float32"), ops.convert_to_numpy(labels)
+
+
+def _integers(labels, images, num_classes):
+    """The labels as integers of shape `(examples,)`."""
+    checks.labels(labels, num_classes)
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        labels = labels.argmax(axis=1)
+    if len(labels) != len(images):
+        raise ValueError(
+            "`x` must give batches of as many images as labels. "
+            f"Received: {len(images)} images and {len(labels)} labels"
+        )
+    return labels.reshape(-1).astype("int64")
 
 
 def _batches(x, y, batch_size):
-    """An iterable of batches, and how many there are (None if that is not known)."""
+    """An iterator of batches, and how many there are (None if that is not known)."""
     if y is not None:
         x, y = np.asarray(x), np.asarray(y)
         if len(x) != len(y):
@@ -193,27 +495,18 @@ def _batches(x, y, batch_size):
             "`y` is needed where `x` is an array. Received: y=None and x of type "
             f"{type(x).__name__}"
         )
-    length = x.cardinality() if hasattr(x, "cardinality") else None
-    return x, int(length) if length is not None and length > 0 else None
+    if hasattr(x, "cardinality"):
+        length = int(x.cardinality())  # negative where it is not known
+        return iter(x), length if length > 0 else None
+    return iter(x), len(x) if hasattr(x, "__len__") else None
 
 
-def _checked(images, labels, num_classes):
-    """Images and integer labels as arrays."""
-    images, labels = ops.convert_to_numpy(images), ops.convert_to_numpy(labels)
-    checks.images(images)
-    checks.labels(labels, num_classes)
-    if labels.ndim == 2 and labels.shape[1] == num_classes:
-        labels = labels.argmax(axis=1)
-    return images.astype("float32"), labels.reshape(-1).astype("int64")
-
-
-def _settings(attack):
-    config = attack.get_config()
-    loss = config["loss"]
+def _versions():
+    name = keras.backend.backend()
     return {
-        "class": type(attack).__name__,
-        **config,
-        "loss": loss
-        if isinstance(loss, str)
-        else getattr(loss, "__name__", repr(loss)),
+        "keras_robustlt": keras_robustlt.__version__,
+        "keras": keras.__version__,
+        name: importlib.import_module(name).__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }

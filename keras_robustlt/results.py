@@ -1,7 +1,9 @@
-"""Accuracies by attack: as a table, and to and from JSON. Needs no backend."""
+"""Accuracies by attack: as a table, as rows, to and from JSON. Needs no backend."""
 
 import json
 import pathlib
+
+import numpy as np
 
 __all__ = ["EvaluationResults"]
 
@@ -16,11 +18,17 @@ class EvaluationResults(dict):
 
     Attributes:
         settings: Dictionary: what the numbers were measured with.
+        robust: Dictionary from the attack's name to a boolean array of shape
+            `(examples,)`: which images are robust, in the order of the data. `None`
+            unless `evaluate` was asked for them by `per_example=True`.
+        labels: Integer array of shape `(examples,)`, likewise.
     """
 
     def __init__(self, accuracies, settings):
         super().__init__(accuracies)
         self.settings = settings
+        self.robust = None
+        self.labels = None
 
     def to_json(self, path=None, **extra):
         """The results as a JSON string, written to `path` if given.
@@ -37,6 +45,74 @@ class EvaluationResults(dict):
         if path is not None:
             pathlib.Path(path).write_text(text)
         return text
+
+    def to_npz(self, path):
+        """Writes which images are robust, with their labels, for `numpy.load`.
+
+        Args:
+            path: String or path of the file to write. It gets an array for each
+                attack, by its name, and `labels`.
+
+        Raises:
+            ValueError: If the results have no flags of single images.
+
+        Example:
+
+        >>> results = krl.evaluate(model, test, per_example=True)
+        >>> results.to_npz("results.npz")
+        >>> np.load("results.npz")["pgd20"].mean() == results["pgd20"]["all"]
+        np.True_
+        """
+        if self.robust is None:
+            raise ValueError(
+                "These results have no flags of single images: call `evaluate` with "
+                "per_example=True."
+            )
+        with open(path, "wb") as file:
+            np.savez_compressed(file, labels=self.labels, **self.robust)
+
+    def to_rows(self):
+        """The results as a flat list, for `pandas.DataFrame` or `csv.DictWriter`.
+
+        Returns:
+            A list of dictionaries, one for each attack and group of images: `"attack"`,
+            `"group"` (`"all"`, `"tail"`, `"balanced"`, `"worst"`, or `"class"` for a
+            single class), `"class"` (its name, or `None`), `"accuracy"`, `"examples"`
+            and `"training_images"` of the class (`None` where they are not known).
+            The stages of AutoAttack come after it, as `"autoattack/apgd-ce"`.
+
+        Example:
+
+        >>> rows = krl.evaluate(model, test, attacks=["clean"]).to_rows()
+        >>> [row["group"] for row in rows]
+        ['all', 'tail', 'balanced', 'worst', 'class', 'class']
+        """
+        names = self.settings["class_names"]
+        nothing = [None] * len(names)
+        examples = self.settings.get("examples_per_class") or nothing
+        training = self.settings.get("class_counts") or nothing
+        entries = {}
+        for attack, entry in self.items():
+            entries[attack] = entry
+            for stage, at_stage in entry.get("stages", {}).items():
+                entries[f"{attack}/{stage}"] = at_stage
+
+        def row(attack, group, accuracy, name=None, examples=None, training=None):
+            return {
+                "attack": attack,
+                "group": group,
+                "class": name,
+                "accuracy": accuracy,
+                "examples": examples,
+                "training_images": training,
+            }
+
+        rows = []
+        for attack, entry in entries.items():
+            rows += [row(attack, group, entry[group]) for group in SUMMARY]
+            of_classes = zip(entry["per_class"], names, examples, training, strict=True)
+            rows += [row(attack, "class", *values) for values in of_classes]
+        return rows
 
     @classmethod
     def from_json(cls, path):

@@ -87,6 +87,12 @@ def test_a_larger_budget_leaves_fewer(ten):
     assert left[0] == 8 and left[-1] == 0
 
 
+def test_its_own_budget_goes_before_that_of_its_attacks(ten):
+    network, x, y = ten
+    attack = AutoAttack([APGD(0.0, steps=3)], epsilon=0.1)
+    assert not right(network, attack(network, x, y, seed=0), y).any()
+
+
 def test_a_budget_for_each_image(ten):
     network, x, y = ten
     epsilon = np.where(np.arange(10) % 2, 0.1, 0.0)
@@ -128,7 +134,7 @@ def test_a_random_network(ten):
     linear, x, _ = ten
     network = keras.Sequential([keras.Input((6, 6, 3)), Noise(0.01), linear])
     y = to_numpy(linear(x)).argmax(axis=1)
-    attack = AutoAttack([APGD(steps=3, eot=3)], epsilon=0.2)
+    attack = AutoAttack([APGD(steps=3, eot=3)], epsilon=0.1)
     clean, attacked = attack.stages(network, x, y, seed=0)
     assert clean.robust.mean() > 0.7
     assert attacked.robust.mean() < 0.3
@@ -191,6 +197,7 @@ def test_unknown_versions(version, message):
 
 def test_other_bad_arguments():
     for arguments, message in [
+        ({"version": [FAB(norm="l2")]}, "norm='linf' and an attack with norm='l2'"),
         ({"epsilon": 8}, "8 / 255"),
         ({"norm": "l1"}, "`norm`"),
         ({"seed": -1}, "`seed`"),
@@ -202,7 +209,7 @@ def test_other_bad_arguments():
 
 @pytest.mark.parametrize("version", ["plus", ["apgd-ce", Square(queries=7), FAB()]])
 def test_configuration(version):
-    attack = AutoAttack(version, 0.1, "l2", 3, 16)
+    attack = AutoAttack(version, 0.1, "linf", 3, 16)
     stored = json.loads(json.dumps(keras.saving.serialize_keras_object(attack)))
     again = keras.saving.deserialize_keras_object(stored)
     assert type(again) is AutoAttack

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from tiny_models import (
 )
 
 import keras_robustlt as krl
+from keras_robustlt.evaluation import _attack_by_name
+from keras_robustlt.evaluation_progress import Progress, duration
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.
@@ -39,7 +42,7 @@ def evaluate(x=X, y=Y, model=None, **arguments):
 def test_accuracy_in_closed_form():
     names = ["clean", "fgsm", "pgd16"]
     results = evaluate(attacks=names, tail_fraction=0.5)
-    assert list(results) == names
+    assert list(results) == [*names, "union"]
     for name, entry in results.items():
         expected = CLEAN if name == "clean" else ROBUST
         per_class = expected["per_class"]
@@ -202,6 +205,8 @@ def test_json(tmp_path):
     assert settings["class_counts"] == [9, 2]
     assert settings["class_names"] == ["bright", "dark"]
     assert settings["backend"] == keras.backend.backend()
+    assert settings["versions"]["keras_robustlt"] == krl.__version__
+    assert set(settings["versions"]) >= {"keras", "python", settings["backend"]}
 
 
 def test_json_with_a_loss_of_ones_own():
@@ -226,6 +231,336 @@ def test_read_back_from_json(tmp_path):
         assert again.to_json(seed=3) == text
 
 
+def short_attacks(epsilon=0.1):
+    """One of each kind: in batches, on the host, in stages, a function."""
+    first = krl.attacks.APGD(epsilon, steps=2, loss="margin", batch_size=4)
+    second = krl.attacks.APGD(epsilon, steps=3, batch_size=4)
+    return {
+        "clean": None,
+        "pgd": krl.attacks.PGD(epsilon, steps=2),
+        "apgd": first,
+        "autoattack": krl.attacks.AutoAttack([first, second], epsilon),
+        "darker": lambda network, x, y, seed: np.maximum(x - epsilon, 0),
+    }
+
+
+def test_attacks_of_all_kinds():
+    # The starts are random, but each of these attacks ends on the border here.
+    results = evaluate(attacks=short_attacks(), per_example=True)
+    for name in ("apgd", "autoattack", "union"):
+        assert results[name]["per_class"] == pytest.approx(ROBUST["per_class"])
+    assert results["darker"]["per_class"] == pytest.approx([2 / 4, 1])
+    stages = results["autoattack"]["stages"]
+    assert list(stages) == ["clean", "apgd", "apgd-2"]
+    assert stages["clean"]["per_class"] == pytest.approx(CLEAN["per_class"])
+    assert stages["apgd-2"]["all"] == results["autoattack"]["all"]
+    assert results["autoattack"]["attack"]["class"] == "AutoAttack"
+    assert results["union"]["of"] == list(short_attacks())
+    json.loads(results.to_json())
+
+
+def test_the_union_is_image_by_image():
+    attacks = {
+        "darker": lambda network, x, y, seed: np.maximum(x - 0.1, 0),
+        "brighter": lambda network, x, y, seed: np.minimum(x + 0.1, 1),
+    }
+    results = evaluate(attacks=attacks, per_example=True)
+    assert results.robust["darker"].tolist() == [1, 1, 0, 0, 1, 1, 1]
+    # The image that was wrong and is right once it is attacked counts as right.
+    assert results.robust["brighter"].tolist() == [1, 1, 1, 1, 1, 0, 0]
+    assert results.robust["union"].tolist() == [1, 1, 0, 0, 1, 0, 0]
+    assert results["union"]["all"] == pytest.approx(3 / 7)
+    assert results.labels.tolist() == Y.tolist()
+    with_clean = evaluate(attacks={"clean": None, **attacks}, per_example=True)
+    assert np.all(with_clean.robust["union"] <= with_clean.robust["clean"])
+    assert "union" not in evaluate()
+    assert evaluate().robust is None
+
+
+def test_an_image_is_judged_as_it_is_returned():
+    # It says nothing of success, and its float64 is the wrong side of the threshold.
+    just_below = np.nextafter(np.float64(0.5), 0)
+    attacks = {"mine": lambda network, x, y, seed: np.full(x.shape, just_below)}
+    x, y = np.array([[0.9]], "float32"), np.array([0])
+    results = evaluate(x, y, attacks=attacks)
+    assert np.float32(just_below) == 0.5
+    assert results["mine"]["per_class"] == [1.0, None]
+
+
+def test_restarts_of_pgd_count(images):
+    x, y = np.tile(images[0], (4, 1, 1, 1)), np.tile(images[1], 4)
+    network = dense_network()
+    y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)
+
+    def left(restarts):
+        attack = {"start": krl.attacks.PGD(0.3, 1, 1e-6, restarts=restarts)}
+        arguments = {"attacks": attack, "class_counts": COUNTS, "per_example": True}
+        return evaluate(x, y, network, **arguments).robust["start"]
+
+    assert left(8).sum() < left(1).sum()
+    assert np.all(left(8) <= left(1))
+
+
+@pytest.mark.parametrize(("batch_size", "chunk_size"), [(5, 3), (3, 100)])
+def test_chunks_do_not_matter_on_the_host(images, batch_size, chunk_size):
+    x, _ = images
+    network = dense_network()
+    y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)
+    attacks = {k: v for k, v in short_attacks(0.05).items() if k != "pgd"}
+    sizes = {"batch_size": batch_size, "chunk_size": chunk_size}
+    arguments = {"attacks": attacks, "class_counts": COUNTS, "per_example": True}
+    expected = evaluate(x, y, network, **arguments).robust
+    robust = evaluate(x, y, network, **arguments, **sizes).robust
+    assert 0 < expected["autoattack"].sum() < len(x)
+    for name in expected:
+        np.testing.assert_array_equal(robust[name], expected[name])
+
+
+def test_a_function_is_a_network():
+    network = threshold_network(0.5)
+    attacks = short_attacks()
+    results = evaluate(model=lambda x: network(x), attacks=attacks, chunk_size=4)
+    expected = evaluate(model=network, attacks=attacks, chunk_size=4)
+    for name in ("clean", "apgd", "autoattack", "union"):
+        assert results[name]["per_class"] == expected[name]["per_class"]
+
+
+def test_without_class_counts():
+    results = evaluate(class_counts=None)
+    assert results["clean"]["tail"] is None
+    assert results["clean"]["all"] == pytest.approx(CLEAN["all"])
+    assert str(results).splitlines()[2].split()[:3] == ["clean", "71.4", "-"]
+    assert results.settings["tail_classes"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("autoattack", krl.attacks.AutoAttack, {"version": "standard"}),
+        ("autoattack-plus", krl.attacks.AutoAttack, {"version": "plus"}),
+        ("autoattack-rand", krl.attacks.AutoAttack, {"version": "rand"}),
+        ("apgd-ce", krl.attacks.APGD, {"loss": "cross_entropy", "steps": 100}),
+        ("apgd-dlr", krl.attacks.APGD, {"loss": "dlr"}),
+        ("apgd-t", krl.attacks.APGDT, {"targets": 9}),
+        ("fab-t", krl.attacks.FAB, {"targets": 9}),
+        ("square", krl.attacks.Square, {"queries": 5000}),
+    ],
+)
+def test_names(name, kind, expected):
+    attack = _attack_by_name(name, epsilon=0.1, batch_size=3)
+    assert type(attack) is kind
+    config = attack.get_config()
+    assert expected.items() <= config.items()
+    assert (config["epsilon"], config["batch_size"]) == (0.1, 3)
+
+
+# Going on
+
+
+class Stopped(Exception):
+    pass
+
+
+class Counting:
+    """The function of `short_attacks`, that stops at a call and counts the others."""
+
+    def __init__(self, stop_at=None):
+        self.calls = 0
+        self.stop_at = stop_at
+
+    def __call__(self, network, x, y, seed):
+        if self.calls == self.stop_at:
+            raise Stopped
+        self.calls += 1
+        return np.maximum(x - 0.1, 0)
+
+
+def interrupted(path, **arguments):
+    """The chunks are of 3, 3 and 1 images, and the second one is not done."""
+    arguments = {"cache": path, "batch_size": 3, "chunk_size": 3, **arguments}
+    attacks = {**short_attacks(), "last": Counting(stop_at=1)}
+    with pytest.raises(Stopped):
+        evaluate(attacks=attacks, **arguments)
+    return arguments
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    path = tmp_path / "new" / "cache.npz"
+    arguments = interrupted(path, per_example=True)
+    content = path.read_bytes()
+    again = {**short_attacks(), "last": Counting()}
+    results = evaluate(attacks=again, **arguments)
+    assert again["last"].calls == 2
+    del arguments["cache"]
+    expected = evaluate(attacks={**short_attacks(), "last": Counting()}, **arguments)
+    for name in expected:
+        assert results[name]["per_class"] == expected[name]["per_class"]
+        np.testing.assert_array_equal(results.robust[name], expected.robust[name])
+    stages = results["autoattack"]["stages"]
+    assert list(stages) == list(expected["autoattack"]["stages"])
+    # All of it is there now: nothing is computed again, and the file stays.
+    assert path.read_bytes() != content
+    content = path.read_bytes()
+    assert evaluate(attacks=again, cache=path, **arguments) == results
+    assert again["last"].calls == 2
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, r"differs: seed \(0 there, 1 now\)"),
+        ({"epsilon": 0.2}, "differs: epsilon"),
+        ({"model": threshold_network(0.4)}, "differs: network"),
+        # The same weights, and something else made of them.
+        ({"model": "scaled"}, r"network \(other logits"),
+        ({"x": X[::-1]}, "data .* chunk 0"),
+        ({"x": X + np.eye(7)[:, 6:] / 100}, "data .* chunk 2"),
+        ({"y": 1 - Y}, "data"),
+        ({"batch_size": 1}, "data"),
+        ({"attacks": {"clean": None}}, "differs: attacks"),
+    ],
+)
+def test_another_evaluation_is_refused(tmp_path, changed, message):
+    path = tmp_path / "cache.npz"
+    attacks = {"clean": None, "darker": short_attacks()["darker"]}
+    arguments = {"attacks": attacks, "batch_size": 3, "chunk_size": 3, "cache": path}
+    evaluate(**arguments)
+    if changed.get("model") == "scaled":
+        network = threshold_network(0.5)
+        inputs = keras.Input((1,))
+        outputs = network(keras.layers.Rescaling(0.5)(inputs))
+        changed = {"model": keras.Model(inputs, outputs)}
+    if "x" in changed:
+        changed = {"x": np.float32(changed["x"])}
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"`cache` holds what .*{message}"):
+        evaluate(**{**arguments, **changed})
+    assert path.read_bytes() == before
+
+
+def test_not_a_cache(tmp_path):
+    path = tmp_path / "cache.npz"
+    path.write_text("something else")
+    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+        evaluate(cache=path)
+    np.savez(path, x=X)
+    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+        evaluate(cache=path)
+
+
+# What is shown and written
+
+
+def test_progress(capsys):
+    evaluate(attacks=["clean", "fgsm"], batch_size=3, chunk_size=4, verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "clean: chunk 1/2",
+        "fgsm: chunk 1/2",
+        "clean: chunk 2/2",
+        "fgsm: chunk 2/2",
+    ]
+    assert lines[-1].endswith(" 0 s left")
+    evaluate(((X[i : i + 3], Y[i : i + 3]) for i in (0, 3)), None, verbose=1)
+    assert capsys.readouterr().out.startswith("clean: chunk 1, done in")
+    evaluate(verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_time_left(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    progress = Progress(["clean", "pgd"], chunks=3, verbose=0)
+    progress.begin("clean", 0)
+    progress.end(1.0)
+    progress.begin("pgd", 0)
+    assert progress.time_left() == (2.0, False)
+    now = 110.0
+    assert progress.time_left(0.5) == (2 + 3 * 20 - 10, True)
+    progress.end(24.0)
+    assert progress.time_left() == (2 + 2 * 24, True)
+    # The first chunk, with the time to compile, counts only as long as it is alone.
+    progress.begin("pgd", 1)
+    progress.end(20.0)
+    assert progress.time_left() == (2 + 20, True)
+    progress.skip("clean")
+    assert progress.time_left() == (1 + 20, True)
+
+
+def test_on_a_terminal_it_is_one_line():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress(["clean"], 1, 1, stream)
+    progress.begin("clean", 0)
+    progress.update(0.5, "after a stage")
+    progress.end(3.0)
+    progress.close()
+    assert "\n" not in stream.getvalue()
+    assert "clean: chunk 1/1, after a stage, 0 s left" in stream.getvalue()
+
+
+def test_durations():
+    seconds = (0.4, 89, 90, 5000, 6000)
+    expected = ["0 s", "89 s", "2 min", "83 min", "1 h 40 min"]
+    assert [duration(each) for each in seconds] == expected
+
+
+def test_rows():
+    results = evaluate(attacks=short_attacks(), class_names=["bright", "dark"])
+    rows = results.to_rows()
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    assert len(rows) == 6 * len(names)
+    stages = [f"autoattack/{name}" for name in results["autoattack"]["stages"]]
+    assert names == ["clean", "pgd", "apgd", "autoattack", *stages, "darker", "union"]
+    assert rows[0] == {
+        "attack": "clean",
+        "group": "all",
+        "class": None,
+        "accuracy": results["clean"]["all"],
+        "examples": None,
+        "training_images": None,
+    }
+    assert rows[5] == {
+        "attack": "clean",
+        "group": "class",
+        "class": "dark",
+        "accuracy": results["clean"]["per_class"][1],
+        "examples": 3,
+        "training_images": 2,
+    }
+    counts = [row["training_images"] for row in evaluate(class_counts=None).to_rows()]
+    assert set(counts) == {None}
+
+
+def test_flags_in_a_file(tmp_path):
+    results = evaluate(per_example=True)
+    results.to_npz(tmp_path / "results.npz")
+    with np.load(tmp_path / "results.npz") as arrays:
+        assert sorted(arrays) == ["clean", "labels", "pgd"]
+        np.testing.assert_array_equal(arrays["labels"], Y)
+        assert arrays["pgd"].dtype == bool
+        np.testing.assert_array_equal(arrays["pgd"], results.robust["pgd"])
+    with pytest.raises(ValueError, match="per_example=True"):
+        evaluate().to_npz(tmp_path / "none.npz")
+
+
+def test_files_of_before_can_be_read(tmp_path):
+    entry = {"all": 0.5, "tail": 0.5, "balanced": 0.5, "worst": 0.5}
+    entry |= {"per_class": [0.5, 0.5], "attack": None, "seconds": 1.0}
+    settings = {"epsilon": 0.1, "examples": 4, "seed": 0, "class_counts": [9, 2]}
+    settings |= {"class_names": ["0", "1"], "tail_classes": [1], "keras": "3.15.1"}
+    content = {"attacks": {"clean": entry}, "settings": settings, "seed": 102}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    results = krl.EvaluationResults.from_json(tmp_path / "results.json")
+    assert "50.0" in str(results)
+    assert [row["accuracy"] for row in results.to_rows()] == [0.5] * 6
+
+
 @pytest.mark.parametrize("content", ["", '{"attacks": {}}', "[1]"])
 def test_not_results(content, tmp_path):
     path = tmp_path / "other.json"
@@ -246,7 +581,14 @@ def test_results_need_no_backend():
         ({"attacks": ["clean", "autoattack9"]}, "`attacks` must be of.*'autoattack9'"),
         ({"attacks": ["pgd"]}, "`attacks` must be of 'clean', 'fgsm', 'pgdN'"),
         ({"epsilon": 8, "attacks": ["fgsm"]}, "8 / 255"),
-        ({"class_counts": None}, "`class_counts` is needed"),
+        ({"attacks": []}, "`attacks` names no attack"),
+        ({"attacks": {"union": PGD}}, "must not call an attack 'union'"),
+        ({"attacks": {"mine": 3}}, "must hold attacks, functions or None.*'mine': 3"),
+        ({"attacks": ["autoattack"]}, "at least 4 classes"),
+        ({"class_counts": [3, 2, 1]}, "`class_counts` must have 2 entries"),
+        ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),
+        ({"cache": "progress.txt"}, "a file whose name ends in .npz"),
+        ({"x": [(X, Y[:5])], "y": None}, "Received: 7 images and 5 labels"),
         ({"class_names": ["one"]}, "`class_names` must have 2 names"),
         ({"x": X[:5]}, "Received: 5 images and 7 labels"),
         ({"y": None}, "`y` is needed where `x` is an array"),
@@ -259,6 +601,8 @@ def test_results_need_no_backend():
             {"model": dense_network(2, (1,), activation="softmax")},
             "Remove the softmax",
         ),
+        ({"model": lambda x: x}, "Received: 1 output"),
+        ({"model": lambda x: x[:, 0]}, "must give logits of shape"),
     ],
 )
 def test_bad_arguments(arguments, message):

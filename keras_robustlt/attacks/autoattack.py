@@ -35,8 +35,8 @@ class AutoAttack:
             FAB, then Square, targeted APGD and targeted FAB. `"rand"`, for networks
             that are themselves random: APGD with both losses and gradients that are
             means of 20. Or a list of `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab"`,
-            `"fab-t"`, `"square"` (as in `"standard"`) and of attacks. Defaults to
-            `"standard"`.
+            `"fab-t"`, `"square"` (as in `"standard"`) and of attacks, whose own
+            `epsilon` is not used. Defaults to `"standard"`.
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
             Defaults to `8 / 255`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -127,6 +127,7 @@ class AutoAttack:
         """
         began = time.perf_counter()
         first = next(iter(self.attacks.values()))
+        epsilon = self.epsilon if epsilon is None else epsilon
         seed = self.seed if seed is None else seed
         problem = first._problem(network, x, y, epsilon, seed)
         logits_of = problem.functions["logits"]
@@ -163,6 +164,11 @@ class AutoAttack:
                 raise ValueError(
                     "`version` as a list must hold names of attacks, or attacks of "
                     f"the kind of APGD, FAB and Square. Received: {attack!r}"
+                )
+            if attack.norm != self.norm:
+                raise ValueError(
+                    "`norm` must be that of the attacks in `version`. Received: "
+                    f"norm={self.norm!r} and an attack with norm={attack.norm!r}"
                 )
             return attack
         restarts = 5 if self.version == "plus" else 1

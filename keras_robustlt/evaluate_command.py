@@ -1,0 +1,213 @@
+"""What `python -m keras_robustlt.evaluate` does; its help is there."""
+
+import json
+import os
+import pathlib
+
+# Before the backend is loaded: TensorFlow's messages about itself are not wanted.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from absl import app, flags
+
+import keras_robustlt as krl
+
+DEFAULT_SEED = 102
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+
+    def text(name, default, help):
+        flags.DEFINE_string(name, default, help, flag_values=values)
+
+    text(
+        "data",
+        None,
+        "Test images: cifar10, cifar100, tinyimagenet, imagenet64, digits, an .npz "
+        "file, or a folder of images. Required.",
+    )
+    text("data_dir", None, "Where data sets that have a name are.")
+    flags.DEFINE_list(
+        "attacks",
+        ["clean", "pgd20"],
+        "Any of clean, fgsm, pgdN, cwN (N steps), autoattack, autoattack-plus, "
+        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab-t, square.",
+        flag_values=values,
+    )
+    text(
+        "epsilon",
+        None,
+        "Budget in pixel units of [0, 1], such as 8/255. Default: that of the config, "
+        "or 8/255.",
+    )
+    flags.DEFINE_integer(
+        "examples",
+        None,
+        "Only so many test images: the first of each class, as evenly as they come. "
+        "Default: all.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    text("output", None, "JSON file to write the results to.")
+    flags.DEFINE_bool(
+        "per_example",
+        False,
+        "Write which images are robust beside --output, as an .npz file.",
+        flag_values=values,
+    )
+    text("cache", None, "An .npz file that keeps what is done, to go on from it.")
+    text(
+        "config",
+        None,
+        "The config.json of a recipe's run. Default: the one beside the network, if "
+        "there is one.",
+    )
+    flags.DEFINE_list(
+        "class_counts",
+        None,
+        "Training images of each class, such as 500,50,5. Default: those of the "
+        "config; without any there is no tail.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("batch_size", 250, "Images at once.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the attacks.", flag_values=values)
+    flags.DEFINE_integer(
+        "data_seed",
+        None,
+        "Seed that held test images out, where the data have no test set (digits, "
+        f"folders). Default: that of the config, or {DEFAULT_SEED}.",
+        flag_values=values,
+    )
+
+
+def main(argv, values):
+    """Evaluates, prints the table and writes the files.
+
+    Args:
+        argv: List of strings: the name of the program and the network's file.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Returns:
+        The `EvaluationResults`.
+
+    Raises:
+        SystemExit: If something is wrong with what was given.
+    """
+    if len(argv) != 2:
+        raise app.UsageError(
+            f"give one network, such as network.keras. Received: {argv[1:]}"
+        )
+    if values.data is None:
+        raise app.UsageError("give --data, such as --data=cifar10.")
+    if values.per_example and not values.output:
+        raise app.UsageError("--per_example writes beside --output: give it too.")
+    try:
+        return _evaluate(pathlib.Path(argv[1]), values)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _evaluate(path, values):
+    config = _config(path, values.config)
+    settings = config.get("settings", {})
+    epsilon = _epsilon(values.epsilon)
+    if epsilon is None:
+        epsilon = settings.get("epsilon", 8 / 255)
+    class_counts = config.get("class_counts")
+    if values.class_counts is not None:
+        class_counts = _integers("--class_counts", values.class_counts)
+    network = _network(path)
+    data_seed = values.data_seed
+    if data_seed is None:
+        data_seed = settings.get("seed", DEFAULT_SEED)
+    data = krl.data.load(
+        values.data,
+        data_dir=values.data_dir,
+        seed=data_seed,
+        classes=settings.get("num_classes"),
+    )
+    chosen = first_of_each_class(data.y_test, values.examples)
+    results = krl.evaluate(
+        network,
+        data.x_test[chosen].astype("float32") / 255,
+        data.y_test[chosen],
+        attacks=values.attacks,
+        epsilon=epsilon,
+        class_counts=class_counts,
+        class_names=data.class_names,
+        batch_size=values.batch_size,
+        seed=values.seed,
+        per_example=values.per_example,
+        cache=values.cache,
+    )
+    print(f"{path} on {len(chosen)} test images of {data.name}, accuracy in %:")
+    print(results.table(per_class=data.num_classes <= 20))
+    if values.output:
+        output = pathlib.Path(values.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        results.to_json(output, network=str(path), data=data.name)
+        if values.per_example:
+            results.to_npz(output.with_suffix(".npz"))
+    return results
+
+
+def _config(network, path):
+    """What the config.json says; empty if there is none."""
+    if path is None:
+        path = network.with_name("config.json")
+        if not path.exists():
+            return {}
+        print(f"Epsilon and class counts that are not given are those of {path}.")
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"--config must be the config.json of a run: {error}. Received: {path}"
+        ) from None
+
+
+def _network(path):
+    import keras
+
+    # So that the package's own layers and models are known.
+    import keras_robustlt.layers
+    import keras_robustlt.model  # noqa: F401
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no network at {str(path)!r}.")
+    return keras.saving.load_model(path, compile=False)
+
+
+def _epsilon(text):
+    """The number that a text such as "8/255" says."""
+    if text is None:
+        return None
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / (float(denominator) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"--epsilon must be a number, such as 8/255 or 0.03. Received: {text!r}"
+        ) from None
+
+
+def _integers(name, texts):
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise ValueError(
+            f"{name} must be whole numbers, such as 500,50,5. Received: {texts}"
+        ) from None
+
+
+def first_of_each_class(labels, examples=None):
+    """Indices of `examples` images, the first of each class, in ascending order.
+
+    Classes have equally many, or one more than others, as far as there are images.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    first = np.searchsorted(labels[by_class], labels[by_class])
+    rank = np.empty(len(labels), int)
+    rank[by_class] = np.arange(len(labels)) - first
+    return np.sort(np.argsort(rank, kind="stable")[:examples])

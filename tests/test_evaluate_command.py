@@ -1,0 +1,173 @@
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import app, flags
+from tiny_models import dense_network
+
+import keras_robustlt as krl
+from keras_robustlt import evaluate_command, evaluation
+from keras_robustlt.evaluate_command import first_of_each_class
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A network with a layer of the package, and data for it."""
+    inputs = keras.Input((6, 6, 3))
+    outputs = dense_network(4)(krl.layers.BatchNormalization()(inputs))
+    network = keras.Model(inputs, outputs)
+    network.save(tmp_path / "network.keras")
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, examples in (("train", 8), ("test", 20)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (examples, 6, 6, 3), "uint8")
+        arrays[f"y_{part}"] = np.arange(examples) % 4
+    np.savez(tmp_path / "data.npz", **arrays)
+    x = arrays["x_test"].astype("float32") / 255
+    return tmp_path, network, x, arrays["y_test"]
+
+
+def command(folder, *arguments, network="network.keras"):
+    """Runs the command in this process."""
+    values = flags.FlagValues()
+    evaluate_command.define_flags(values)
+    argv = ["evaluate", str(folder / network), f"--data={folder / 'data.npz'}"]
+    return evaluate_command.main(values([*argv, *map(str, arguments)]), values)
+
+
+def python(*arguments, folder=ROOT):
+    """Runs Python in a process of its own; what it printed."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_same_as_the_function(files, capsys):
+    folder, network, x, y = files
+    output = folder / "new" / "results.json"
+    results = command(
+        folder,
+        "--attacks=clean,pgd2",
+        "--epsilon=2/255",
+        "--class_counts=9,4,2,1",
+        "--per_example",
+        f"--output={output}",
+        f"--cache={folder / 'cache.npz'}",
+    )
+    names = ["clean", "pgd2"]
+    expected = krl.evaluate(
+        network, x, y, names, 2 / 255, [9, 4, 2, 1], verbose=0, per_example=True
+    )
+    for name in names:
+        assert results[name]["per_class"] == expected[name]["per_class"]
+        assert results[name]["tail"] == expected[name]["tail"]
+    printed = capsys.readouterr().out
+    assert "20 test images of data" in printed
+    assert str(results) in printed
+    again = krl.EvaluationResults.from_json(output)
+    assert again == results
+    assert again.settings["epsilon"] == 2 / 255
+    with np.load(output.with_suffix(".npz")) as arrays:
+        np.testing.assert_array_equal(arrays["pgd2"], expected.robust["pgd2"])
+    assert (folder / "cache.npz").exists()
+
+
+def test_what_the_config_says(files, capsys):
+    folder, *_ = files
+    config = {"settings": {"epsilon": 0.02}, "class_counts": [8, 4, 2, 1]}
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = command(folder, "--attacks=clean", "--examples=8").settings
+    assert settings["epsilon"] == 0.02
+    assert settings["class_counts"] == [8, 4, 2, 1]
+    assert settings["examples_per_class"] == [2, 2, 2, 2]
+    assert "config.json" in capsys.readouterr().out
+    (folder / "config.json").rename(folder / "other.json")
+    given = ["--epsilon=0.01", f"--config={folder / 'other.json'}"]
+    settings = command(folder, "--attacks=clean", *given).settings
+    assert (settings["epsilon"], settings["class_counts"]) == (0.01, [8, 4, 2, 1])
+    settings = command(folder, "--attacks=clean").settings
+    assert (settings["epsilon"], settings["class_counts"]) == (8 / 255, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epsilon=eight"], "--epsilon must be a number.*'eight'"),
+        (["--epsilon=8"], "write 8 / 255"),
+        (["--attacks=cleen"], "`attacks` must be of.*'cleen'"),
+        (["--class_counts=1,b"], "--class_counts must be whole numbers"),
+        (["--class_counts=1,2"], "`class_counts` must have 4 entries"),
+        (["--data=nowhere.npz"], "no file or folder is there"),
+        (["--config=nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_bad_flags(files, arguments, message):
+    with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
+        command(files[0], *arguments)
+
+
+def test_what_must_be_given(files):
+    folder = files[0]
+    with pytest.raises(SystemExit, match="no network at .*nothing.keras"):
+        command(folder, network="nothing.keras")
+    values = flags.FlagValues()
+    evaluate_command.define_flags(values)
+    values(["evaluate"])
+    for argv, message in (
+        (["evaluate"], "one network"),
+        (["evaluate", "network.keras"], "give --data"),
+    ):
+        with pytest.raises(app.UsageError, match=message):
+            evaluate_command.main(argv, values)
+    with pytest.raises(app.UsageError, match="give it too"):
+        command(folder, "--per_example")
+
+
+def test_first_of_each_class():
+    labels = np.array([0, 0, 0, 1, 0, 2, 1])
+    assert first_of_each_class(labels).tolist() == list(range(7))
+    assert first_of_each_class(labels, 3).tolist() == [0, 3, 5]
+    assert first_of_each_class(labels, 5).tolist() == [0, 1, 3, 5, 6]
+    assert first_of_each_class(labels, 100).tolist() == list(range(7))
+
+
+def test_command_line(files):
+    arguments = ["network.keras", "--data=data.npz", "--attacks=clean,fgsm"]
+    code, printed, errors = python(
+        "-m", "keras_robustlt.evaluate", *arguments, folder=files[0]
+    )
+    assert code == 0, errors
+    assert "fgsm: chunk 1/1, done in" in printed
+    assert "attack" in printed and "tail" in printed
+
+
+def test_help():
+    _, printed, _ = python("-m", "keras_robustlt.evaluate", "--help")
+    assert "python -m keras_robustlt.evaluate network.keras" in printed
+    for flag in ("--attacks", "--cache", "--class_counts", "--config", "--epsilon"):
+        assert flag in printed
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_the_function_stays_the_function(monkeypatch, used_before):
+    name = "keras_robustlt.evaluate"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(krl, "evaluate", raising=False)
+    if used_before:
+        assert krl.evaluate is evaluation.evaluate
+    assert importlib.import_module(name) is evaluation.evaluate
+    assert krl.evaluate is evaluation.evaluate
+    assert importlib.import_module(name) is evaluation.evaluate
