@@ -9,8 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BACKEND ?= tensorflow
-# Two processes, each with whole files: tests wait for compilers more than for kernels.
-PARALLEL ?= -n 2 --dist=loadfile
+# Three processes, each with whole files: on two cores, one waits while others compile.
+PARALLEL ?= -n 3 --dist=loadfile
 
 RUN := $(VENV)/bin/python
 # The tests' warnings are errors, and the libraries' start-up lines are noise.
