@@ -71,17 +71,24 @@ def modules(monkeypatch):
     return jobs, summary
 
 
+# A job in the background of a shell is started with interrupts ignored.
+WITH_INTERRUPTS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def start(recipes, *flags):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = ["recipes/sweep.py", "--data=fakelt", "--workdir=runs", *flags]
     return subprocess.Popen(
-        [sys.executable, "recipes/sweep.py", "--data=fakelt", "--workdir=runs", *flags],
+        [sys.executable, "-c", WITH_INTERRUPTS, *command],
         cwd=recipes.parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A job in the background of a shell is started with interrupts ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
