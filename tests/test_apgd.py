@@ -442,6 +442,15 @@ def test_one_hot_labels_and_tensors(ten):
     np.testing.assert_array_equal(attack(network, tensor, one_hot, 0.02, 0), expected)
 
 
+def test_a_network_that_is_not_built_yet(images):
+    x, y = images
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    network = keras.Sequential(layers)
+    assert not network.built
+    x_adv = APGD(0.1, steps=2)(network, x, y, seed=0)
+    assert_valid(x_adv, x, 0.1, "linf")
+
+
 def test_new_weights_are_seen(ten):
     network, x, y = ten
     attack = attacks_of("linf")[0]

@@ -273,25 +273,26 @@ def bumpy_network(x):
 
 
 def test_restarts_keep_what_is_misclassified_or_else_has_the_highest_loss():
-    x, y = np.full((40, 1), 0.5, "float32"), np.zeros(40, "int32")
+    x, y = np.full((400, 1), 0.5, "float32"), np.zeros(400, "int32")
 
     def fooled(x_adv):
         logits = keras.ops.convert_to_numpy(bumpy_network(x_adv))
         return logits.argmax(axis=1) == 1
 
     once = PGD(0.25, steps=1, step_size=0.0)(bumpy_network, x, y, seed=0)
-    many = PGD(0.25, steps=1, step_size=0.0, restarts=20)
+    many = PGD(0.25, steps=1, step_size=0.0, restarts=6)
     often = many(bumpy_network, x, y, seed=0)
     assert_valid(often, x, 0.25, "linf")
-    # Of a run two fifths of a tenth are in the dip, of twenty more than half.
-    assert 0 < fooled(once).sum() < fooled(often).sum()
+    # One start in 15 is in the dip, one of six starts for a third of the images.
+    assert 10 < fooled(once).sum() < 50
+    assert 100 < fooled(often).sum() < 180
     assert np.all(fooled(often) | ~fooled(once))
     # Those that are not fooled came as near to the dip as any run did.
     losses = [cross_entropy_of_one(bumpy_network, a) for a in (once, often)]
     assert np.all((losses[1] >= losses[0]) | fooled(often))
     np.testing.assert_array_equal(often, many(bumpy_network, x, y, seed=0))
     generator = keras.random.SeedGenerator(0)
-    assert fooled(many(bumpy_network, x, y, seed=generator)).sum() > 3
+    assert 100 < fooled(many(bumpy_network, x, y, seed=generator)).sum() < 180
 
 
 def cross_entropy_of_one(network, x):

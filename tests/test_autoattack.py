@@ -10,6 +10,7 @@ from test_attacks import assert_valid
 from tiny_cnn import group, tiny_cnn
 from tiny_models import dense_network
 
+from keras_robustlt import backend
 from keras_robustlt.attacks import APGD, APGDT, FAB, PGD, AutoAttack, Square
 
 few = settings(max_examples=5, deadline=None)
@@ -75,6 +76,17 @@ def test_neither_batches_nor_order_matter(ten, order):
         for part in (order[:4], order[4:])
     ]
     np.testing.assert_allclose(np.concatenate(parts), together[order], atol=1e-5)
+
+
+def test_loops_of_the_graph_and_of_the_host_agree(ten, monkeypatch):
+    network, x, y = ten
+    results = []
+    for slow in (False, True):
+        monkeypatch.setattr(backend, "control_flow_is_slow", lambda slow=slow: slow)
+        ensemble = short("linf")
+        ensemble.attacks["fab"] = FAB(steps=2, targets=None)
+        results.append(to_numpy(ensemble(network, x, y, EPSILONS["linf"])))
+    np.testing.assert_allclose(*results, atol=1e-5)
 
 
 def test_a_larger_budget_leaves_fewer(ten):

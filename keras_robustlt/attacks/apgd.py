@@ -10,8 +10,9 @@ from keras_robustlt.attacks.pgd import LOSSES
 
 __all__ = ["APGD", "APGDT"]
 
-# So many steps are between two looks at which images are fooled.
-LOOK = 5
+# Steps after which it is seen which images are fooled, besides the checkpoints: most
+# are at once.
+LOOKS = (1, 4, 9, 16)
 
 
 class Climber(host.TargetedAttack):
@@ -43,7 +44,8 @@ class Climber(host.TargetedAttack):
                 random point on the surface of the ball.
             seed: See `__call__`.
             watch: Function of the number of steps done and of the state of the run, a
-                dictionary of arrays, called after each step. Defaults to `None`.
+                dictionary of arrays (copy what you keep), called after each step.
+                Defaults to `None`.
 
         Returns:
             A dictionary of arrays: `"best"`, the points of the shape of `x`;
@@ -59,11 +61,11 @@ class Climber(host.TargetedAttack):
         return result["adversarial"], result["fooled"]
 
     def _climb(self, problem, aim, trial, start, until_fooled, watch=None):
+        """One run. With `until_fooled` images leave as soon as they are fooled."""
         if start is None:
             start = self._random_start(problem, trial)
         else:
             start = np.clip(host.to_array(start, "start"), 0, 1).astype("float32")
-        evaluate, loop = problem.functions["evaluate"], problem.functions["loop"]
         # Of a network that is itself random, no two evaluations see the same draw.
         draw = (problem.seed + trial * self.steps * self.eot) % 2**30
         shared = {"draw": np.int32(draw)}
@@ -75,43 +77,21 @@ class Climber(host.TargetedAttack):
         }
         if aim is not None:
             constants["aim"] = aim
-        state = host.in_batches(
-            lambda x, constants: evaluate(x, constants, shared),
-            self.batch_size,
-            start,
-            constants,
-        )
-        count = len(start)
-        state |= {
-            "x": start,
-            "previous": start.copy(),
-            "best": start.copy(),
-            "best_gradient": state["gradient"].copy(),
-            "best_loss": state["loss"],
-            "adversarial": start.copy(),
-            # As in the authors' code the loss of the first step is compared with 0,
-            # not with that of the start.
-            "last_loss": np.zeros(count, "float32"),
-            "increases": np.zeros(count, "int32"),
-        }
-        del state["loss"]
+        state = self._first_state(problem, start, constants, shared)
         memory = {
             "reviewed_loss": state["best_loss"].copy(),
-            "was_halved": np.ones(count, bool),
+            "was_halved": np.ones(len(start), bool),
         }
-
+        loop = problem.functions["loop"]
         result = {key: state[key].copy() for key in RESULTS}
-        left = np.arange(count)
+        left = np.arange(len(start))
         reviews = checkpoints(self.steps)
         period_began = 0
         for first, last in self._stretches(reviews, watch, until_fooled):
-            if until_fooled and state["fooled"].any():
+            if until_fooled:
                 keep = ~state["fooled"]
                 left = left[keep]
-                state, constants, memory = (
-                    {key: value[keep] for key, value in arrays.items()}
-                    for arrays in (state, constants, memory)
-                )
+                state, constants, memory = host.kept(keep, state, constants, memory)
             if not left.size:
                 break
             loop.advance(first, last, state, constants, shared, self.batch_size)
@@ -124,13 +104,36 @@ class Climber(host.TargetedAttack):
                 result[key][left] = state[key]
         return result
 
+    def _first_state(self, problem, start, constants, shared):
+        evaluate = problem.functions["evaluate"]
+        values = host.in_batches(
+            lambda x, constants: evaluate(x, constants, shared),
+            self.batch_size,
+            start,
+            constants,
+        )
+        return {
+            "x": start,
+            "previous": start.copy(),
+            "gradient": values["gradient"],
+            "best": start.copy(),
+            "best_gradient": values["gradient"].copy(),
+            "best_loss": values["loss"],
+            # As in the authors' code the loss of the first step is compared with 0,
+            # not with that of the start.
+            "last_loss": np.zeros(len(start), "float32"),
+            "increases": np.zeros(len(start), "int32"),
+            "adversarial": start.copy(),
+            "fooled": values["fooled"],
+        }
+
     def _stretches(self, reviews, watch, until_fooled):
         """Ranges of steps, after each of which the host has something to do."""
         stops = {0, self.steps, *(index + 1 for index in reviews)}
         if watch is not None:
             stops |= set(range(self.steps))
         elif until_fooled:
-            stops |= set(range(0, self.steps, LOOK))
+            stops |= {step for step in LOOKS if step < reviews[0]}
         stops = sorted(stops)
         return zip(stops[:-1], stops[1:], strict=True)
 

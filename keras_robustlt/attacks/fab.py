@@ -122,10 +122,7 @@ class FAB(host.TargetedAttack):
             if until_fooled:
                 keep = state["distance"] > problem.epsilon.ravel()[left]
                 left = left[keep]
-                state, constants = (
-                    {key: value[keep] for key, value in arrays.items()}
-                    for arrays in (state, constants)
-                )
+                state, constants = host.kept(keep, state, constants)
             if not left.size:
                 break
         return result

@@ -96,6 +96,8 @@ class HostAttack:
                 "`x` and `y` must have the same length. "
                 f"Received: {len(image)} images and {len(label)} labels"
             )
+        if isinstance(network, keras.Layer) and not network.built:
+            network(image[:1])  # compiled code may not make variables
         functions = self._functions(network)
         logits = in_batches(functions["logits"], self.batch_size, image)
         checks.labels(label, logits.shape[1])
@@ -240,6 +242,8 @@ def in_batches(function, batch_size, *arguments):
     """
     tree_map = keras.tree.map_structure
     count = len(keras.tree.flatten(arguments)[0])
+    if count <= batch_size and padded_size(count, batch_size) == count:
+        return tree_map(ops.convert_to_numpy, function(*arguments))
     results = []
     for first in range(0, count, batch_size):
         size = min(batch_size, count - first)
@@ -247,6 +251,13 @@ def in_batches(function, batch_size, *arguments):
         result = function(*tree_map(operator.itemgetter(index), arguments))
         results.append(tree_map(lambda t, n=size: ops.convert_to_numpy(t)[:n], result))
     return tree_map(lambda *parts: np.concatenate(parts), *results)
+
+
+def kept(keep, *dictionaries):
+    """The entries of the images to keep, of arrays with an entry for each image."""
+    if keep.all():
+        return dictionaries
+    return [{key: a[keep] for key, a in arrays.items()} for arrays in dictionaries]
 
 
 def padded_size(count, batch_size):

@@ -38,7 +38,8 @@ class PGD:
             `"cross_entropy"`.
         restarts: Integer. Number of runs of a call, each from another random start.
             Of each image the result is kept that is misclassified, or else that of
-            the highest loss. Defaults to `1`.
+            the highest loss. (`perturb`, as training uses it, is one run.) Defaults
+            to `1`.
 
     Example:
 

@@ -96,10 +96,7 @@ class Square(host.HostAttack):
             keep = ~state["fooled"]
             left = left[keep]
             generators = [g for g, kept in zip(generators, keep, strict=True) if kept]
-            state, constants = (
-                {key: value[keep] for key, value in arrays.items()}
-                for arrays in (state, constants)
-            )
+            state, constants = host.kept(keep, state, constants)
             if not left.size:
                 break
             sides = [self._side(query, shape) for query in range(first, first + LOOK)]
