@@ -4,11 +4,11 @@
     python benchmarks/autoattack.py --models wrn-10-1 --threads=1 --json=autoattack.json
     python benchmarks/autoattack.py --backend=jax
 
-Both sides attack the same random images, which count as right, with 100 steps of
-APGD on the cross-entropy in the Linf ball. The ratio compares equal work: all steps for
-all images on both sides. As `AutoAttack` runs it, ours is faster still, for images
-leave once they are fooled; how much depends on the network, so that figure stands
-apart, with the share of images that stayed robust.
+Both sides attack the same random images, which count as right, on networks of the same
+random weights, with 100 steps of APGD on the cross-entropy in the Linf ball. The ratio
+compares equal work: all steps for all images on both sides. As `AutoAttack` runs it,
+images leave once they are fooled; what that saves depends on how many are, so this
+figure stands apart. The shares of robust images must agree, up to the random starts.
 
 Each side lives in a process of its own; they take turns, round by round, and the one
 that waits is idle. The figures are medians over the rounds, after a warm-up, and the
@@ -33,8 +33,9 @@ import numpy as np
 
 CLASSES = 10
 STEPS = 100
-# Image size and number of images. The tiny network is two convolutions.
-PROBLEMS = {"tiny": (12, 200), "wrn-10-1": (32, 64)}
+# Image size, number of images, and a budget at which a part of them stays robust. The
+# tiny network is two convolutions.
+PROBLEMS = {"tiny": (12, 200, 4 / 255), "wrn-10-1": (32, 64, 4 / 255)}
 # Runnable processes per core, before we start any, from which a machine is not idle.
 BUSY = 0.25
 
@@ -53,7 +54,6 @@ def parse_arguments():
         default="tensorflow",
         help="the Keras backend of our side",
     )
-    parser.add_argument("--epsilon", type=float, default=1 / 255)
     parser.add_argument("--rounds", type=int, default=5, help="rounds that are timed")
     parser.add_argument(
         "--threads",
@@ -65,24 +65,38 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def images(model):
-    side, count = PROBLEMS[model]
-    return np.random.default_rng(0).random((count, side, side, 3), dtype="float32")
+def problem(model):
+    """The images and the budget."""
+    side, count, epsilon = PROBLEMS[model]
+    shape = (count, side, side, 3)
+    return np.random.default_rng(0).random(shape, dtype="float32"), epsilon
 
 
 class Ours:
     """Our attack on a network of the package, or of two layers."""
 
-    def __init__(self, model, epsilon):
+    def __init__(self, model, mean, std, weights):
         import keras
 
         import keras_robustlt as krl
 
         if model == "tiny":
-            self.network = self.tiny(keras.layers, krl.layers.BatchNormalization)
+            normalization = keras.layers.Normalization(
+                mean=mean, variance=np.square(std)
+            )
+            self.network = self.tiny(normalization, krl.layers.BatchNormalization)
         else:
-            self.network = krl.networks.WideResNet(10, 1, classes=CLASSES)
-        self.x = images(model)
+            self.network = krl.networks.WideResNet(
+                10, 1, classes=CLASSES, mean=mean, std=std
+            )
+        # Of each shape in the order of the layers; the others are as new.
+        for weight in self.network.trainable_weights:
+            shapes = [value.shape for value in weights]
+            if tuple(weight.shape) in shapes:
+                weight.assign(weights.pop(shapes.index(tuple(weight.shape))))
+        if weights:
+            sys.exit("The networks of the two sides differ in their weights.")
+        self.x, epsilon = problem(model)
         self.y = keras.ops.convert_to_numpy(self.network(self.x)).argmax(axis=1)
         self.attack = krl.attacks.APGD(epsilon, STEPS)
         self.convert = keras.ops.convert_to_numpy
@@ -91,19 +105,20 @@ class Ours:
         self.parameters = sum(int(np.prod(weight.shape)) for weight in weights)
 
     @staticmethod
-    def tiny(layers, normalization):
+    def tiny(normalization, batchnorm):
         import keras
+        from keras import layers
 
         return keras.Sequential(
             [
                 keras.Input((12, 12, 3)),
-                layers.Normalization(mean=[0.5] * 3, variance=[0.06] * 3),
+                normalization,
                 layers.Conv2D(8, 3, padding="same", use_bias=False),
-                normalization(),
+                batchnorm(),
                 layers.ReLU(),
                 layers.ZeroPadding2D(1),
                 layers.Conv2D(16, 3, strides=2, use_bias=False),
-                normalization(),
+                batchnorm(),
                 layers.ReLU(),
                 layers.GlobalAveragePooling2D(),
                 layers.Dense(CLASSES),
@@ -125,7 +140,7 @@ class Ours:
 class Torch:
     """A plain eager loop on the same architecture."""
 
-    def __init__(self, model, epsilon):
+    def __init__(self, model):
         import torch
         import torch_baseline
         from torch import nn
@@ -147,11 +162,27 @@ class Torch:
         else:
             self.network = torch_baseline.build_network(model, CLASSES)
         self.network.eval()
-        self.x = torch.from_numpy(images(model)).permute(0, 3, 1, 2).contiguous()
+        x, self.epsilon = problem(model)
+        self.x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
         self.y = self.network(self.x).argmax(1)
-        self.epsilon = epsilon
         self.framework = f"PyTorch {torch.__version__}"
         self.parameters = sum(p.numel() for p in self.network.parameters())
+        self.normalization = torch_baseline.CIFAR10_MEAN, torch_baseline.CIFAR10_STD
+
+    def weights(self):
+        """What a network of ours is to have: normalization, kernels and bias."""
+        from torch import nn
+
+        kernels = []
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                kernels.append(module.weight.detach().permute(2, 3, 1, 0).numpy())
+            elif isinstance(module, nn.Linear):
+                kernels += [
+                    module.weight.detach().T.numpy(),
+                    module.bias.detach().numpy(),
+                ]
+        return [*self.normalization, kernels]
 
     def run(self):
         right = torch_apgd(self.network, self.x, self.y, self.epsilon)
@@ -206,7 +237,7 @@ def torch_apgd(network, x, y, epsilon):
     return right
 
 
-def serve(side, model, arguments, connection):
+def serve(side, model, arguments, weights, connection):
     """One side: runs what it is asked for, and answers with times and results."""
     os.environ |= {
         "KERAS_BACKEND": arguments.backend,
@@ -224,9 +255,12 @@ def serve(side, model, arguments, connection):
         import torch
 
         torch.set_num_threads(arguments.threads)
-    runner = {"ours": Ours, "torch": Torch}[side](model, arguments.epsilon)
+    runner = Torch(model) if side == "torch" else Ours(model, *weights)
     connection.send([runner.framework, runner.parameters])
     while method := connection.recv():
+        if method == "weights":
+            connection.send(runner.weights())
+            continue
         wall, cpu = time.perf_counter(), time.process_time()
         robust = getattr(runner, method)()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -236,11 +270,11 @@ def serve(side, model, arguments, connection):
 class Side:
     """One side in a process of its own, seen from the process that compares."""
 
-    def __init__(self, side, model, arguments):
+    def __init__(self, side, model, arguments, weights=None):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(side, model, arguments, theirs), daemon=True
+            target=serve, args=(side, model, arguments, weights, theirs), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -257,7 +291,8 @@ class Side:
 
 def compare(model, arguments):
     """The figures of one network, measured in alternating rounds."""
-    sides = {name: Side(name, model, arguments) for name in ("ours", "torch")}
+    sides = {"torch": Side("torch", model, arguments)}
+    sides["ours"] = Side("ours", model, arguments, sides["torch"].ask("weights"))
     if sides["ours"].parameters != sides["torch"].parameters:
         sys.exit("The networks of the two sides differ in their number of parameters.")
     runs = [("ours", "run"), ("torch", "run"), ("ours", "run_leaving")]
@@ -295,6 +330,7 @@ def compare(model, arguments):
         "ratio_where_fooled_images_leave": ratio(runs[1], runs[2], 0),
         "parameters": sides["ours"].parameters,
         "images": PROBLEMS[model][1],
+        "epsilon": PROBLEMS[model][2],
         "ours": row(*runs[0]),
         "torch": row(*runs[1]),
         "ours_where_fooled_images_leave": row(*runs[2]),
@@ -303,10 +339,10 @@ def compare(model, arguments):
 
 def report(model, figures):
     print(
-        f"\n{model}: ours is {figures['ratio']:.2f} times as fast as plain eager "
-        f"PyTorch at equal work\n({figures['ratio_of_cpu_seconds']:.2f} by CPU "
-        f"seconds; {figures['ratio_where_fooled_images_leave']:.2f} where fooled "
-        "images leave)\n"
+        f"\n{model}, epsilon {255 * figures['epsilon']:.3g}/255: at equal work ours is "
+        f"{figures['ratio']:.2f} times as fast as\nplain eager PyTorch "
+        f"({figures['ratio_of_cpu_seconds']:.2f} by CPU seconds; "
+        f"{figures['ratio_where_fooled_images_leave']:.2f} where fooled images leave)\n"
     )
     print(f"{'':16}{'images/s':>10}{'s':>8}{'CPU s':>8}{'robust':>8}  framework")
     names = {
@@ -342,7 +378,6 @@ def main():
         )
     settings = {
         "attack": f"APGD-CE, {STEPS} steps, Linf",
-        "epsilon": arguments.epsilon,
         "backend": arguments.backend,
         "rounds": arguments.rounds,
         "threads": arguments.threads,
@@ -351,8 +386,8 @@ def main():
         "python": platform.python_version(),
     }
     print(
-        f"\n{settings['attack']}, epsilon {255 * arguments.epsilon:.3g}/255, float32, "
-        f"{arguments.threads} threads; medians of {arguments.rounds} rounds, in turn"
+        f"\n{settings['attack']}, float32, "
+        f"{arguments.threads} thread(s);\nmedians of {arguments.rounds} rounds, in turn"
     )
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
