@@ -22,6 +22,7 @@ _SUBMODULES = (
     "budget",
     "callbacks",
     "data",
+    "interop",
     "layers",
     "losses",
     "methods",
@@ -32,8 +33,15 @@ _SUBMODULES = (
 )
 _MEMBERS = {
     "RobustLTModel": "model",
+    "AdversarialExamples": "results",
     "EvaluationResults": "results",
     "evaluate": "evaluation",
+    "Diagnosis": "diagnosis",
+    "RobustnessWarning": "evaluation_checks",
+    "adversarial_examples": "probes",
+    "diagnose": "diagnosis",
+    "report": "report_page",
+    "robustness_curve": "probes",
 }
 
 __all__ = [*_MEMBERS, *_SUBMODULES]

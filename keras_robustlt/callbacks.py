@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt.backend import replicas
+
 __all__ = ["Checkpoint", "HistoryCSV", "ScheduleInspector"]
 
 
@@ -60,9 +62,10 @@ class ScheduleInspector(keras.callbacks.Callback):
         names = self.class_names or range(self.model.num_classes)
         self.names = [str(name) for name in names]
         self.epochs, self.weights, self.class_epsilon = None, [], []
-        if self.directory is not None:
+        self.writes = self.directory is not None and replicas.is_chief(self.model)
+        if self.writes:
             self.directory.mkdir(parents=True, exist_ok=True)
-        if self.tensorboard:
+        if self.writes and self.tensorboard:
             import tensorflow as tf
 
             self.writer = tf.summary.create_file_writer(
@@ -89,22 +92,22 @@ class ScheduleInspector(keras.callbacks.Callback):
         }
         if logs is not None:
             logs.update(values)
-        if self.directory is not None:
+        if self.writes:
             self._write()
-        if self.tensorboard:
+        if self.writes and self.tensorboard:
             self._summarize(epoch, values, epsilon)
 
     def on_train_end(self, logs=None):
         if self.epochs is None:  # an earlier run had done them all
             self._read_back()
-        if self.directory is not None and self.epochs:
+        if self.writes and self.epochs:
             from keras_robustlt import plots
 
             figure = plots.schedule(
                 self.class_epsilon, self.names, self.weights, self.epochs
             )
             plots.save(figure, self.directory / "schedule.png")
-        if self.tensorboard:
+        if self.writes and self.tensorboard:
             self.writer.close()
 
     def _read_back(self, before=None):
@@ -164,8 +167,9 @@ class HistoryCSV(keras.callbacks.Callback):
             self.rows = [["epoch", *logs]]
         values = (logs.get(name, "") for name in self.rows[0][1:])
         self.rows.append([epoch, *values])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_rows(self.path, self.rows)
+        if replicas.is_chief(self.model):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_rows(self.path, self.rows)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -180,7 +184,8 @@ class Checkpoint(keras.callbacks.Callback):
     interrupted.
 
     Put it after the callbacks that add to the logs. States of other callbacks
-    (`EarlyStopping`, `ReduceLROnPlateau`) are not kept.
+    (`EarlyStopping`, `ReduceLROnPlateau`) are not kept. Where several processes train
+    one model, the first of them writes, and all read.
 
     Args:
         directory: String or path. Where the state is kept, in one file, which is
@@ -210,8 +215,17 @@ class Checkpoint(keras.callbacks.Callback):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         self.epochs, self.history = [], {}
-        if not self.path.exists():
-            return
+        if self.path.exists():
+            self._load()
+        done = replicas.of_all_processes(model, len(self.epochs))
+        if len(set(done)) > 1:
+            raise ValueError(
+                f"The processes that train together must see the same {self.path}, "
+                f"and they find {done} epochs done. Give a directory that all share."
+            )
+
+    def _load(self):
+        model = self.model
         with np.load(self.path) as state:
             meta = json.loads(state["meta"].item())
             variables = self._variables()
@@ -236,7 +250,8 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
-        if last or (epoch + 1) % self.every == 0:
+        due = last or (epoch + 1) % self.every == 0
+        if due and replicas.is_chief(self.model):
             self._save()
 
     def on_train_end(self, logs=None):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt.backend import replicas
+
 
 def in_range(name, value, low, high):
     """The number `value`, if it is in `[low, high]`."""
@@ -147,7 +149,10 @@ class BatchCheck(keras.metrics.Metric):
         super().__init__(name=name, dtype="float32", **kwargs)
         self.num_classes = num_classes
         self.extremes = self.add_variable(
-            shape=(8,), initializer="zeros", name="extremes"
+            shape=(8,),
+            initializer="zeros",
+            aggregation="only_first_replica",
+            name="extremes",
         )
 
     def update_state(self, images, labels, logits, sample_weight=None):
@@ -169,6 +174,7 @@ class BatchCheck(keras.metrics.Metric):
                 ops.ones(()),
             ]
         )
+        seen = ops.max(replicas.gathered(seen[None]), axis=0)
         self.extremes.assign(ops.maximum(self.extremes, seen))
 
     def result(self):

@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 import keras_robustlt
-from keras_robustlt import backend, checks
+from keras_robustlt import backend, checks, evaluation_checks
 from keras_robustlt.attacks import APGD, APGDT, FAB, FGSM, PGD, AutoAttack, Square, host
 from keras_robustlt.evaluation_cache import Cache, NoCache, Outcome
 from keras_robustlt.evaluation_progress import Progress
@@ -28,6 +28,8 @@ from keras_robustlt.results import EvaluationResults
 __all__ = ["EvaluationResults", "evaluate"]
 
 UNION = "union"
+# With more classes the matrix of confusions would be most of the results.
+MOST_CLASSES_CONFUSED = 200
 NAMED_ATTACKS = {
     "clean": lambda **_: None,
     "fgsm": lambda epsilon, batch_size: FGSM(epsilon),
@@ -57,6 +59,7 @@ def evaluate(
     per_example=False,
     cache=None,
     chunk_size=1000,
+    diagnose=True,
 ):
     """Accuracy of a classifier under attacks: all, tail, balanced, worst, per class.
 
@@ -65,7 +68,8 @@ def evaluate(
     that the attack returns. Where more than one attack runs, the entry `"union"` is
     the worst case: an image counts only if it counts for every one of `attacks`,
     `"clean"` included. AutoAttack's entry has the accuracies after each of its
-    attacks too, in `"stages"`.
+    attacks too, in `"stages"`. Each attack's entry has `"confusion"`, for up to 200
+    classes: how many images of each class (rows) are taken for each (columns).
 
     Args:
         model: A `RobustLTModel`, any Keras model or layer that gives logits, or a
@@ -101,6 +105,10 @@ def evaluate(
             each attack on each chunk. Defaults to `None`, to keep nothing.
         chunk_size: Integer. How many images at least, of those that there are, are in
             memory and go through an attack at a time. Defaults to `1000`.
+        diagnose: Boolean. Whether to look for signs that an attack failed, in what the
+            attacks broke and in the gradients of a few images, to warn of them with a
+            `RobustnessWarning` and to keep them in `settings["findings"]`. More is
+            looked for by `diagnose`. Defaults to `True`.
 
     Returns:
         An `EvaluationResults`.
@@ -135,9 +143,9 @@ def evaluate(
     num_classes = _num_classes(network, first[0], class_counts)
     class_names = _class_names(class_names, num_classes)
 
-    is_right = _Right(network)
+    predict = _Predictions(network)
     run = {
-        name: _runner(network, is_right, attack, seed, index)
+        name: _runner(network, predict, attack, seed, index)
         for index, (name, attack) in enumerate(attacks.items())
     }
     described = {name: attack and _settings(attack) for name, attack in attacks.items()}
@@ -179,16 +187,23 @@ def evaluate(
 
     entries, flags = {}, {}
     for name, outcome in outcomes.items():
-        flags[name] = outcome.robust[-1]
+        flags[name] = outcome.predicted[-1] == labels
         entries[name] = {
             **accuracies(flags[name]),
             "attack": described[name],
             "seconds": round(float(outcome.seconds.sum()), 3),
         }
+        if num_classes <= MOST_CLASSES_CONFUSED:
+            confusion = np.zeros((num_classes, num_classes), int)
+            np.add.at(confusion, (labels, outcome.predicted[-1]), 1)
+            entries[name]["confusion"] = confusion.tolist()
         if len(outcome.stages) > 1:
             entries[name]["stages"] = {
-                stage: {**accuracies(robust), "seconds": round(float(seconds), 3)}
-                for stage, robust, seconds in outcome.rows()
+                stage: {
+                    **accuracies(predicted == labels),
+                    "seconds": round(float(seconds), 3),
+                }
+                for stage, predicted, seconds in outcome.rows()
             }
     real = [name for name, attack in attacks.items() if attack is not None]
     if len(real) > 1:
@@ -213,6 +228,11 @@ def evaluate(
         "backend": keras.backend.backend(),
         "versions": _versions(),
     }
+    if diagnose:
+        settings["findings"] = evaluation_checks.examine(
+            network, attacks, outcomes, labels, first[0]
+        )
+        evaluation_checks.warn(settings["findings"])
     results = EvaluationResults(entries, settings)
     if per_example:
         results.robust, results.labels = flags, labels
@@ -326,12 +346,16 @@ def _settings(attack):
 
 
 # How attacks are run: functions of a chunk and of whom to tell how far it is, that
-# yield which images are robust, once or after each stage of the attack
+# yield the classes predicted, once or after each stage of the attack
 
 
-def _runner(network, is_right, attack, seed, index):
+def _runner(network, predict, attack, seed, index):
     if attack is None:
-        return lambda chunk, tell: [("clean", is_right(chunk, chunk.images))]
+
+        def clean(chunk, tell):
+            yield "clean", predict(chunk, chunk.images)
+
+        return clean
     if isinstance(attack, PGD):
         return _streamed(network, attack, seed, index)
     if isinstance(attack, AutoAttack):
@@ -340,13 +364,13 @@ def _runner(network, is_right, attack, seed, index):
             found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
             for number, stage in enumerate(found):
                 tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
-                yield stage.name, stage.robust
+                yield stage.name, stage.predicted
 
         return stages
 
     def whole(chunk, tell):
         found = attack(network, chunk.images, chunk.labels, seed=seed)
-        yield "attacked", is_right(chunk, host.to_array(found, "attack"))
+        yield "attacked", predict(chunk, host.to_array(found, "attack"))
 
     return whole
 
@@ -355,37 +379,39 @@ def _streamed(network, attack, seed, index):
     """PGD: in batches, and all in one compiled function."""
 
     def attacked(images, labels, start):
-        return _is_right(
-            network, attack.perturb(network, images, labels, start), labels
-        )
+        return _predicted(network, attack.perturb(network, images, labels, start))
 
     run = _FullBatches(backend.compiled(attacked, host.variables_of(network)))
 
-    def robust(chunk, tell):
-        flags = []
+    def predictions(chunk, tell):
+        parts = []
         for number, (images, labels) in enumerate(chunk.batches):
-            right = np.ones(len(images), bool)
+            predicted = labels
             for restart in range(attack.restarts):
                 # Seeds that say which draw it is do not depend on what ran before.
                 draw = [seed, index, chunk.first + number, restart]
                 draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
                 start = functools.partial(attack.starting_point, seed=draw)
-                right &= run(images, labels, start)
-            flags.append(right)
+                again = run(images, labels, start)
+                # Once an image is misclassified, that is the result.
+                predicted = np.where(predicted == labels, again, predicted)
+            parts.append(predicted)
             tell((number + 1) / len(chunk.batches))
-        yield "attacked", np.concatenate(flags)
+        yield "attacked", np.concatenate(parts)
 
-    return robust
+    return predictions
 
 
-class _Right:
-    """Which images of a chunk are classified right."""
+class _Predictions:
+    """The classes that the network takes the images of a chunk for."""
 
     def __init__(self, network):
-        def right(images, labels):
-            return _is_right(network, images, labels)
+        def predicted(images, labels):
+            del labels
+            return _predicted(network, images)
 
-        self._run = _FullBatches(backend.compiled(right, host.variables_of(network)))
+        compiled = backend.compiled(predicted, host.variables_of(network))
+        self._run = _FullBatches(compiled)
 
     def __call__(self, chunk, images):
         images = images.astype("float32")
@@ -394,9 +420,8 @@ class _Right:
         return np.concatenate([self._run(x, y) for x, y in parts])
 
 
-def _is_right(network, images, labels):
-    logits = host.logits_of(network)(images)
-    return ops.logical_not(host.misclassified(logits, ops.cast(labels, "int32")))
+def _predicted(network, images):
+    return ops.cast(ops.argmax(host.logits_of(network)(images), axis=-1), "int32")
 
 
 class _FullBatches:
@@ -416,20 +441,20 @@ class _FullBatches:
             fill = np.arange(self._size) % examples
             images, labels = images[fill], labels[fill]
         third = () if start is None else (start(ops.convert_to_tensor(images)),)
-        flags = self._run(images, labels, *third)
-        return ops.convert_to_numpy(flags)[:examples]
+        predicted = self._run(images, labels, *third)
+        return ops.convert_to_numpy(predicted)[:examples]
 
 
 def _timed(stages):
     """What an attack yields, as an `Outcome` with the seconds of each stage."""
-    names, flags, seconds = [], [], []
+    names, predictions, seconds = [], [], []
     began = time.perf_counter()
-    for name, robust in stages:
+    for name, predicted in stages:
         names.append(name)
-        flags.append(robust)
+        predictions.append(predicted)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
-    return Outcome(names, np.stack(flags), np.array(seconds))
+    return Outcome(names, np.stack(predictions).astype("int32"), np.array(seconds))
 
 
 # The data

@@ -23,23 +23,24 @@ class Outcome:
 
     Args:
         stages: List of strings: the names of the attack's stages.
-        robust: Boolean array of shape `(stages, examples)`.
+        predicted: Integer array of shape `(stages, examples)`: the classes that the
+            attacked images are taken for.
         seconds: Array of shape `(stages,)`.
     """
 
-    def __init__(self, stages, robust, seconds):
+    def __init__(self, stages, predicted, seconds):
         self.stages = list(stages)
-        self.robust = robust
+        self.predicted = predicted
         self.seconds = seconds
 
     @classmethod
     def joined(cls, parts):
         """The outcome of one attack on all images, from those on their chunks."""
-        robust = np.concatenate([part.robust for part in parts], axis=1)
-        return cls(parts[0].stages, robust, sum(part.seconds for part in parts))
+        predicted = np.concatenate([part.predicted for part in parts], axis=1)
+        return cls(parts[0].stages, predicted, sum(part.seconds for part in parts))
 
     def rows(self):
-        return zip(self.stages, self.robust, self.seconds, strict=True)
+        return zip(self.stages, self.predicted, self.seconds, strict=True)
 
 
 class NoCache:
@@ -125,17 +126,17 @@ class Cache:
     def get(self, number, name):
         """The outcome of the attack `name` on the chunk `number`, or None."""
         key = _key(number, name)
-        if f"{key}/robust" not in self._arrays:
+        if f"{key}/predicted" not in self._arrays:
             return None
-        stages, robust, seconds = (
-            self._arrays[f"{key}/{part}"] for part in ("stages", "robust", "seconds")
+        stages, predicted, seconds = (
+            self._arrays[f"{key}/{part}"] for part in ("stages", "predicted", "seconds")
         )
-        return Outcome(stages.tolist(), robust, seconds)
+        return Outcome(stages.tolist(), predicted, seconds)
 
     def put(self, number, name, outcome):
         key = _key(number, name)
         self._arrays[f"{key}/stages"] = np.array(outcome.stages)
-        self._arrays[f"{key}/robust"] = outcome.robust
+        self._arrays[f"{key}/predicted"] = outcome.predicted
         self._arrays[f"{key}/seconds"] = outcome.seconds
         content = io.BytesIO()
         np.savez(content, **self._arrays)

@@ -11,6 +11,8 @@ every change of the rate.
 import keras
 from keras import ops
 
+from keras_robustlt.backend import replicas
+
 __all__ = ["SGD"]
 
 
@@ -123,6 +125,13 @@ class SGD(keras.optimizers.Optimizer):
 
     def _apply_weight_decay(self, variables):
         """Does nothing: the decay is a part of the gradient in `update_step`."""
+
+    def _clip_gradients(self, grads):
+        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+            return grads
+        # Keras would clip what each replica has, before it adds them up.
+        clipped = super()._clip_gradients(replicas.summed(list(grads)))
+        return [gradient / replicas.together() for gradient in clipped]
 
     def get_config(self):
         return {

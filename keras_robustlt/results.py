@@ -1,20 +1,24 @@
-"""Accuracies by attack: as a table, as rows, to and from JSON. Needs no backend."""
+"""What evaluations give: as a table, as rows, to and from files. Needs no backend."""
 
 import json
 import pathlib
+import re
 
 import numpy as np
 
-__all__ = ["EvaluationResults"]
+__all__ = ["AdversarialExamples", "EvaluationResults"]
 
 SUMMARY = ("all", "tail", "balanced", "worst")
+# Strings in JSON have no line breaks.
+INNERMOST_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")
 
 
 class EvaluationResults(dict):
     """Accuracies by attack, as `summarize` gives them, with the attack's settings.
 
     A dictionary from the attack's name to a dictionary with `"all"`, `"tail"`,
-    `"balanced"`, `"worst"`, `"per_class"` and `"attack"`. Printed, it is a table.
+    `"balanced"`, `"worst"`, `"per_class"`, `"confusion"` and `"attack"`. Printed, it is
+    a table.
 
     Attributes:
         settings: Dictionary: what the numbers were measured with.
@@ -22,6 +26,8 @@ class EvaluationResults(dict):
             `(examples,)`: which images are robust, in the order of the data. `None`
             unless `evaluate` was asked for them by `per_example=True`.
         labels: Integer array of shape `(examples,)`, likewise.
+        curve: What `robustness_curve` gives, if it is put here. Defaults to `None`.
+        examples: What `adversarial_examples` gives, likewise.
     """
 
     def __init__(self, accuracies, settings):
@@ -29,6 +35,8 @@ class EvaluationResults(dict):
         self.settings = settings
         self.robust = None
         self.labels = None
+        self.curve = None
+        self.examples = None
 
     def to_json(self, path=None, **extra):
         """The results as a JSON string, written to `path` if given.
@@ -41,7 +49,9 @@ class EvaluationResults(dict):
             The string.
         """
         content = {"attacks": dict(self), "settings": self.settings, **extra}
-        text = json.dumps(content, indent=2) + "\n"
+        if self.curve is not None:
+            content["curve"] = self.curve
+        text = INNERMOST_LIST.sub(_on_one_line, json.dumps(content, indent=2)) + "\n"
         if path is not None:
             pathlib.Path(path).write_text(text)
         return text
@@ -122,7 +132,8 @@ class EvaluationResults(dict):
             path: String or path of the file, such as the `results.json` of a recipe.
 
         Returns:
-            An `EvaluationResults`. Further entries of the file are left out.
+            An `EvaluationResults`, with its `curve`. Further entries of the file are
+            left out.
 
         Raises:
             ValueError: If the file is not one of `to_json`.
@@ -136,7 +147,9 @@ class EvaluationResults(dict):
         """
         try:
             content = json.loads(pathlib.Path(path).read_text())
-            return cls(content["attacks"], content["settings"])
+            results = cls(content["attacks"], content["settings"])
+            results.curve = content.get("curve")
+            return results
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 "`path` must be a file that `EvaluationResults.to_json` wrote, whole. "
@@ -160,6 +173,57 @@ class EvaluationResults(dict):
         return self.table()
 
     __repr__ = __str__
+
+
+class AdversarialExamples:
+    """Images before and after an attack.
+
+    As the attribute `examples` of an `EvaluationResults` they are shown by `report`,
+    and so are those in the file `examples.npz` of the directory of a run.
+
+    Args:
+        images: Float array of shape `(examples, height, width, channels)`.
+        adversarial: Float array of the same shape.
+        labels: Integer array of shape `(examples,)`.
+        probabilities: Float array of shape `(examples, num_classes)`: what the network
+            says of `images`.
+        adversarial_probabilities: The same of `adversarial`.
+        epsilon: Float. The budget of the attack.
+    """
+
+    def __init__(
+        self,
+        images,
+        adversarial,
+        labels,
+        probabilities,
+        adversarial_probabilities,
+        epsilon,
+    ):
+        self.images = images
+        self.adversarial = adversarial
+        self.labels = labels
+        self.probabilities = probabilities
+        self.adversarial_probabilities = adversarial_probabilities
+        self.epsilon = float(epsilon)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to_npz(self, path):
+        """Writes them to a file."""
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **vars(self))
+
+    @classmethod
+    def from_npz(cls, path):
+        """Those that `to_npz` wrote to a file."""
+        with np.load(path) as arrays:
+            return cls(**arrays)
+
+
+def _on_one_line(match):
+    return "[" + re.sub(r",\n\s*", ", ", match[1]) + "]"
 
 
 def text_table(head, rows):

@@ -79,6 +79,8 @@ def compare(settings, workdir):
         for folder, name in names.items()
     }
     runner.compare(results, workdir)
+    folders = [workdir / folder for folder in names]
+    print(f"Report: {krl.report(*folders, workdir / 'report.html')}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ COMMON = dict(
     head="linear",
     epsilon=8 / 255,
     attack_steps=10,
+    adaptive_steps=False,
     epochs=100,
     batch_size=128,
     learning_rate=0.1,

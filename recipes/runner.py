@@ -8,7 +8,9 @@ The files of a run, in its `--workdir`:
     checkpoints/     the state of training, from which the same command goes on
     network.keras    the trained network, plain Keras, without this package
     results.json     accuracy under each attack: all, tail, balanced, worst, per class
+    examples.npz     a few images, what the attack makes of them, and what comes out
     schedule.png, accuracy.png
+    report.html      all of this on a page
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where it is faster all the same.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+import devices
 from absl import app, flags, logging
 from jobs import duration
 from presets import METHODS
@@ -29,6 +32,8 @@ import keras_robustlt as krl
 
 BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
 FLAGS = flags.FLAGS
+# Robustness against epsilon is measured on so many test images.
+CURVE_EXAMPLES = 150
 # TensorFlow Datasets reports each file it reads.
 logging.set_verbosity(logging.WARNING)
 
@@ -134,6 +139,11 @@ def define_flags(data, default, workdir):
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
     number(float, "epsilon", "Base budget in pixel units of [0, 1].")
     number(int, "attack_steps", "PGD steps of the training attack.")
+    flags.DEFINE_bool(
+        "adaptive_steps",
+        None,
+        described("adaptive_steps", "Fewer of these while the budget is small."),
+    )
     number(int, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(int, "batch_size", "Batch size.")
     number(float, "learning_rate", "Learning rate at the start.")
@@ -147,6 +157,20 @@ def define_flags(data, default, workdir):
         "precision",
         ["float32", "mixed_bfloat16", "mixed_float16"],
         "Precision of the network.",
+    )
+    flags.DEFINE_enum(
+        "distribute",
+        "none",
+        devices.DISTRIBUTE,
+        "Train on several devices: mirrored (the GPUs of this machine), multiworker "
+        "(machines that TF_CONFIG names), both TensorFlow's; jax (all devices of JAX, "
+        "and of the processes that KERAS_DISTRIBUTION_* name). The batch is split "
+        "among them.",
+    )
+    flags.DEFINE_integer(
+        "cpu_devices",
+        None,
+        "Split the CPU into so many devices, to try --distribute without accelerators.",
     )
     flags.DEFINE_bool(
         "deterministic", False, "Bit-reproducible operations; slower on a GPU."
@@ -266,11 +290,12 @@ def run(settings, source, workdir, data_dir=None):
     """Trains, or goes on training, as `settings` say, evaluates and writes the files.
 
     Returns:
-        The `EvaluationResults`.
+        The `EvaluationResults`; `None` in processes that help another one train.
     """
     import keras
     from progress import Progress
 
+    distribution = devices.scope(FLAGS.distribute, FLAGS.cpu_devices)
     keras.config.set_dtype_policy(settings["precision"])
     if settings["deterministic"] and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -278,26 +303,32 @@ def run(settings, source, workdir, data_dir=None):
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings["seed"])
 
-    data = load_data(settings, source, data_dir)
+    data = load_data(settings, source, data_dir, devices.shard(FLAGS.distribute))
     workdir = pathlib.Path(workdir)
-    write_config(workdir, settings, data)
-    model = build_model(settings, data)
-    left = announce(settings, data, model, workdir)
-
-    model.fit(
-        data.train,
-        epochs=settings["epochs"],
-        validation_data=data.validation,
-        verbose=0,
-        callbacks=[
-            krl.callbacks.ScheduleInspector(workdir, data.class_names),
-            krl.callbacks.HistoryCSV(workdir / "history.csv"),
-            krl.callbacks.Checkpoint(workdir / "checkpoints"),
-            Progress(left),
-        ],
-    )
+    chief = devices.is_chief(FLAGS.distribute)
+    if chief:
+        write_config(workdir, settings, data)
+    callbacks = [
+        krl.callbacks.ScheduleInspector(workdir, data.class_names),
+        krl.callbacks.HistoryCSV(workdir / "history.csv"),
+        krl.callbacks.Checkpoint(workdir / "checkpoints"),
+    ]
+    with distribution:
+        model = build_model(settings, data)
+        left = announce(settings, data, model, workdir)
+        model.fit(
+            data.train,
+            epochs=settings["epochs"],
+            validation_data=data.validation,
+            verbose=0,
+            callbacks=[*callbacks, Progress(left)] if chief else callbacks,
+        )
+    if not chief:
+        return None
     # The average of the weights where the settings ask for one.
     network = model.inference_network
+    if FLAGS.distribute != "none":
+        network = devices.local_copy(network)
     krl.networks.plain(network).save(workdir / "network.keras")
     print("Evaluating:", ", ".join(settings["attacks"]), flush=True)
     results = krl.evaluate(
@@ -310,6 +341,9 @@ def run(settings, source, workdir, data_dir=None):
         seed=settings["seed"],
         verbose=1 if sys.stdout.isatty() else 0,
     )
+    if settings["epsilon"]:
+        results.curve, examples = probe(network, settings, data)
+        examples.to_npz(workdir / "examples.npz")
     results.to_json(workdir / "results.json", seed=settings["seed"], training=settings)
     robust = [name for name in results if name != "clean"]
     if robust and "clean" in results and data.num_classes <= 200:
@@ -319,8 +353,24 @@ def run(settings, source, workdir, data_dir=None):
         krl.plots.save(figure, workdir / "accuracy.png")
     table = results.table(per_class=data.num_classes <= 20)
     print(f"\n{settings_name(settings)}, accuracy in %:\n{table}\n")
-    print(f"Files: {workdir}", flush=True)
+    report = krl.report(workdir, workdir / "report.html")
+    print(f"Report: {report}\nFiles: {workdir}", flush=True)
     return results
+
+
+def probe(network, settings, data):
+    """Robustness against epsilon, on a part of the test images, and some examples."""
+    attack = krl.attacks.PGD(settings["epsilon"], settings["attack_steps"])
+    common = {"class_counts": data.class_counts, "seed": settings["seed"]}
+    curve = krl.robustness_curve(
+        network,
+        data.test,
+        attack=attack,
+        examples=CURVE_EXAMPLES,
+        verbose=0,
+        **common,
+    )
+    return curve, krl.adversarial_examples(network, data.test, attack=attack, **common)
 
 
 def compare(runs, workdir):
@@ -354,7 +404,7 @@ def compare(runs, workdir):
     print()
 
 
-def load_data(settings, source, data_dir):
+def load_data(settings, source, data_dir, shard=None):
     """The long-tailed data; fewer test images where the settings say so."""
     try:
         data = krl.data.long_tail(
@@ -368,6 +418,7 @@ def load_data(settings, source, data_dir):
             data_dir=data_dir,
             largest_class=settings["largest_class"],
             balanced_sampling=settings["balanced_sampling"],
+            shard=shard,
             classes=settings["num_classes"],
         )
     except FileNotFoundError as error:
@@ -401,6 +452,7 @@ def build_model(settings, data):
         epsilon=settings["epsilon"],
         method=krl.methods.get(settings["method"], **settings["method_options"]),
         attack=attack,
+        attack_steps="adaptive" if settings["adaptive_steps"] else "full",
         budget=budget(settings),
         batchnorm_statistics=settings["batchnorm_statistics"],
         averaging=averaging(settings),

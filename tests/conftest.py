@@ -1,5 +1,6 @@
 """What the tests share: the reference arrays and small data."""
 
+import gc
 import os
 import pathlib
 
@@ -11,8 +12,19 @@ import keras
 import numpy as np
 import pytest
 
+# What the imports made stays: collections of garbage need not look at it again.
+gc.freeze()
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    if keras.backend.backend() == "jax":
+        for item in items:
+            if item.get_closest_marker("slow_on_jax"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

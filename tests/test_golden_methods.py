@@ -209,6 +209,11 @@ def scenario_model(arrays, scenario, batchnorm_statistics):
     return model
 
 
+def slow(*values):
+    """One scenario of each method is enough where each is compiled for seconds."""
+    return pytest.param(*values, marks=pytest.mark.slow_on_jax)
+
+
 # The scenario, the setting, and which of the reference's passes through the network
 # then are those that move our moving statistics.
 @pytest.mark.parametrize(
@@ -217,15 +222,15 @@ def scenario_model(arrays, scenario, batchnorm_statistics):
         # The reference's pgdat makes no clean pass before the update to compare with.
         ("pgdat", "adversarial", ["loss1:adv"]),
         ("atbsl", "adversarial", ["loss1:adv"]),
-        ("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
-        ("robal", "adversarial", ["loss1:adv"]),
+        slow("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
+        slow("robal", "adversarial", ["loss1:adv"]),
         ("robal", "mixed", ["loss1:adv", "loss1:clean"]),
-        ("reat", "adversarial", ["loss1:adv"]),
+        slow("reat", "adversarial", ["loss1:adv"]),
         ("reat_mid", "adversarial", ["loss1:adv"]),
         ("taet", "adversarial", ["loss1:adv"]),
-        ("taet_stage1", "adversarial", ["loss1:clean"]),
+        slow("taet_stage1", "adversarial", ["loss1:clean"]),
         ("awp", "adversarial", ["loss2:adv"]),
-        ("awp_warmup", "adversarial", ["loss2:adv"]),
+        slow("awp_warmup", "adversarial", ["loss2:adv"]),
     ],
 )
 def test_two_training_steps(golden, monkeypatch, scenario, statistics, passes):

@@ -267,6 +267,7 @@ def test_plain_gives_the_same_outputs(build):
     )
 
 
+@pytest.mark.slow_on_jax
 def test_plain_networks_load_without_the_package(tmp_path):
     network = nested()
     x = np.random.default_rng(7).random((2, 8, 8, 1), "float32")

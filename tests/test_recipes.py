@@ -542,6 +542,8 @@ def test_files_of_a_run(finished):
     schedule = read_csv(workdir / "schedule.csv")
     assert [float(row["iteration_weight"]) for row in schedule] == [0, 0.625]
     assert len(schedule[0]) == 12
+    page = (workdir / "report.html").read_text("utf-8")
+    assert "AT + RobustLT" in page and "Not on this page" not in page
     assert (workdir / "checkpoints" / "training_state.npz").exists()
     for name in ("schedule.png", "accuracy.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")

@@ -59,6 +59,7 @@ print(*[name for name in {HEAVY} if name in sys.modules])
     assert float(seconds) < 1
 
 
+@pytest.mark.tensorflow  # of one backend is enough
 def test_every_public_name_loads():
     code = """
 import keras_robustlt

@@ -135,12 +135,18 @@ class AutoAttack:
             attack._check_classes(problem.logits.shape[1])
             # One compilation does for all of them.
             attack._functions(network)["logits"] = logits_of
-        robust = problem.logits.argmax(axis=1) == problem.label
+        predicted = problem.logits.argmax(axis=1)
         x_adv = problem.image.copy()
-        yield Stage("clean", robust.copy(), x_adv.copy(), time.perf_counter() - began)
+
+        def stage(name):
+            seconds = time.perf_counter() - began
+            robust = predicted == problem.label
+            return Stage(name, robust, predicted.copy(), x_adv.copy(), seconds)
+
+        yield stage("clean")
         for number, (name, attack) in enumerate(self.attacks.items()):
             began = time.perf_counter()
-            active = np.flatnonzero(robust)
+            active = np.flatnonzero(predicted == problem.label)
             if active.size:
                 found = attack(
                     network,
@@ -153,10 +159,11 @@ class AutoAttack:
                 found = ops.convert_to_numpy(found)
                 # Whatever the attack says: what counts is the image that it returns.
                 logits = host.in_batches(logits_of, self.batch_size, found)
-                fooled = logits.argmax(axis=1) != problem.label[active]
-                robust[active[fooled]] = False
+                taken_for = logits.argmax(axis=1)
+                fooled = taken_for != problem.label[active]
+                predicted[active[fooled]] = taken_for[fooled]
                 x_adv[active[fooled]] = found[fooled]
-            yield Stage(name, robust.copy(), x_adv.copy(), time.perf_counter() - began)
+            yield stage(name)
 
     def _get(self, attack):
         if not isinstance(attack, str):
@@ -224,13 +231,16 @@ class Stage:
     Attributes:
         name: String. The name of the attack.
         robust: Boolean array of shape `(examples,)`.
+        predicted: Integer array of shape `(examples,)`: the classes that the network
+            takes `x_adv` for.
         x_adv: Array of the shape of the images: for those that are not robust an
             image that fools the network, the image itself for the others.
         seconds: Float. How long the attack took.
     """
 
-    def __init__(self, name, robust, x_adv, seconds):
+    def __init__(self, name, robust, predicted, x_adv, seconds):
         self.name = name
         self.robust = robust
+        self.predicted = predicted
         self.x_adv = x_adv
         self.seconds = seconds

@@ -16,9 +16,9 @@ from keras_robustlt import checks
 class Linf:
     """Every pixel moves by at most epsilon."""
 
-    def random(self, shape, epsilon, seed):
-        """Uniform in the ball."""
-        return epsilon * keras.random.uniform(shape, -1.0, 1.0, seed=seed)
+    def random(self, shape, seed):
+        """Perturbations of length 1 or less, uniform among these."""
+        return keras.random.uniform(shape, -1.0, 1.0, seed=seed)
 
     def draw(self, generator, shape):
         """A random perturbation of one image, of length 1."""
@@ -50,12 +50,12 @@ class Linf:
 class L2:
     """The Euclidean length over all pixels of an image is at most epsilon."""
 
-    def random(self, shape, epsilon, seed):
+    def random(self, shape, seed):
         direction = self.steepest(keras.random.normal(shape, seed=seed))
         dimensions = math.prod(shape[1:])
         radii_shape = (shape[0],) + (1,) * (len(shape) - 1)
         radii = keras.random.uniform(radii_shape, seed=seed)
-        return epsilon * direction * radii ** (1.0 / dimensions)
+        return direction * radii ** (1.0 / dimensions)
 
     def draw(self, generator, shape):
         noise = generator.standard_normal(shape, "float32")

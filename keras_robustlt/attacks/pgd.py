@@ -1,11 +1,14 @@
 """Projected gradient descent, the attack of adversarial training, and FGSM."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
 from keras_robustlt.attacks import norms
+from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
 
@@ -133,7 +136,8 @@ class PGD:
         """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
         if not self.random_start:
             return x
-        noise = self._norm.random(ops.shape(x), self._per_image(epsilon, x), seed)
+        draw = functools.partial(self._norm.random, seed=seed)
+        noise = self._per_image(epsilon, x) * replicas.drawn(draw, ops.shape(x))
         return ops.clip(x + noise, 0.0, 1.0)
 
     def perturb(
@@ -146,13 +150,20 @@ class PGD:
         step_size=None,
         training=False,
         loss=None,
+        steps=None,
     ):
-        """The attack from a given start: no randomness. See `__call__`."""
+        """The attack from a given start: no randomness. See `__call__`.
+
+        `steps` is an integer scalar, from 1 to the attack's own steps: so many steps,
+        that are longer by as much as there are fewer.
+        """
         if step_size is None:
             step_size = self.step_size
             if epsilon is not None:
                 step_size = ops.multiply(epsilon, step_size / max(self.epsilon, 1e-12))
         epsilon = self._per_image(epsilon, x)
+        if steps is not None:
+            step_size = step_size * self.steps / ops.cast(steps, "float32")
         step_size = self._per_image(step_size, x)
         loss = self._loss(loss)
         forward = backend.frozen(network)
@@ -167,7 +178,10 @@ class PGD:
             moved = x_adv + step_size * direction - x
             return ops.clip(x + self._norm.project(moved, epsilon), 0.0, 1.0)
 
-        return backend.repeat(self.steps, step, ops.cast(start, "float32"))
+        start = ops.cast(start, "float32")
+        if steps is None:
+            return backend.repeat(self.steps, step, start)
+        return backend.repeat(steps, step, start, at_most=self.steps)
 
     def _better(self, network, first, second, y, training, loss):
         """For each image the one that is misclassified, or has the higher loss."""

@@ -18,6 +18,8 @@ The functions below are written once, in Keras's terms.
 import keras
 from keras import ops
 
+from keras_robustlt.backend import replicas
+
 if keras.backend.backend() == "tensorflow":
     from keras_robustlt.backend.tensorflow import (
         StepAdapter,
@@ -121,17 +123,26 @@ def shapes_are_static():
     return keras.backend.backend() == "jax" or on_accelerator()
 
 
-def repeat(times, step, state):
-    """`state = step(state)`, `times` times over."""
+def repeat(times, step, state, at_most=None):
+    """`state = step(state)`, `times` times over.
+
+    With `at_most`, an integer, `times` may be a tensor of no larger value.
+    """
     if control_flow_is_slow():
-        for _ in range(times):
-            state = step(state)
+        for number in range(times if at_most is None else at_most):
+            moved = step(state)
+            done = at_most is not None and number >= times
+            state = moved if at_most is None else ops.where(done, state, moved)
         return state
     return ops.fori_loop(0, times, lambda _, state: step(state), state)
 
 
-def unless_idle(needed, work, otherwise):
-    """`work()`, or `otherwise`, which is the same, where it is not `needed`."""
-    if control_flow_is_slow():
+def unless_idle(needed, work, otherwise, communicates=False):
+    """`work()`, or `otherwise`, which is the same, where it is not `needed`.
+
+    Work that `communicates` with other replicas is always done where there are some:
+    they cannot wait for each other inside a conditional.
+    """
+    if control_flow_is_slow() or (communicates and replicas.together() > 1):
         return work()
     return ops.cond(needed, work, lambda: otherwise)

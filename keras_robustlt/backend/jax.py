@@ -40,7 +40,7 @@ class StepAdapter:
         trainable, non_trainable, optimizer, metrics = state
         trainable = self._shifted(trainable, shift, -1)
         with keras.StatelessScope(self._mapping(trainable, non_trainable)) as scope:
-            self.end_step()
+            self.end_step(batch)
         return logs, (trainable, self._non_trainable(scope), optimizer, metrics)
 
     def test_step(self, state, data):

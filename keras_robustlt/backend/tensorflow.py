@@ -37,8 +37,36 @@ class StepAdapter:
         logs = super().train_step(batch)
         for weight, change in shift:
             weight.assign_sub(change)
-        self.end_step()
-        return logs
+        self.end_step(batch)
+        return self._for_workers(logs)
 
     def test_step(self, data):
-        return super().test_step(self.evaluation_batch(data))
+        logs = super().test_step(self.evaluation_batch(data))
+        return self._for_workers(logs)
+
+    # What Keras's `fit` lacks for `MultiWorkerMirroredStrategy` (keras issue 20585)
+
+    def _for_workers(self, logs):
+        """Logs as Keras averages them over workers: along their first axis."""
+        if not self._has_workers():
+            return logs
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if iterator is not None and self._has_workers():
+            # Keras would average the images of all workers, for their shape.
+            for _, _, batches in iterator:
+                data_batch = tf.nest.map_structure(
+                    lambda x: self.distribute_strategy.experimental_local_results(x)[0],
+                    next(batches),
+                )
+                break
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _has_workers(self):
+        strategy = self.distribute_strategy
+        return (
+            isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+            and strategy.extended._in_multi_worker_mode()
+        )

@@ -45,7 +45,7 @@ class StepAdapter:
         logs = super().train_step(batch)
         for weight, change in shift:
             weight.assign_sub(change)
-        self.end_step()
+        self.end_step(batch)
         return logs
 
     def test_step(self, data):

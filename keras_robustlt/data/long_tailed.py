@@ -68,6 +68,7 @@ def long_tail(
     data_dir=None,
     balanced_sampling=False,
     drop_remainder=False,
+    shard=None,
     largest_class=None,
     **source_options,
 ):
@@ -96,6 +97,9 @@ def long_tail(
             often. Defaults to `False`.
         drop_remainder: Boolean, whether training leaves out a last batch that is
             smaller. Defaults to `False`.
+        shard: Tuple `(index, count)`, for JAX on several devices: training and
+            validation batches are this process's part of them, see `data.pipeline`,
+            and all of one size. Defaults to `None`.
         largest_class: Integer, the images of the largest class, for less data than
             there are. Defaults to `None`, as many as all classes have.
         **source_options: `classes`, `download`, `image_size` and `test_fraction` of
@@ -131,8 +135,8 @@ def long_tail(
         too_small = min(found.x_train.shape[1:3]) < AUGMENTATIONS["base"].min_size
         augmentation = "none" if too_small else "base"
 
-    def unaugmented(x, y):
-        return pipeline(x, y, batch_size, shuffle=False)
+    def unaugmented(x, y, **options):
+        return pipeline(x, y, batch_size, shuffle=False, **options)
 
     return LongTailData(
         train=pipeline(
@@ -143,8 +147,9 @@ def long_tail(
             balanced_sampling=balanced_sampling,
             num_classes=found.num_classes,
             drop_remainder=drop_remainder,
+            shard=shard,
         ),
-        validation=validation and unaugmented(*validation),
+        validation=validation and unaugmented(*validation, shard=shard),
         test=unaugmented(found.x_test, found.y_test),
         class_counts=counts,
         class_names=found.class_names,

@@ -25,6 +25,7 @@ def pipeline(
     balanced_sampling=False,
     num_classes=None,
     drop_remainder=False,
+    shard=None,
 ):
     """Makes a `tf.data.Dataset` of batches from arrays.
 
@@ -50,6 +51,10 @@ def pipeline(
         drop_remainder: Boolean, whether to leave out a last batch that is smaller.
             Defaults to `False`, so that an epoch is the whole data set; `True` spares
             XLA and JAX compiling the step for a second batch size.
+        shard: Tuple of two integers, `(index, count)`: of `count` processes that train
+            together, each makes its own part of every batch, all of one size: the last
+            batch, if smaller, is left out. For JAX on several devices; `tf.distribute`
+            splits batches itself. Defaults to `None`, whole batches.
 
     Returns:
         A `tf.data.Dataset` of known cardinality. Its elements are `(images, labels)`:
@@ -77,6 +82,8 @@ def pipeline(
         raise ValueError(
             f"`batch_size` must be a positive integer. Received: {batch_size=}"
         )
+    part = _part(shard, batch_size) if shard else None
+    drop_remainder = drop_remainder or shard is not None
     if drop_remainder and batch_size > num_images:
         raise ValueError(
             f"With `drop_remainder`, {num_images} images make no batch of "
@@ -120,6 +127,8 @@ def pipeline(
         return rows.batch(batch_size, drop_remainder=drop_remainder)
 
     def make_batch(indices, draws):
+        if part is not None:
+            indices, draws = part(indices), part(draws)
         batch = augment(tf.gather(images, indices), draws)
         return tf.cast(batch, tf.float32) / 255.0, tf.gather(labels, indices)
 
@@ -140,6 +149,24 @@ def pipeline(
     dataset = dataset.with_options(options)
     dataset.epoch = epoch_variable
     return dataset
+
+
+def _part(shard, batch_size):
+    """A function from what a batch holds to the part of it that `shard` says."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(
+            "`shard` must be (index, count) with an index from 0 to count - 1. "
+            f"Received: shard={shard}"
+        )
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {count} processes of `shard`. "
+            f"Received: batch_size={batch_size}"
+        )
+
+    size = batch_size // count
+    return lambda rows: rows[size * index : size * (index + 1)]
 
 
 def _class_table(labels, num_classes):

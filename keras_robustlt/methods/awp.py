@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
+from keras_robustlt.backend import replicas
 from keras_robustlt.methods.base import Method
 
 PROXIES = ("optimizer", "gradient")
@@ -71,7 +72,7 @@ class AWP(Method):
                 return [change * ops.cast(needed, change.dtype) for change in changes]
 
             none = [ops.zeros_like(kernel.value) for kernel in kernels]
-            changes = backend.unless_idle(needed, ascent, none)
+            changes = backend.unless_idle(needed, ascent, none, communicates=True)
         return list(zip(kernels, changes, strict=True))
 
     def _ascent(self, model, batch):
@@ -80,9 +81,12 @@ class AWP(Method):
         directions = self._gradients(model, batch)
         if self.proxy == "optimizer":
             optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+            # It adds up the gradients of the replicas.
             directions = backend.trial_update(
                 optimizer, [-gradient for gradient in directions], variables
             )
+        else:
+            directions = replicas.summed(directions)
         return [
             self.gamma * _norm(weight) / (_norm(direction) + 1e-20) * direction
             for weight, direction in zip(variables, directions, strict=True)

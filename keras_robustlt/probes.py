@@ -1,0 +1,228 @@
+"""A network under one attack: over a range of budgets, and on single images.
+
+Both use PGD, which takes a budget for each image: one compiled function does for all.
+"""
+
+import numpy as np
+from keras import ops
+
+from keras_robustlt import backend, checks, evaluation
+from keras_robustlt.attacks import PGD, host
+from keras_robustlt.results import AdversarialExamples
+
+__all__ = ["adversarial_examples", "robustness_curve"]
+
+# The budgets of a curve, in units of that of the attack.
+MULTIPLES = (0, 0.5, 1, 1.5, 2)
+
+
+def robustness_curve(
+    model,
+    x,
+    y=None,
+    epsilons=None,
+    attack="pgd20",
+    examples=None,
+    class_counts=None,
+    tail_fraction=0.8,
+    batch_size=250,
+    seed=0,
+    verbose=1,
+):
+    """Accuracy as the budget of the attack grows: all, tail, balanced, worst.
+
+    Each budget is attacked for itself, with a step size in proportion. A curve that
+    does not fall, or does not reach zero for large budgets, says that the attack is
+    too weak for this network, and so are the numbers from it.
+
+    Args:
+        model: See `evaluate`.
+        x: See `evaluate`.
+        y: See `evaluate`.
+        epsilons: List of floats: the budgets, in pixel units. Defaults to five from
+            0 to twice the attack's.
+        attack: Name of an attack of `evaluate` that is PGD (`"pgdN"`, `"cwN"` or
+            `"fgsm"`), with the budget of a `RobustLTModel`, or `8 / 255`; or a
+            `keras_robustlt.attacks.PGD` of one run. Defaults to `"pgd20"`.
+        examples: Integer. Only about so many images: the first of each class. Defaults
+            to `None`, for all.
+        class_counts: See `evaluate`.
+        tail_fraction: See `evaluate`.
+        batch_size: See `evaluate`.
+        seed: See `evaluate`.
+        verbose: See `evaluate`.
+
+    Returns:
+        A dictionary with the lists `"epsilons"`, `"all"`, `"tail"` (`None` without
+        `class_counts`), `"balanced"` and `"worst"`, one value for each budget; the
+        number of `"examples"` and the settings of the `"attack"`. As the attribute
+        `curve` of an `EvaluationResults` it is part of its JSON and of `report`.
+
+    Raises:
+        ValueError: If `attack` is not PGD, or an argument is out of range.
+
+    Example:
+
+    >>> results = krl.evaluate(model, test)
+    >>> results.curve = krl.robustness_curve(model, test, epsilons=[0, 0.02, 0.04])
+    >>> results.curve["all"]
+    """
+    attack = _attack(attack, getattr(model, "epsilon", 8 / 255))
+    if epsilons is None:
+        epsilons = [multiple * attack.epsilon for multiple in MULTIPLES]
+    epsilons = [checks.epsilon(epsilon, attack.norm) for epsilon in epsilons]
+    if not epsilons:
+        raise ValueError("`epsilons` must have at least one budget. Received: none")
+    if examples is not None:
+        per_class = checks.positive_integer("examples", examples)
+        x, y = _first_of_each_class(model, x, y, batch_size, examples=per_class)
+    perturb = _Perturb(attack, batch_size)
+    results = evaluation.evaluate(
+        model,
+        x,
+        y,
+        attacks={str(epsilon): perturb.within(epsilon) for epsilon in epsilons},
+        epsilon=attack.epsilon,
+        class_counts=class_counts,
+        tail_fraction=tail_fraction,
+        batch_size=batch_size,
+        seed=seed,
+        verbose=verbose,
+        # The budgets that are not those of the evaluation may well be too large.
+        diagnose=False,
+    )
+    curve = {
+        key: [results[str(epsilon)][key] for epsilon in epsilons]
+        for key in ("all", "tail", "balanced", "worst")
+    }
+    if results.settings["class_counts"] is None:
+        curve["tail"] = None
+    return {
+        "epsilons": epsilons,
+        **curve,
+        "examples": results.settings["examples"],
+        "attack": evaluation._settings(attack),
+    }
+
+
+def adversarial_examples(
+    model,
+    x,
+    y=None,
+    attack="pgd20",
+    examples=6,
+    class_counts=None,
+    batch_size=250,
+    seed=0,
+):
+    """A few images, what the attack makes of them, and what the network says of both.
+
+    They are the first image of each of some classes, from the one with the most
+    training images to the one with the fewest: the same ones for every network.
+
+    Args:
+        model: See `evaluate`.
+        x: See `evaluate`.
+        y: See `evaluate`.
+        attack: See `robustness_curve`.
+        examples: Integer. How many images, of as many classes. Defaults to `6`.
+        class_counts: Integers of shape `(num_classes,)`: training images of each
+            class. Defaults to those of a `RobustLTModel`; without any the classes are
+            in their own order.
+        batch_size: Integer. Batch size for arrays. Defaults to `250`.
+        seed: Integer. Seed of the random start. Defaults to `0`.
+
+    Returns:
+        `AdversarialExamples`.
+
+    Raises:
+        ValueError: If `attack` is not PGD, or an argument is out of range.
+
+    Example:
+
+    >>> examples = krl.adversarial_examples(model, test)
+    >>> np.abs(examples.adversarial - examples.images).max()
+    """
+    attack = _attack(attack, getattr(model, "epsilon", 8 / 255))
+    examples = checks.positive_integer("examples", examples)
+    if class_counts is None:
+        class_counts = getattr(model, "class_counts", None)
+    x, y = _first_of_each_class(model, x, y, batch_size)
+    if class_counts is not None:
+        counts = checks.class_counts(class_counts)
+        order = np.argsort(-counts[y], kind="stable")
+        x, y = x[order], y[order]
+    chosen = np.linspace(0, len(y) - 1, min(examples, len(y))).round().astype(int)
+    x, y = x[chosen], y[chosen]
+    network = evaluation._network(getattr(model, "inference_network", model))
+    adversarial = _Perturb(attack, len(x)).within(attack.epsilon)(network, x, y, seed)
+    both = np.concatenate([x, adversarial])
+    probabilities = ops.softmax(host.compiled_logits(network)(both))
+    before, after = np.split(ops.convert_to_numpy(probabilities), 2)
+    return AdversarialExamples(x, adversarial, y, before, after, attack.epsilon)
+
+
+def _attack(attack, epsilon):
+    """The PGD that a name stands for, or is given."""
+    if isinstance(attack, str) and attack != "clean":
+        attack = evaluation._attack_by_name(attack, epsilon, batch_size=1)
+    if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
+        raise ValueError(
+            "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "
+            "keras_robustlt.attacks.PGD with restarts=1 and an epsilon above 0. "
+            f"Received: attack={attack!r}"
+        )
+    return attack
+
+
+class _Perturb:
+    """An attack, compiled once, for any budget."""
+
+    def __init__(self, attack, batch_size):
+        self.attack = attack
+        self.batch_size = batch_size
+        self._run = None
+
+    def within(self, epsilon):
+        """The attack with this budget, as `evaluate` takes a function."""
+
+        def attacked(network, x, y, seed):
+            budgets = np.full(len(x), epsilon, "float32")
+            start = self.attack.starting_point(ops.convert_to_tensor(x), budgets, seed)
+            start = ops.convert_to_numpy(start)
+            if self._run is None:
+                self._run = self._compiled(network)
+            y = y.astype("int32")
+            return host.in_batches(self._run, self.batch_size, x, y, start, budgets)
+
+        return attacked if epsilon else None
+
+    def _compiled(self, network):
+        def run(x, y, start, epsilon):
+            return self.attack.perturb(network, x, y, start, epsilon)
+
+        return backend.compiled(run, host.variables_of(network))
+
+
+def _first_of_each_class(model, x, y, batch_size, examples=1):
+    """About so many `examples`, at least one of each class that has any, as arrays."""
+    network = evaluation._network(getattr(model, "inference_network", model))
+    batches, _ = evaluation._batches(x, y, batch_size)
+    images, labels, left = [], [], None
+    for chunk_x, chunk_y in evaluation._with_images(batches):
+        if left is None:
+            num_classes = evaluation._num_classes(network, chunk_x, None)
+            left = np.full(num_classes, -(-examples // num_classes))
+        chunk_y = evaluation._integers(chunk_y, chunk_x, num_classes)
+        for label in np.unique(chunk_y):
+            found = np.flatnonzero(chunk_y == label)[: left[label]]
+            left[label] -= len(found)
+            images.append(chunk_x[found])
+            labels.append(chunk_y[found])
+        if not left.any():
+            break
+    if not labels:
+        raise ValueError("`x` has no images.")
+    images, labels = np.concatenate(images), np.concatenate(labels)
+    order = np.argsort(labels, kind="stable")
+    return images[order], labels[order]

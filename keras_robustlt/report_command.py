@@ -1,0 +1,35 @@
+"""What `python -m keras_robustlt.report` does; its help is there."""
+
+from absl import app, flags
+
+from keras_robustlt.report_page import report
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+    flags.DEFINE_string(
+        "output", "report.html", "The page to write.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "names", None, "What the runs are called, in their order.", flag_values=values
+    )
+    flags.DEFINE_string("title", None, "Title of the page.", flag_values=values)
+
+
+def main(argv, values):
+    """Writes the page and says where.
+
+    Args:
+        argv: List of strings: the name of the program and the runs.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Raises:
+        SystemExit: If something is wrong with what was given.
+    """
+    if len(argv) < 2:
+        raise app.UsageError("give one run or more, such as runs/cifar10lt.")
+    try:
+        path = report(*argv[1:], values.output, names=values.names, title=values.title)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"Report: {path}")

@@ -1,0 +1,90 @@
+"""One page, in one file, on one run or on several side by side. Needs no backend."""
+
+import os
+import pathlib
+
+from keras_robustlt.report_page.page import page
+from keras_robustlt.report_page.runs import load
+
+__all__ = ["report"]
+
+
+def report(*arguments, names=None, title=None):
+    """Writes a page on one run, or on several side by side.
+
+    The page is one file that shows itself in any browser, without a network: accuracy
+    under each attack, head against tail, each class, confusions under attack, budgets,
+    training curves, robustness against epsilon, images with their perturbations, and
+    all settings, versions and seeds. What a run has no data for is left out, and the
+    page says at its end how to get it.
+
+    Args:
+        *arguments: The runs, and last the path of the `.html` file to write. A run is
+            the directory of a recipe's run, or of your own with some of the files
+            `results.json`, `history.csv` (`callbacks.HistoryCSV`), `schedule.csv`
+            (`callbacks.ScheduleInspector`) and `examples.npz`
+            (`adversarial_examples`); or the path of a single `results.json`; or an
+            `EvaluationResults`, with what its attributes `curve` and `examples` hold.
+        names: List of strings: what the runs are called. Defaults to the method of a
+            recipe's run, the name of the directory or file, or `"run 1"`.
+        title: String. Defaults to the names of the runs.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If there is no run or no path, a run has none of the files, or the
+            runs are of different classes.
+
+    Example:
+
+    >>> path = krl.report(at, ours, "report.html", names=["AT", "AT + RobustLT"])
+    """
+    *sources, path = arguments or (None,)
+    is_path = isinstance(path, (str, os.PathLike))
+    if not is_path or pathlib.Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(
+            "`path`, the last argument, must be that of an .html file to write. "
+            f"Received: {path!r}"
+        )
+    if not sources:
+        raise ValueError(
+            "`runs` must come before the path: directories, results.json files or "
+            "EvaluationResults. Received: none"
+        )
+    runs = [load(source, index) for index, source in enumerate(sources)]
+    _name(runs, names)
+    _check_classes(runs)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(runs, title), "utf-8")
+    return path
+
+
+def _name(runs, names):
+    """Gives each run another name."""
+    if names is not None:
+        if isinstance(names, str) or len(names) != len(runs):
+            raise ValueError(
+                f"`names` must have a name for each of the {len(runs)} runs. "
+                f"Received: names={names!r}"
+            )
+        for run, name in zip(runs, names, strict=True):
+            run.name = str(name)
+    seen = set()
+    for run in runs:
+        name, number = run.name, 2
+        while run.name in seen:
+            run.name, number = f"{name} ({number})", number + 1
+        seen.add(run.name)
+
+
+def _check_classes(runs):
+    known = [run for run in runs if run.class_names]
+    for run in known[1:]:
+        if run.class_names != known[0].class_names:
+            raise ValueError(
+                "`runs` must be of the same classes to be on one page. Received: "
+                f"{known[0].class_names} ({known[0].name}) and {run.class_names} "
+                f"({run.name})"
+            )

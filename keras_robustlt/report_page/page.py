@@ -1,0 +1,172 @@
+"""The page: which sections there are, what each needs, and what is around them."""
+
+import dataclasses
+import pathlib
+import string
+from collections.abc import Callable
+
+import keras_robustlt
+from keras_robustlt.report_page import accuracy, attacked, training
+from keras_robustlt.report_page.html import element
+from keras_robustlt.report_page.settings import settings
+
+__all__ = ["page"]
+
+HERE = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass
+class Section:
+    """A section of the page.
+
+    Args:
+        title: String.
+        draw: Function of the runs that have what it needs, which gives its content.
+        has: Function of a run: whether it has what the section needs.
+        how: String: how a run comes by it.
+    """
+
+    title: str
+    draw: Callable
+    has: Callable
+    how: str
+
+    @property
+    def anchor(self):
+        return self.title.lower().replace(" ", "-")
+
+
+SECTIONS = (
+    Section(
+        "Accuracy",
+        accuracy.headline,
+        lambda run: run.results is not None,
+        "evaluate the network, and write results.to_json(DIRECTORY/results.json)",
+    ),
+    Section(
+        "Head against tail",
+        accuracy.head_and_tail,
+        lambda run: run.results is not None and run.tail,
+        "evaluate with class_counts, which say what the tail is",
+    ),
+    Section(
+        "Class by class",
+        accuracy.classes,
+        lambda run: run.results is not None,
+        "evaluate the network",
+    ),
+    Section(
+        "Confusion under attack",
+        accuracy.confusions,
+        accuracy.has_confusion,
+        "evaluate again with this version, on up to 200 classes",
+    ),
+    Section(
+        "Budget in training",
+        training.budgets,
+        lambda run: run.schedule is not None,
+        "train with callbacks.ScheduleInspector(DIRECTORY)",
+    ),
+    Section(
+        "Training curves",
+        training.curves,
+        lambda run: run.history is not None,
+        "train with callbacks.HistoryCSV(DIRECTORY/history.csv)",
+    ),
+    Section(
+        "Robustness against epsilon",
+        attacked.budget_curve,
+        lambda run: run.curve is not None,
+        "set results.curve = robustness_curve(model, test) before results.to_json",
+    ),
+    Section(
+        "Images and their perturbations",
+        attacked.images,
+        attacked.has_images,
+        "write adversarial_examples(model, test).to_npz(DIRECTORY/examples.npz)",
+    ),
+    Section(
+        "Settings",
+        settings,
+        lambda run: run.results is not None or run.config is not None,
+        "train with a recipe, which writes config.json, or evaluate",
+    ),
+)
+
+
+def page(runs, title=None):
+    """The page as text.
+
+    Args:
+        runs: List of `Run`.
+        title: String. Defaults to the names of the runs.
+
+    Returns:
+        A string of HTML.
+    """
+    title = title or " vs ".join(run.name for run in runs)
+    sections, missing = [], []
+    for section in SECTIONS:
+        having = [run for run in runs if section.has(run)]
+        if having:
+            heading = element("h2", section.title)
+            content = section.draw(having)
+            sections.append(
+                (section, element("section", heading, content, id=section.anchor))
+            )
+        lacking = [run.name for run in runs if run not in having]
+        if lacking:
+            missing.append(
+                element(
+                    "li",
+                    element("b", section.title),
+                    f" ({', '.join(lacking)})" if having else None,
+                    f": {section.how}.",
+                )
+            )
+    links = [
+        element("a", section.title, href=f"#{section.anchor}")
+        for section, _ in sections
+    ]
+    if missing:
+        missing = element(
+            "section",
+            element("h2", "Not on this page"),
+            element("ul", missing, class_="short"),
+            id="missing",
+        )
+    template = string.Template((HERE / "page.html").read_text("utf-8"))
+    return template.substitute(
+        title=element("title", f"{title}: robustness report"),
+        style=(HERE / "page.css").read_text("utf-8"),
+        heading=element("h1", title),
+        facts=element("p", " · ".join(facts(runs)), class_="facts"),
+        navigation=element("nav", links, aria_label="Sections"),
+        sections="\n".join(content for _, content in sections),
+        missing=missing or "",
+        footer=f"keras_robustlt {keras_robustlt.__version__}",
+    )
+
+
+def facts(runs):
+    """What the runs were trained and evaluated on, in a few words each."""
+    run = next((run for run in runs if run.config), runs[0])
+    options = (run.config or {}).get("settings", {})
+    found = []
+    if "data" in options:
+        found.append(options["data"])
+    if "model" in options:
+        found.append(options["model"])
+    if run.class_names:
+        found.append(f"{len(run.class_names)} classes")
+    if run.class_counts:
+        found.append(
+            f"{sum(run.class_counts):,} training images, {max(run.class_counts):,} to "
+            f"{min(run.class_counts):,} a class"
+        )
+    evaluated = next((run.results for run in runs if run.results is not None), None)
+    if evaluated is not None:
+        if "examples" in evaluated.settings:
+            found.append(f"{evaluated.settings['examples']:,} test images")
+        found.append(f"epsilon {255 * evaluated.settings['epsilon']:.3g}/255")
+    return found

@@ -1,0 +1,98 @@
+"""The sections on training: the budget of each class, and the training curves."""
+
+from keras_robustlt.report_page.accuracy import named
+from keras_robustlt.report_page.charts import Line, legend, line_chart
+from keras_robustlt.report_page.html import element
+
+__all__ = ["budgets", "curves"]
+
+SCHEDULE = {"epoch", "iteration_weight", "epsilon_mean", "epsilon_min", "epsilon_max"}
+MOST_LINES = 12
+
+
+def budgets(runs):
+    of_run = {run.name: _class_budgets(run) for run in runs}
+    highest = max(max(y) for lines in of_run.values() for _, _, y in lines) or 1
+    charts = [
+        element(
+            "figure",
+            element("figcaption", named(run)),
+            _budget_chart(of_run[run.name], highest),
+        )
+        for run in runs
+    ]
+    note = "The largest perturbation in training, of each class, along the epochs."
+    return [
+        element("p", note, class_="note"),
+        element("div", charts, class_="grid"),
+    ]
+
+
+def _class_budgets(run):
+    """Names, epochs and budgets of the classes, from head to tail; of many, some."""
+    names = list(run.schedule)[2:]
+    order = run.head_first()
+    step = (len(order) - 1) / max(1, min(len(order), MOST_LINES) - 1)
+    shown = [
+        order[round(number * step)] for number in range(min(len(order), MOST_LINES))
+    ]
+    epochs = [epoch + 1 for epoch in run.schedule["epoch"]]
+    return [
+        (names[i], epochs, [255 * value for value in run.schedule[names[i]]])
+        for i in shown
+    ]
+
+
+def _budget_chart(classes, highest):
+    """All with the same axis, so that they compare."""
+    if all(y == classes[0][2] for _, _, y in classes):
+        classes = [("all classes", *classes[0][1:])]
+    last = len(classes) - 1
+    lines = [
+        Line(
+            name,
+            x,
+            y,
+            # From violet, the head, to orange, the tail.
+            f"hsl({250 - 225 * index / max(last, 1):.0f} 65% var(--lightness))",
+            label=name[:12] if index in (0, last) or last < 6 else None,
+        )
+        for index, (name, x, y) in enumerate(classes)
+    ]
+    description = "Budget along the epochs. " + " ".join(
+        f"{name}: from {y[0]:.3g} to {y[-1]:.3g}." for name, _, y in classes
+    )
+    return line_chart(lines, "epoch", "epsilon × 255", description, (0, 1.05 * highest))
+
+
+def curves(runs):
+    metrics = [name for run in runs for name in run.history if name not in SCHEDULE]
+    groups = dict.fromkeys(name.removeprefix("val_") for name in metrics)
+    charts = [_curve(group, runs) for group in groups]
+    return element("div", charts, class_="grid")
+
+
+def _curve(metric, runs):
+    scale, unit = (100, "%") if metric.endswith("accuracy") else (1, "")
+    lines = []
+    for run in runs:
+        epochs = [epoch + 1 for epoch in run.history["epoch"]]
+        for name in (metric, f"val_{metric}"):
+            if name not in run.history:
+                continue
+            is_validation = name != metric
+            lines.append(
+                Line(
+                    f"{run.name}, validation" if is_validation else run.name,
+                    epochs,
+                    [scale * value for value in run.history[name]],
+                    run.colour,
+                    dashed=is_validation,
+                )
+            )
+    title = metric.replace("_", " ")
+    description = f"{title} along the epochs. " + " ".join(
+        f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}." for line in lines
+    )
+    chart = line_chart(lines, "epoch", unit, description, (0, 100) if unit else None)
+    return element("figure", element("figcaption", title), legend(lines), chart)

@@ -1,0 +1,362 @@
+import json
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from tiny_models import dense_network
+
+import keras_robustlt as krl
+from keras_robustlt import evaluation_checks
+from keras_robustlt.diagnosis import _depends_on_start, _subset
+from keras_robustlt.evaluation_checks import (
+    Run,
+    _outdone_by_weaker,
+    chance_of_reaching,
+    outdone,
+    outdone_by_black_box,
+    too_many,
+)
+
+EPSILON = 0.1
+ATTACKS = ["clean", "fgsm", "pgd16"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Images and labels that a network was not trained on."""
+    _, test, _ = krl.data.long_tail_arrays("digits", imbalance_ratio=1)
+    return test
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small network after adversarial training: nothing is wrong with it."""
+    keras.utils.set_random_seed(0)
+    (x, y), _, counts = krl.data.long_tail_arrays("digits", imbalance_ratio=1)
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            layers.Flatten(),
+            layers.Dense(64, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dense(10),
+        ]
+    )
+    attack = krl.attacks.PGD(EPSILON, steps=3, step_size=EPSILON / 2)
+    model = krl.RobustLTModel(network, counts, EPSILON, attack=attack, alpha=0, beta=0)
+    model.compile(krl.optimizers.SGD(0.1, momentum=0.9))
+    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
+    return network
+
+
+class Noise(keras.layers.Layer):
+    """Random in inference mode too."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.seed = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        noise = keras.random.uniform(ops.shape(x), -1.0, 1.0, seed=self.seed)
+        return x + self.size * noise
+
+
+def very_sure(network):
+    """So large logits that the softmax is exactly 0 or 1."""
+    return lambda x: 1e4 * network(x)
+
+
+def rounding(network):
+    """Four levels of grey, and no gradient to the images."""
+
+    def function(x):
+        return network(0.0 * x + ops.stop_gradient(ops.round(4 * x) / 4))
+
+    return function
+
+
+def misleading(network):
+    """What the network sees is the image; the gradient is turned around."""
+    return lambda x: network(ops.stop_gradient(2.0 * x) - x)
+
+
+def noisy(network):
+    inputs = keras.Input(network.input_shape[1:])
+    return keras.Model(inputs, network(Noise(0.5)(inputs)))
+
+
+def tensorflow(*values):
+    """A case that is the same on JAX, where compiling takes long."""
+    return pytest.param(*values, marks=pytest.mark.tensorflow)
+
+
+def checks_of(findings):
+    return {finding["check"] for finding in findings}
+
+
+# The tests
+
+
+@pytest.mark.parametrize("trials", [1, 5, 30])
+@pytest.mark.parametrize("probability", [0.01, 0.5])
+def test_chance_is_the_binomial_sum(trials, probability):
+    for least in range(trials + 1):
+        expected = sum(
+            math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
+            for k in range(least, trials + 1)
+        )
+        found = chance_of_reaching(least, trials, probability)
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3000), st.data())
+def test_chance_falls_with_what_is_to_be_reached(trials, data):
+    least = data.draw(st.integers(0, trials - 1))
+    smaller, larger = (chance_of_reaching(k, trials, 0.01) for k in (least + 1, least))
+    assert 0 <= smaller <= larger <= 1 + 1e-9
+
+
+def test_thresholds_are_those_of_the_docstring():
+    for examples, first in ((256, 8), (1000, 19)):
+        assert too_many(first, examples, 0.01)
+        assert not too_many(first - 1, examples, 0.01)
+    assert not too_many(0, 0, 0.01)
+
+
+def test_outdone_needs_significance_and_size():
+    assert outdone(30, 5, 1000)
+    assert not outdone(30, 25, 1000)  # by chance
+    assert not outdone(30, 5, 100_000)  # of no consequence
+    assert not outdone(5, 30, 1000)
+
+
+def flags(*broken, examples=500):
+    right = np.ones(examples, bool)
+    for part in broken:
+        right[part] = False
+    return right
+
+
+def test_black_box_against_the_union_of_the_others():
+    square = Run("square", krl.attacks.Square(0.1), flags(slice(0, 60)))
+    first = Run("pgd20", krl.attacks.PGD(0.1, 20), flags(slice(0, 30)))
+    second = Run("cw20", krl.attacks.PGD(0.1, 20, loss="margin"), flags(slice(30, 58)))
+    finding = outdone_by_black_box(square, [square, first])
+    assert finding["missed"] == 30
+    assert (
+        "breaks 30 of 500 images (6.0%) that are still right after pgd20;"
+        in finding["message"]
+    )
+    assert outdone_by_black_box(square, [square, first, second]) is None
+    assert outdone_by_black_box(first, [square, first]) is None
+
+
+def test_black_box_is_compared_with_what_may_do_as_much():
+    square = Run("square", krl.attacks.Square(0.1), flags(slice(0, 60)))
+    weaker = [
+        krl.attacks.FGSM(0.1),
+        krl.attacks.PGD(0.05, 20),
+        krl.attacks.PGD(0.1, 20, norm="l2"),
+        None,
+    ]
+    for attack in weaker:
+        assert outdone_by_black_box(square, [square, Run("a", attack, flags())]) is None
+
+
+def test_black_box_after_an_ensemble_may_find_less():
+    before = [Run("apgd-ce", krl.attacks.APGD(0.1), flags(slice(0, 30)))]
+    square = krl.attacks.Square(0.1)
+    for found, expected in ((3, None), (6, 6)):
+        run = Run("square", square, flags(slice(0, 30 + found)), before=before)
+        finding = outdone_by_black_box(run, [*before, run])
+        assert (finding and finding["missed"]) == expected
+
+
+def test_which_attack_should_outdo_which():
+    pgd, apgd = krl.attacks.PGD, krl.attacks.APGD
+    order = [krl.attacks.FGSM(0.1), pgd(0.1, 8), pgd(0.1, 20), pgd(0.2, 20), apgd(0.2)]
+    runs = [Run(str(i), attack, flags()) for i, attack in enumerate(order)]
+    for i, first in enumerate(runs):
+        for j, second in enumerate(runs):
+            assert first.should_outdo(second) == (i > j), (i, j)
+    base = Run("base", pgd(0.1, 20), flags())
+    for other in (pgd(0.1, 10, loss="margin"), pgd(0.1, 10, norm="l2"), None):
+        assert not base.should_outdo(Run("other", other, flags()))
+    # From a start at one end of the ball it cannot get to the other.
+    short = Run("short", pgd(0.1, 20, 0.005), flags())
+    assert not short.should_outdo(runs[0])
+
+
+def test_a_larger_budget_that_breaks_less():
+    pgd = krl.attacks.PGD
+    small = Run("small", pgd(0.1, 20), flags(slice(0, 40)))
+    middle = Run("middle", pgd(0.15, 20), flags(slice(0, 42)))
+    large = Run("large", pgd(0.2, 20), flags(slice(40, 45)))
+    runs = [small, middle, large]
+    finding = _outdone_by_weaker(large, runs)
+    assert (finding["attack"], finding["weaker"]) == ("large", "middle")
+    assert (finding["only_weaker"], finding["only_stronger"]) == (40, 3)
+    assert "which has a larger budget, only 3 that middle leaves" in finding["message"]
+    assert _outdone_by_weaker(middle, runs) is None
+    assert _outdone_by_weaker(small, runs) is None
+
+
+def test_nothing_is_found_on_a_sane_network(network, digits):
+    # Warnings are errors here.
+    results = krl.evaluate(network, *digits, ATTACKS, EPSILON, verbose=0)
+    assert results.settings["findings"] == []
+    assert 0.3 < results["pgd16"]["all"] < results["clean"]["all"] - 0.05
+
+
+@pytest.mark.slow_on_jax
+def test_diagnosis_of_a_sane_network(network, digits):
+    diagnosis = krl.diagnose(network, digits, epsilon=EPSILON, steps=10, queries=100)
+    assert diagnosis.findings == []
+    assert diagnosis["examples"] == 256
+    assert len(diagnosis["starts"]) == 5
+    assert diagnosis["worst_start"] <= min(diagnosis["starts"])
+    assert diagnosis["square"] <= diagnosis["worst_start"]
+    assert diagnosis["double_epsilon"] < min(diagnosis["starts"])
+    assert diagnosis["at_large_epsilon"] == 0
+    assert "Nothing suspicious" in str(diagnosis)
+    assert json.loads(json.dumps(diagnosis)) == diagnosis
+
+
+@pytest.mark.parametrize(
+    "mask, expected",
+    [
+        (very_sure, {"zero_gradients", "logit_scale"}),
+        tensorflow(rounding, {"zero_gradients", "large_epsilon"}),
+        tensorflow(misleading, {"large_epsilon", "black_box"}),
+        tensorflow(noisy, {"random_network"}),
+    ],
+)
+def test_diagnosis_of_masked_gradients(mask, expected, network, digits):
+    diagnosis = krl.diagnose(
+        mask(network),
+        digits,
+        epsilon=EPSILON,
+        steps=6,
+        starts=2,
+        queries=300 if "black_box" in expected else 0,
+    )
+    assert expected <= checks_of(diagnosis.findings)
+    assert not checks_of(diagnosis.findings) & {"random_start", "batch_normalization"}
+    assert all(f"! {check}: " in str(diagnosis) for check in expected)
+
+
+@pytest.mark.parametrize("mask", [very_sure, tensorflow(rounding)])
+def test_evaluate_warns_of_vanishing_gradients(mask, network, digits):
+    with pytest.warns(krl.RobustnessWarning, match="gradient of exactly zero at"):
+        results = krl.evaluate(mask(network), *digits, ["pgd5"], EPSILON, verbose=0)
+    findings = json.loads(results.to_json())["settings"]["findings"]
+    assert checks_of(findings) == {"zero_gradients"}
+    assert "images that are still right after pgd5." in findings[0]["message"]
+    assert findings[0]["zero_gradients"] > 0.5 * findings[0]["examples"]
+
+
+@pytest.mark.tensorflow
+def test_evaluate_warns_where_square_is_stronger(network, digits):
+    x, y = digits[0][:100], digits[1][:100]
+    square = krl.attacks.Square(EPSILON, queries=300)
+    attacks = {"pgd5": krl.attacks.PGD(EPSILON, 5), "square": square}
+    with pytest.warns(krl.RobustnessWarning, match="square, which needs no gradients"):
+        krl.evaluate(misleading(network), x, y, attacks, verbose=0)
+
+
+def test_evaluate_warns_of_random_networks(network, digits):
+    random = noisy(network)
+    for model in (random, lambda x: random(x)):
+        with pytest.warns(krl.RobustnessWarning, match="random in inference mode"):
+            results = krl.evaluate(model, *digits, ["clean"], verbose=0)
+        (finding,) = results.settings["findings"]
+        assert 0 < finding["decided_otherwise"] <= finding["changed"] == 64
+
+
+def test_no_diagnosis_where_none_is_wanted(network, digits):
+    results = krl.evaluate(
+        noisy(network), *digits, ["clean"], verbose=0, diagnose=False
+    )
+    assert "findings" not in results.settings
+
+
+def test_a_start_that_decides():
+    by_start = np.ones((3, 100), bool)
+    by_start[0, :30] = False
+    finding = _depends_on_start(by_start)
+    assert (finding["wavering"], finding["worst"]) == (30, 0.7)
+    assert _depends_on_start(by_start[1:]) is None
+    by_start[:, :30] = False
+    assert _depends_on_start(by_start) is None
+
+
+@pytest.mark.tensorflow
+def test_statistics_that_do_not_fit(digits, network):
+    other = keras.models.clone_model(network)
+    other.set_weights(network.get_weights())
+    other.layers[2].moving_mean.assign(other.layers[2].moving_mean + 3.0)
+    diagnosis = krl.diagnose(other, digits, epsilon=0.01, steps=2, starts=2, queries=0)
+    (finding,) = [f for f in diagnosis.findings if f["check"] == "batch_normalization"]
+    assert finding["training_mode"] > finding["evaluation_mode"] + 0.1
+    assert "square" not in diagnosis
+
+
+def test_subset_is_drawn_from_arrays_and_taken_from_batches():
+    x = np.linspace(0, 1, 600, dtype="float32")[:, None]
+    y = np.arange(600) // 60
+    for data in ((x, y), ((x, y), None)):
+        images, labels = _subset(*data, 100, seed=0)
+        assert np.unique(images).size == 100
+        assert np.bincount(labels).min() > 0  # though sorted by class
+        np.testing.assert_array_equal(
+            np.searchsorted(x[:, 0], images[:, 0]) // 60, labels
+        )
+    batches = [(x[:30], y[:30]), (x[30:60], y[30:60])]
+    np.testing.assert_array_equal(_subset(batches, None, 40, seed=0)[0], x[:40])
+    assert len(_subset(x[:5], y[:5], 40, seed=0)[0]) == 5
+    with pytest.raises(ValueError, match="has no images to look at"):
+        _subset([], None, 40, seed=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"epsilon": 0}, "`epsilon` must be more than 0"),
+        ({"epsilon": 8}, "`epsilon` is in pixel units"),
+        ({"starts": 1}, "`starts` must be at least 2. Received: starts=1"),
+        ({"examples": 0}, "`examples` must be an integer of at least 1"),
+        ({"norm": "l1"}, "`norm` must be one of"),
+    ],
+)
+def test_diagnose_checks_arguments(arguments, message, images):
+    with pytest.raises(ValueError, match=message):
+        krl.diagnose(dense_network(), *images, **arguments)
+
+
+def test_images_outside_the_range_are_no_warning_but_an_error(images):
+    x, y = images
+    with pytest.raises(ValueError, match=r"must hold images in \[0, 1\]"):
+        krl.diagnose(dense_network(), 2 * x - 1, y)
+
+
+def test_warnings_name_the_line_of_the_caller():
+    finding = {"check": "name", "message": "text"}
+
+    def evaluate():
+        evaluation_checks.warn([finding])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate()
+    assert caught[0].filename == __file__
+    assert str(caught[0].message) == "text"
+    assert caught[0].message.finding == finding
