@@ -1,0 +1,106 @@
+"""One training on several devices: what `--distribute` stands for.
+
+The number of devices is no setting of a run: the numbers are those of one device, and
+a run goes on with another number of them.
+"""
+
+import contextlib
+import json
+import os
+
+DISTRIBUTE = ("none", "mirrored", "multiworker", "jax")
+BACKENDS = {"mirrored": "tensorflow", "multiworker": "tensorflow", "jax": "jax"}
+
+
+def scope(distribute, cpu_devices=None):
+    """Begins training on the devices. Before anything else touches them.
+
+    Args:
+        distribute: One of `DISTRIBUTE`.
+        cpu_devices: Integer. Split the CPU into so many devices, to try it out
+            without accelerators. Defaults to `None`.
+
+    Returns:
+        A context manager: what is made in it is on all devices.
+
+    Raises:
+        SystemExit: If it does not go with the backend, or the cluster is not described.
+    """
+    if distribute == "none":
+        return contextlib.nullcontext()
+    check(distribute)
+    if distribute == "jax":
+        return jax_devices(cpu_devices)
+    import tensorflow as tf
+
+    if cpu_devices:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * cpu_devices,
+        )
+    if distribute == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy().scope()
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+def check(distribute):
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != BACKENDS[distribute]:
+        raise SystemExit(
+            f"error: --distribute={distribute} is of another backend than {backend}: "
+            f"set KERAS_BACKEND={BACKENDS[distribute]}."
+        )
+    if distribute == "multiworker" and "TF_CONFIG" not in os.environ:
+        raise SystemExit(
+            "error: --distribute=multiworker needs TF_CONFIG in the environment of "
+            'each process, such as {"cluster": {"worker": ["10.0.0.1:1234", '
+            '"10.0.0.2:1234"]}, "task": {"type": "worker", "index": 0}}. On one '
+            "machine, use --distribute=mirrored."
+        )
+
+
+def jax_devices(cpu_devices):
+    """All devices of all processes, which the KERAS_DISTRIBUTION_* variables name."""
+    import jax
+    import keras
+
+    if cpu_devices:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+        if jax.config.jax_platforms == "cpu":
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        keras.distribution.initialize()
+    # Each process makes its share of the batches.
+    return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+
+
+def is_chief(distribute):
+    """Whether this process writes the files and evaluates. After `scope`."""
+    if distribute == "jax":
+        import jax
+
+        return jax.process_index() == 0
+    if distribute != "multiworker":
+        return True
+    cluster = json.loads(os.environ["TF_CONFIG"])
+    task = cluster["task"]
+    first = "chief" if "chief" in cluster["cluster"] else "worker"
+    return task["type"] == first and task["index"] == 0
+
+
+def shard(distribute):
+    """Which part of each batch this process makes, `None` for whole ones."""
+    if distribute != "jax":
+        return None
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
+def local_copy(network):
+    """The network on one device of this process, which can use it alone."""
+    copy = network.__class__.from_config(network.get_config())
+    copy.set_weights(network.get_weights())
+    return copy
