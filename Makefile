@@ -4,11 +4,11 @@
 #   make demo                    train on long-tailed digits, compare, draw
 #   make test                    the tests, on TensorFlow and then on JAX
 #   make test-slow               the longer ones, some of them for an hour
+#   make bench                   the time of a training step beside PyTorch, for hours
 #   make test PYTHON=python3.12  with another Python (3.10 or newer)
 
 PYTHON ?= python3
 VENV ?= .venv
-BACKEND ?= tensorflow
 # Three processes, each with whole files: on two cores, one waits while others compile.
 PARALLEL ?= -n 3 --dist=loadfile
 
@@ -22,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint, format, docs, docs-check, bench, clean"
+	@echo "also: lint, format, docs, docs-check, clean"
 
 $(RUN):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
@@ -63,8 +63,12 @@ docs: $(VENV)/.installed
 docs-check: $(VENV)/.installed
 	$(RUN) docs/build_api.py --check
 
+# Hours; started again, it goes on with the cells that runs/bench/matrix.json lacks.
+# BENCH="--quick" is a minute, BENCH="--cells wrn-10-2/at" one cell, measured again.
+BENCH ?= --resume
+
 bench: $(VENV)/.installed-bench
-	$(RUN) benchmarks/step.py --backend=$(BACKEND)
+	$(RUN) benchmarks/matrix.py $(BENCH) --document=docs/performance.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

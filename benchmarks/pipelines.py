@@ -25,7 +25,8 @@ import sys
 import time
 
 import numpy as np
-from step import BUSY, available_cores, busy_seconds, positive
+import sides
+from workers import BUSY, available_cores, busy_seconds, positive, write_json
 
 IMAGE_SHAPE = (32, 32, 3)
 PLACES = {"tf.data": "tensorflow", "tensorflow": "tensorflow", "jax": "jax"}
@@ -157,7 +158,7 @@ def report(figures):
         print(f"{name:14}" + "".join(f"{cell:>20}" for cell in cells))
     if step := figures["step"]:
         print(
-            f"\nA training step of {step['model']}, batch {step['batch_size']}, "
+            f"\nA training step of {step['network']}, batch {step['batch_size']}, "
             f"consumes {step['images_per_second']:.0f} images/s on {step['device']}."
         )
     others = max(
@@ -178,10 +179,14 @@ def main():
     if arguments.step:
         with open(arguments.step, encoding="utf-8") as file:
             measured = json.load(file)
-        ours, settings = measured["sides"]["ours"], measured["settings"]
+        ours = next(side for side in measured["sides"] if side in sides.OURS)
         step = {
-            **{key: settings[key] for key in ("model", "backend", "batch_size")},
-            **{key: ours[key] for key in ("device", "images_per_second")},
+            "side": ours,
+            **{key: measured["cell"][key] for key in ("network", "batch_size")},
+            **{
+                key: measured["sides"][ours][key]
+                for key in ("device", "images_per_second")
+            },
         }
     figures = {
         "places": {place: measure(place, arguments) for place in PLACES},
@@ -198,9 +203,7 @@ def main():
     }
     report(figures)
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=2)
-            file.write("\n")
+        write_json(arguments.json, figures)
 
 
 if __name__ == "__main__":

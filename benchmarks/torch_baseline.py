@@ -1,4 +1,4 @@
-"""The plain eager PyTorch side of `step.py`: the networks and one training step.
+"""The plain eager PyTorch side: the networks, the methods and a training step.
 
 This is adversarial training as an ordinary PyTorch user writes it: modules of
 `torch.nn`, a loop of gradient steps on the input, `optimizer.step()`. No compiler, no
@@ -9,6 +9,7 @@ for the gradient of the input alone, and nothing but the loss is read from the s
 The networks have the parameter counts of `keras_robustlt.networks`.
 """
 
+import copy
 import re
 
 import torch
@@ -123,54 +124,193 @@ class ResNet(nn.Module):
         return self.classifier(self.features(x).mean(dim=(2, 3)))
 
 
-def build_network(name, classes):
-    """Returns the network that `step.py --model` names."""
+class CosineHead(nn.Module):
+    """RoBal's classifier: features and class vectors of unit length, or nearly so."""
+
+    def __init__(self, features, classes, gamma=1 / 32):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, features))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        self.gamma = gamma
+
+    def forward(self, features):
+        lengths = self.weight.norm(dim=1, keepdim=True)
+        return F.linear(F.normalize(features), self.weight / (lengths + self.gamma))
+
+
+def build_network(name, classes, head="linear"):
+    """Returns the network that `step.py --network` names."""
     if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
-        return WideResNet(int(wide[1]), int(wide[2]), classes)
-    return ResNet({"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name], classes)
+        network = WideResNet(int(wide[1]), int(wide[2]), classes)
+    else:
+        blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name]
+        network = ResNet(blocks, classes)
+    if head == "cosine":
+        network.classifier = CosineHead(network.classifier.in_features, classes)
+    return network
 
 
-def perturb(network, x, y, epsilon, step_size, steps):
+def perturb(forward, x, y, epsilon, step_size, steps):
     """Returns the examples that PGD finds in the Linf ball around `x`."""
     start = x + torch.empty_like(x).uniform_(-epsilon, epsilon)
     x_adv = start.clamp(0, 1)
     for _ in range(steps):
         x_adv.requires_grad_()
-        loss = F.cross_entropy(network(x_adv), y)
+        loss = F.cross_entropy(forward(x_adv), y)
         (gradient,) = torch.autograd.grad(loss, x_adv)
         x_adv = x_adv.detach() + step_size * gradient.sign()
         x_adv = torch.clamp(x_adv, x - epsilon, x + epsilon).clamp(0, 1)
     return x_adv.detach()
 
 
-class Trainer:
-    """A network, its optimizer and a fixed batch; `step()` trains on the batch.
+class BalancedSoftmax:
+    """Cross-entropy of logits shifted by the class prior (AT-BSL)."""
 
-    The network stays in training mode, so the attack sees the statistics of the batch.
+    def __init__(self, class_counts):
+        self.prior = class_counts.log()
+
+    def __call__(self, logits, y):
+        return F.cross_entropy(logits + self.prior, y)
+
+
+class RoBal:
+    """Cross-entropy with class-aware margins, and the divergence from clean images."""
+
+    def __init__(
+        self, class_counts, margin=0.1, scale=10.0, tau_b=1.5, tau_m=0.3, beta=6.0
+    ):
+        self.prior = tau_b * (class_counts / class_counts.sum()).log()
+        self.margins = tau_m * (class_counts / class_counts.min()).log() / scale
+        self.margins += margin
+        self.scale, self.beta = scale, beta
+
+    def __call__(self, logits, y, clean_logits):
+        margins = F.one_hot(y, len(self.margins)) * self.margins
+        margin_loss = F.cross_entropy(self.scale * (logits - margins) + self.prior, y)
+        divergence = F.kl_div(
+            F.log_softmax(logits, dim=1),
+            F.softmax(clean_logits, dim=1),
+            reduction="batchmean",
+        )
+        return margin_loss + self.beta * divergence
+
+
+class WeightPerturbation:
+    """AWP: moves the kernels to where the loss is worse, and back.
+
+    A copy of the network takes a step of its own optimizer up the loss; each kernel
+    then moves in the direction of the copy's change, by `gamma` times its length.
     """
 
-    def __init__(self, model, x, y, classes, epsilon, step_size, steps):
+    def __init__(self, network, gamma=0.005):
+        self.network, self.gamma = network, gamma
+        self.proxy = copy.deepcopy(network)
+        self.optimizer = torch.optim.SGD(self.proxy.parameters(), lr=0.01)
+
+    def changes(self, forward, x_adv, y):
+        """A dictionary from the names of the kernels to their changes."""
+        self.proxy.load_state_dict(self.network.state_dict())
+        loss = -F.cross_entropy(forward(x_adv, self.proxy), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        before = dict(self.network.named_parameters())
+        changes = {}
+        for name, moved in self.proxy.named_parameters():
+            if moved.dim() > 1:
+                direction = moved.data - before[name].data
+                size = self.gamma * before[name].data.norm()
+                changes[name] = size / (direction.norm() + 1e-20) * direction
+        return changes
+
+    def move(self, changes, sign):
+        for name, parameter in self.network.named_parameters():
+            if name in changes:
+                parameter.data.add_(changes[name], alpha=sign)
+
+
+class Trainer:
+    """A network, its optimizer and a fixed batch; `run` trains on the batch.
+
+    The network stays in training mode, so the attack sees the statistics of the batch.
+
+    Args:
+        cell: A `sides.Cell`.
+    """
+
+    def __init__(self, cell):
+        import sides
+
+        self.cell = cell
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = build_network(model, classes).to(self.device).train()
-        self.optimizer = torch.optim.SGD(
+        head = "cosine" if cell.method == "robal" else "linear"
+        self.network = build_network(cell.network, cell.classes, head)
+        self.network = self.network.to(self.device).train()
+        self.optimizer = self.build_optimizer()
+        x, y = cell.batch()
+        images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+        self.x = images.to(self.device)
+        self.y = torch.from_numpy(y).to(self.device)
+        counts = torch.tensor(cell.class_counts(), dtype=torch.float32)
+        counts = counts.to(self.device)
+        losses = {"at_bsl": BalancedSoftmax, "robal": RoBal}
+        loss = losses.get(cell.method)
+        self.loss = loss(counts) if loss else F.cross_entropy
+        self.awp = None
+        if cell.method == "awp":
+            self.awp = WeightPerturbation(self.network)
+        self.attack = {
+            "epsilon": sides.EPSILON,
+            "step_size": sides.STEP_SIZE,
+            "steps": cell.attack_steps,
+        }
+
+    def build_optimizer(self, **options):
+        return torch.optim.SGD(
             self.network.parameters(),
             lr=0.1,
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
+            **options,
         )
-        images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-        self.x = images.to(self.device)
-        self.y = torch.from_numpy(y).to(self.device)
-        self.attack = {"epsilon": epsilon, "step_size": step_size, "steps": steps}
+
+    def forward(self, x, network=None):
+        """Logits in float32, from a network that may compute in bfloat16."""
+        half = self.cell.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return (self.network if network is None else network)(x).float()
+
+    def run(self, steps):
+        """Trains so many steps, and gives the loss."""
+        for _ in range(steps):
+            loss = self.step()
+        return loss
 
     def step(self):
-        x_adv = perturb(self.network, self.x, self.y, **self.attack)
-        loss = F.cross_entropy(self.network(x_adv), self.y)
+        x_adv = perturb(self.forward, self.x, self.y, **self.attack)
+        if self.awp:
+            changes = self.awp.changes(self.forward, x_adv, self.y)
+            self.awp.move(changes, 1)
+        loss = self.training_loss(x_adv)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        if self.awp:
+            self.awp.move(changes, -1)
         return loss.item()
+
+    def training_loss(self, x_adv):
+        logits = self.forward(x_adv)
+        if self.cell.method == "robal":
+            return self.loss(logits, self.y, self.forward(self.x))
+        return self.loss(logits, self.y)
+
+    def device_peak(self):
+        """Peak memory of the accelerator in bytes; `None` on a CPU."""
+        if self.device.type == "cpu":
+            return None
+        return torch.cuda.max_memory_allocated()
 
     def describe(self):
         return {

@@ -1,0 +1,302 @@
+"""The benchmarks: what they count, compare and write; and the GPU suite's dry run."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from test_repository import WITHOUT_TENSORFLOW
+
+import keras_robustlt as krl
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def cell(**arguments):
+    import sides
+
+    return sides.Cell(**{"network": "wrn-10-1", "batch_size": 4, **arguments})
+
+
+# What a step costs
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"), [("at", 23), ("at_bsl", 23), ("robal", 26), ("awp", 26)]
+)
+def test_passes_of_a_step(method, passes):
+    assert cell(method=method, attack_steps=10).passes == passes
+
+
+def test_counted_operations():
+    import sides
+
+    network = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            keras.layers.Conv2D(4, 3, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2D(5, 1, strides=2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(7),
+        ]
+    )
+    convolutions = 36 * 9 * 3 * 4 + 9 * 4 * 5
+    assert sides.forward_flops(network) == 2 * (convolutions + 45 * 7)
+
+
+def test_counted_operations_of_resnet18():
+    import sides
+
+    # 0.56 billion multiplications are what papers give for it on 32x32 images.
+    flops = sides.forward_flops(krl.networks.ResNet18())
+    np.testing.assert_allclose(flops / 2, 0.56e9, rtol=0.01)
+
+
+# Comparing and writing
+
+
+def figures_of(**seconds):
+    return {"sides": {side: {"seconds_by_round": s} for side, s in seconds.items()}}
+
+
+def test_ratio_is_the_median_of_the_rounds_own():
+    import compare
+
+    figures = figures_of(torch=[4.0, 90.0, 6.0], jax=[2.0, 30.0, 1.0])
+    assert compare.ratio(figures, "torch", "jax") == 3.0
+    assert compare.ratio(figures, "torch", "tensorflow") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [("*", True), ("wrn-10-1", True), ("wrn-10-1/at", True), ("*/at/*", True)]
+    + [("wrn-10", False), ("wrn-10-1/at_bsl", False), ("*/bfloat16", False)],
+)
+def test_cells_by_name(pattern, matches):
+    import matrix
+
+    assert matrix.matches(cell(method="at").name, pattern) == matches
+
+
+def test_table_goes_to_its_place(tmp_path):
+    import tables
+
+    document = tmp_path / "document.md"
+    document.write_text("a\n<!-- bench:x -->\nold\n<!-- /bench:x -->\nz\n")
+    for text in ("1 2", "3"):
+        tables.insert(document, "x", text)
+    assert document.read_text() == (
+        "a\n<!-- bench:x -->\n\n3\n\n<!-- /bench:x -->\nz\n"
+    )
+    with pytest.raises(ValueError, match="needs the lines <!-- bench:y -->"):
+        tables.insert(document, "y", "4")
+
+
+def test_document_has_the_places():
+    text = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    for name in ("matrix", "scaling", "profile", "gpu"):
+        assert f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text
+
+
+SIDE = """
+import sys
+sys.path.insert(0, {folder!r})
+import json, os, workers
+
+class Side:
+    def __init__(self):
+        if settings["fails"] == "building":
+            raise RuntimeError("no such device")
+    def describe(self):
+        print("noise of a library")
+        return {{"parameters": 7}}
+    def round(self, steps):
+        if settings["fails"] == "running":
+            os._exit(9)
+        return {{"steps": steps}}
+
+settings = json.loads(sys.argv[1])
+workers.serve(Side)
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "side.py"
+    path.write_text(SIDE.format(folder=str(BENCHMARKS)))
+    return str(path)
+
+
+def test_worker_answers_by_round(script):
+    import workers
+
+    worker = workers.Worker(script, {"fails": None}, {})
+    assert worker.description == {"parameters": 7}
+    assert [worker.ask(n) for n in (1, 5)] == [{"steps": 1}, {"steps": 5}]
+    worker.close()
+    assert worker.process.returncode == 0
+
+
+def test_failing_worker_says_why(script):
+    import workers
+
+    with pytest.raises(workers.Failure, match="RuntimeError: no such device"):
+        workers.Worker(script, {"fails": "building"}, {})
+    worker = workers.Worker(script, {"fails": "running"}, {})
+    with pytest.raises(workers.Failure, match="ended with status 9"):
+        worker.ask(1)
+
+
+# The PyTorch side does the same as ours
+
+
+@pytest.mark.parametrize("method", ["at_bsl", "robal"])
+def test_torch_losses_are_ours(method):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch_baseline
+    from tiny_models import COUNTS, tiny_model
+
+    rng = np.random.default_rng(0)
+    logits, clean = rng.normal(size=(2, 5, 3)).astype("float32")
+    y = np.array([0, 1, 2, 0, 1])
+    counts = torch.tensor(COUNTS, dtype=torch.float32)
+    theirs = {"at_bsl": torch_baseline.BalancedSoftmax, "robal": torch_baseline.RoBal}
+    arguments = [torch.from_numpy(logits), torch.from_numpy(y)]
+    if method == "robal":
+        arguments.append(torch.from_numpy(clean))
+    model = tiny_model(method=method)
+    expected = model.method.loss(
+        np.eye(3, dtype="float32")[y],
+        {"adversarial": logits, "clean": clean},
+        krl.losses.cross_entropy,
+    )
+    loss = theirs[method](counts)(*arguments)
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wrn-16-2", "resnet18"])
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_torch_networks_have_our_number_of_parameters(name, head):
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch_baseline
+
+    theirs = torch_baseline.build_network(name, 10, head)
+    ours = krl.networks.get(name, head={"cosine": "cosplus"}.get(head, head))
+    count = sum(int(np.prod(weight.shape)) for weight in ours.trainable_weights)
+    assert sum(p.numel() for p in theirs.parameters()) == count
+
+
+# The GPU suite
+
+
+def test_differences_between_devices():
+    import one_step
+
+    def arrays(**changes):
+        values = {
+            "gradient": [1.0, -1.0, 2.0, -2.0],
+            "adversarial": [0.5, 0.5, 0.5, 0.5],
+            "weights_0": [1.0, 1.0],
+            "updated_0": [1.0, 2.0],
+            "step_updated_0": [1.0, 2.0],
+            "loss": 2.0,
+            "step_loss": 2.0,
+        }
+        return {k: np.float32(v) for k, v in {**values, **changes}.items()}
+
+    found = one_step.differences(arrays(), arrays())
+    assert set(found.values()) == {0.0}
+    changed = arrays(
+        gradient=[1.0, 1.0, 2.0, -2.0],
+        adversarial=[0.5, 0.5, 0.5, 0.51],
+        updated_0=[1.0, 2.5],
+        loss=2.2,
+    )
+    found = one_step.differences(arrays(), changed)
+    expected = {"gradient": 2 / 10**0.5, "signs": 0.25, "adversarial_pixels": 0.25}
+    expected |= {"loss": 0.1, "update": 0.5, "step_loss": 0.0, "step_update": 0.0}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_packed_data_are_the_long_tail(tmp_path):
+    import pack_cifar10
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 4, 4, 3), np.uint8), np.arange(60) % 3
+    source = krl.data.load(((x, y), (x[:9], y[:9])))
+    arrays = pack_cifar10.pack(source, imbalance_ratio=5, seed=1, test_images=6)
+    pack_cifar10.save(tmp_path / "packed.npz", arrays)
+    data = krl.data.long_tail_arrays(tmp_path / "packed.npz", imbalance_ratio=None)
+    assert data.class_counts.tolist() == [20, 8, 4]
+    assert arrays["class_counts"].tolist() == [20, 8, 4]
+    np.testing.assert_array_equal(arrays["x_train"], x[arrays["indices"]])
+    expected = krl.data.long_tail_arrays(((x, y), (x, y)), imbalance_ratio=5, seed=1)
+    for images, labels in ((data.train), (expected.train)):
+        assert len(images) == len(labels) == 32
+    assert sorted(map(bytes, data.train[0])) == sorted(map(bytes, expected.train[0]))
+    assert len(data.test[0]) == 6
+
+
+@pytest.fixture
+def gpu_suite(tmp_path):
+    """Runs the suite's dry run where there is no TensorFlow."""
+    pytest.importorskip("jax", reason="the suite runs on JAX")
+    # Python reads this file at its start, in every process of the suite.
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    def run(*arguments):
+        result = subprocess.run(
+            [sys.executable, BENCHMARKS / "gpu_suite.py", *arguments]
+            + [f"--output={tmp_path}", "--dry_run"],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    return run
+
+
+ON_JAX = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="runs on JAX, in the tests on JAX"
+)
+
+
+@ON_JAX
+@pytest.mark.slow
+def test_dry_run_of_correctness(gpu_suite):
+    printed = gpu_suite("correctness")
+    assert "loss on the same adversarial images, relative: 0.00e+00" in printed
+    assert "share of its signs that differ" in gpu_suite("report")
+
+
+@ON_JAX
+@pytest.mark.slow
+def test_dry_run_of_speed(gpu_suite):
+    arguments = ("speed", "--sides", "jax", "--precisions", "bfloat16", "float32")
+    assert "jax: " in gpu_suite(*arguments)
+    assert gpu_suite(*arguments) == ""  # all is there already
+    assert "wrn-10-1 at bfloat16, batch 2" in gpu_suite("report")
+
+
+@ON_JAX
+@pytest.mark.slow
+def test_dry_run_of_training_with_resume(gpu_suite):
+    # No time for more than an epoch.
+    assert "1 of 2 epochs are done" in gpu_suite("train", "--minutes=0.001")
+    printed = gpu_suite("train")
+    assert "epoch 2:" in printed and "epoch 1:" not in printed
+    assert "clean" in printed
