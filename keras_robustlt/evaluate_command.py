@@ -71,6 +71,12 @@ def define_flags(values):
         flag_values=values,
     )
     flags.DEFINE_integer("batch_size", 250, "Images at once.", flag_values=values)
+    flags.DEFINE_integer(
+        "chunk_size",
+        1000,
+        "Images between two writes of --cache.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the attacks.", flag_values=values)
     flags.DEFINE_integer(
         "data_seed",
@@ -137,6 +143,7 @@ def _evaluate(path, values):
         class_counts=class_counts,
         class_names=data.class_names,
         batch_size=values.batch_size,
+        chunk_size=values.chunk_size,
         seed=values.seed,
         per_example=values.per_example,
         cache=values.cache,

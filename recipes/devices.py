@@ -22,13 +22,9 @@ def scope(distribute, cpu_devices=None):
 
     Returns:
         A context manager: what is made in it is on all devices.
-
-    Raises:
-        SystemExit: If it does not go with the backend, or the cluster is not described.
     """
     if distribute == "none":
         return contextlib.nullcontext()
-    check(distribute)
     if distribute == "jax":
         return jax_devices(cpu_devices)
     import tensorflow as tf
@@ -46,6 +42,9 @@ def scope(distribute, cpu_devices=None):
 
 
 def check(distribute):
+    """Stops if it does not go with the backend, or the cluster is not described."""
+    if distribute == "none":
+        return
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != BACKENDS[distribute]:
         raise SystemExit(

@@ -231,6 +231,7 @@ def settings_from_flags(data):
             f"error: unknown --preset={FLAGS.preset}. Choose one of: "
             f"{', '.join(data.presets)}."
         )
+    devices.check(FLAGS.distribute)
     given = {
         key: FLAGS[key].value
         for key in data.settings(FLAGS.preset)

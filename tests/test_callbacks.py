@@ -12,6 +12,7 @@ import pytest
 from tiny_models import COUNTS, conv_network, dense_network, tiny_model, weights_of
 
 import keras_robustlt as krl
+from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import Checkpoint, HistoryCSV, ScheduleInspector
 
 TESTS = pathlib.Path(__file__).resolve().parent
@@ -208,6 +209,25 @@ def test_state_of_another_model(images, tmp_path):
     with pytest.raises(ValueError, match="state of another model or optimiser"):
         model.fit(x, y, callbacks=[Checkpoint(tmp_path / "state")], **FIT)
     assert path.read_bytes() == before
+
+
+def test_only_the_chief_writes(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "is_chief", lambda model: False)
+    folder = tmp_path / "run"
+    model = tiny_model()
+    callbacks = [
+        ScheduleInspector(folder),
+        HistoryCSV(folder / "history.csv"),
+        Checkpoint(folder),
+    ]
+    model.fit(*images, epochs=1, callbacks=callbacks, **FIT)
+    assert not folder.exists()
+
+
+def test_processes_must_share_the_checkpoints(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "of_all_processes", lambda model, value: [value, 3])
+    with pytest.raises(ValueError, match=r"they find \[0, 3\] epochs done"):
+        tiny_model().fit(*images, callbacks=[Checkpoint(tmp_path)], **FIT)
 
 
 def test_state_of_another_optimiser(images, tmp_path):

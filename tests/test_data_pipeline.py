@@ -41,6 +41,17 @@ def test_remainder_can_be_dropped():
     assert dataset.element_spec[0].shape[0] == 16
 
 
+def test_shards_are_parts_of_the_same_batches():
+    whole = [list(pipeline(X, Y, 16, "base", seed=3, drop_remainder=True))]
+    shards = [list(pipeline(X, Y, 16, "base", seed=3, shard=(i, 2))) for i in (0, 1)]
+    assert len(shards[0]) == len(shards[1]) == len(whole[0]) == 2
+    for (x, y), *parts in zip(*whole, *shards, strict=True):
+        xs, ys = zip(*parts, strict=True)
+        assert [len(part) for part in xs] == [8, 8]
+        np.testing.assert_array_equal(np.concatenate(xs), x)
+        np.testing.assert_array_equal(np.concatenate(ys), y)
+
+
 def test_every_epoch_is_another_permutation():
     dataset = pipeline(X, Y, 16)
     first, second = order_of(dataset), order_of(dataset)
@@ -141,6 +152,8 @@ def test_balanced_sampling_reaches_every_image():
     [
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"batch_size": 64, "drop_remainder": True}, "make no batch"),
+        ({"shard": (2, 2)}, r"index from 0 to count - 1. Received: shard=\(2, 2\)"),
+        ({"shard": (0, 3)}, "multiple of the 3 processes"),
         ({"augmentation": "all"}, "must be one of none, base, aua.*'all'"),
         ({"augmentation": "aua"}, "needs images of 3 channels"),
         ({"balanced_sampling": True, "shuffle": False}, "needs shuffle=True"),

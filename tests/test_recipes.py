@@ -373,6 +373,8 @@ def test_names_of_runs(presets, runner):
 @pytest.mark.parametrize(
     "given, message",
     [
+        (["--distribute=jax"], "set KERAS_BACKEND=jax"),
+        (["--distribute=multiworker"], "needs TF_CONFIG in the environment"),
         (["--preset=huge"], "unknown --preset=huge. Choose one of: paper, resnet18"),
         (["--ema=fast"], "could not convert string to float: 'fast'"),
         (["--ema=2"], "`momentum` must be a number in"),
