@@ -25,7 +25,8 @@ EXAMPLES = 21  # the last batch is smaller, and of an odd size
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == int(os.environ["KILL_AT_STEP"]):
+        step = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+        if step == int(os.environ["KILL_AT_STEP"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -683,3 +683,13 @@ def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
     np.testing.assert_allclose(saved(x), expected, rtol=1e-4, atol=1e-5)
     if network is not models[0].network:
         assert not np.allclose(models[0].network(x), expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_several_devices(tmp_path):
+    flags = [*SHORT, "--distribute=mirrored", "--cpu_devices=2"]
+    code, printed = run("digitslt", *flags, f"--workdir={tmp_path}")
+    assert code == 0, printed
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["attacks"]["clean"]["all"] > 0.2
+    assert len(read_csv(tmp_path / "history.csv")) == 2
