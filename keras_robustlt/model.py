@@ -284,20 +284,19 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
                 training=True,
                 loss=loss,
-                steps=self._training_steps(),
+                **self._fewer_steps(),
             )
 
         # Without a budget the attack gives the images themselves.
         return backend.unless_idle(ops.max(class_epsilon) > 0, perturb, x)
 
-    def _training_steps(self):
-        """The steps of the training attack now, `None` for its own number."""
+    def _fewer_steps(self):
+        """How many steps the training attack makes now, if not its own number."""
         if self.attack_steps == "full":
-            return None
-        steps = ops.ceil(
-            self.budget.iteration_weight(self.schedule) * self.attack.steps
-        )
-        return ops.maximum(ops.cast(steps, "int32"), min(2, self.attack.steps))
+            return {}
+        share = self.budget.iteration_weight(self.schedule)
+        steps = ops.cast(ops.ceil(share * self.attack.steps), "int32")
+        return {"steps": ops.maximum(steps, min(2, self.attack.steps))}
 
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""

@@ -51,7 +51,7 @@ def test_the_number_of_steps_follows_the_budget(same_network):
     steps = []
     for epoch in range(10):
         model.schedule.begin_epoch(epoch)
-        steps.append(int(model._training_steps()))
+        steps.append(int(model._fewer_steps()["steps"]))
     # w_t is 0, 1/8, ..., 7/8, 1, 1.
     assert steps == [2, 2, 3, 4, 5, 7, 8, 9, 10, 10]
 
