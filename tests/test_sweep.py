@@ -56,7 +56,7 @@ def recipes(tmp_path):
     """A directory with the sweep and one recipe, the fake one."""
     directory = tmp_path / "recipes"
     directory.mkdir()
-    for name in ("sweep", "jobs", "summary", "runner", "presets"):
+    for name in ("sweep", "jobs", "summary", "runner", "devices", "presets"):
         shutil.copy(RECIPES / f"{name}.py", directory)
     (directory / "fakelt.py").write_text(FAKE)
     return directory
@@ -438,10 +438,11 @@ def pretend_to_have_run(workdir, *flags):
     assert code == 0, printed
     settings = json.loads(printed)
     entry = {"all": 0.5, "tail": 0.4, "balanced": 0.5, "worst": 0.3}
-    entry["per_class"] = [0.3, 0.7]
+    entry |= {"per_class": [0.3, 0.7], "attack": None}
+    evaluated = {"class_names": ["a", "b"], "class_counts": [9, 2], "epsilon": 0.1}
     results = {
         "attacks": {"clean": entry, "pgd20": entry},
-        "settings": {"class_names": ["a", "b"], "class_counts": [9, 2]},
+        "settings": evaluated,
         "training": settings,
     }
     workdir.mkdir(parents=True)
@@ -468,6 +469,7 @@ def test_comparison_of_finished_runs(tmp_path):
         "training images                                       9     2",
     ]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "base vs robustlt" in (tmp_path / "report.html").read_text()
 
     code, printed = recipe(
         "digitslt", "--compare", "--epochs=8", f"--workdir={tmp_path}"
