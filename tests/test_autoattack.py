@@ -78,6 +78,7 @@ def test_neither_batches_nor_order_matter(ten, order):
     np.testing.assert_allclose(np.concatenate(parts), together[order], atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_loops_of_the_graph_and_of_the_host_agree(ten, monkeypatch):
     network, x, y = ten
     results = []
@@ -234,6 +235,7 @@ def test_configuration(version):
 # Against the official implementation
 
 
+@pytest.mark.slow_on_jax
 def test_some_images_of_the_reference(golden):
     arrays = golden("autoattack")
     network = tiny_cnn(group(arrays, "weights."))

@@ -17,8 +17,17 @@ ON_JAX = keras.backend.backend() == "jax"
 DEVICES, PROCESSES = ("parallel", "process") if ON_JAX else ("mirrored", "worker")
 # What a batch does as a whole: features against each other and counts that follow
 # training; a step of the optimiser on the weights.
-CASES = ["reat", "at_bsl+awp"]
-OTHER_CASES = ["taet", "trades", "robal", "awp", "standard", "at/cfa", "at/dafa"]
+CASES = ["reat"] if ON_JAX else ["reat", "at_bsl+awp"]
+OTHER_CASES = [
+    "at_bsl+awp",
+    "taet",
+    "trades",
+    "robal",
+    "awp",
+    "standard",
+    "at/cfa",
+    "at/dafa",
+]
 BATCH_NORM = "mart"  # the case whose network has batch normalisation
 
 

@@ -144,6 +144,7 @@ def test_first_of_each_class():
     assert first_of_each_class(labels, 100).tolist() == list(range(7))
 
 
+@pytest.mark.slow_on_jax
 def test_command_line(files):
     arguments = ["network.keras", "--data=data.npz", "--attacks=clean,fgsm"]
     code, printed, errors = python(

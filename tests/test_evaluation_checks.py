@@ -210,6 +210,7 @@ def test_a_larger_budget_that_breaks_less():
     assert _outdone_by_weaker(small, runs) is None
 
 
+@pytest.mark.slow_on_jax
 def test_nothing_is_found_on_a_sane_network(network, digits):
     # Warnings are errors here.
     results = krl.evaluate(network, *digits, ATTACKS, EPSILON, verbose=0)

@@ -210,7 +210,7 @@ def scenario_model(arrays, scenario, batchnorm_statistics):
 
 
 def slow(*values):
-    """One scenario of each method is enough where each is compiled for seconds."""
+    """The others are enough where each is compiled for many seconds."""
     return pytest.param(*values, marks=pytest.mark.slow_on_jax)
 
 
@@ -220,16 +220,16 @@ def slow(*values):
     ("scenario", "statistics", "passes"),
     [
         # The reference's pgdat makes no clean pass before the update to compare with.
-        ("pgdat", "adversarial", ["loss1:adv"]),
+        slow("pgdat", "adversarial", ["loss1:adv"]),
         ("atbsl", "adversarial", ["loss1:adv"]),
         slow("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
         slow("robal", "adversarial", ["loss1:adv"]),
         ("robal", "mixed", ["loss1:adv", "loss1:clean"]),
         slow("reat", "adversarial", ["loss1:adv"]),
         ("reat_mid", "adversarial", ["loss1:adv"]),
-        ("taet", "adversarial", ["loss1:adv"]),
+        slow("taet", "adversarial", ["loss1:adv"]),
         slow("taet_stage1", "adversarial", ["loss1:clean"]),
-        ("awp", "adversarial", ["loss2:adv"]),
+        slow("awp", "adversarial", ["loss2:adv"]),
         slow("awp_warmup", "adversarial", ["loss2:adv"]),
     ],
 )

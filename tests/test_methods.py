@@ -256,6 +256,7 @@ def test_losses_that_are_no_means_refuse_weights(images):
         tiny_model(method="taet", budget="dafa").fit(x, y, **FIT)
 
 
+@pytest.mark.slow_on_jax
 def test_any_network_serves_the_methods_with_two_forward_passes(images):
     x, y = images
     for method in ("trades", "mart", "robal"):

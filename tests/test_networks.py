@@ -17,12 +17,12 @@ def count(variables):
     "name, parameters",
     [
         ("wrn-10-1", 77_850),
-        ("wrn-28-10", 36_479_194),
+        pytest.param("wrn-28-10", 36_479_194, marks=pytest.mark.tensorflow),
         # Much the same as the one before; tracing takes JAX long.
         pytest.param("wrn-34-10", 46_160_474, marks=pytest.mark.tensorflow),
         ("resnet18", 11_173_962),
         ("resnet34", 21_282_122),
-        ("resnet50", 23_520_842),
+        pytest.param("resnet50", 23_520_842, marks=pytest.mark.tensorflow),
         ("preact_resnet18", 11_172_170),
         ("small_resnet", 308_074),
     ],

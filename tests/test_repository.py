@@ -72,6 +72,7 @@ for name in keras_robustlt.__all__:
     assert "RobustLTModel" in run_python("-c", code).splitlines()
 
 
+@pytest.mark.tensorflow
 def test_trains_on_jax_without_tensorflow():
     pytest.importorskip("jax", reason="the JAX backend needs JAX")
     code = f"""

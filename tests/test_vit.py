@@ -13,6 +13,8 @@ from keras_robustlt import backend, layers, networks
 
 BACKEND = keras.backend.backend()
 
+HALF = pytest.param("mixed_bfloat16", marks=pytest.mark.slow_on_jax)
+
 
 def tiny_vit(**arguments):
     settings = {"input_shape": (6, 6, 3), "patch_size": 3, "classes": 3}
@@ -198,7 +200,7 @@ def test_the_gradient_of_the_input_is_finite_and_right(images):
     np.testing.assert_allclose(np.sum(gradient * direction), expected, rtol=2e-2)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float32", HALF])
 def test_trains(images, policy):
     keras.config.set_dtype_policy(policy)
     network = tiny_vit(depth=1, dropout=0.1)
@@ -215,7 +217,11 @@ def test_trains(images, policy):
 
 
 @pytest.mark.parametrize(
-    "policy, head", [("float32", "cosplus"), ("mixed_bfloat16", "linear")]
+    "policy, head",
+    [
+        ("float32", "cosplus"),
+        pytest.param("mixed_bfloat16", "linear", marks=pytest.mark.slow_on_jax),
+    ],
 )
 def test_plain_gives_the_same_outputs(images, policy, head, tmp_path):
     keras.config.set_dtype_policy(policy)
