@@ -35,6 +35,7 @@ def test_moving_average_of_each_step(images):
     np.testing.assert_allclose(averages(model), expected, 1e-5, 1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_training_is_the_same_and_evaluation_is_of_the_average(images, same_network):
     plain = tiny_model(same_network())
     model = tiny_model(same_network(), averaging=0.9)

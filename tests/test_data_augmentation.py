@@ -103,6 +103,7 @@ def sub_policy_draw(index, *others):
     return [*IN_PLACE, (index + 0.5) / len(POLICY), *others]
 
 
+@pytest.mark.slow_on_jax
 def test_sub_policies_apply_their_steps_in_order(photographs, applied):
     # Draws of zero: both steps happen, with negative sign. A probability of zero never
     # does.
@@ -162,6 +163,7 @@ def torchvision_reference(name, image, sign):
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.slow_on_jax
 def test_randaugment_of_each_operation(sign, photographs):
     assert len(CHOICES) == 14
     images = photographs[:14].copy()

@@ -107,6 +107,7 @@ def test_arrays_and_datasets_give_the_same(images):
         assert first[name]["per_class"] == second[name]["per_class"]
 
 
+@pytest.mark.slow_on_jax
 def test_any_classifier_and_its_model_agree(images):
     x, y = images
     sequential = conv_network()

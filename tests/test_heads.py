@@ -188,6 +188,7 @@ def test_bad_arguments(build, message):
         ("vit", "linear", keras.layers.Dense),
     ],
 )
+@pytest.mark.slow_on_jax
 def test_every_network_takes_a_head(name, head, kind):
     # The initial values do not matter, and drawing them takes most of the time.
     with keras.StatelessScope():

@@ -421,6 +421,7 @@ def test_batchnorm_statistics_move_once_for_each_kind_of_image(
 # Ways of running
 
 
+@pytest.mark.slow_on_jax
 def test_run_eagerly_and_steps_per_execution(images, same_network):
     expected = trained(images, tiny_model(same_network()))
     for arguments in ({"run_eagerly": True}, {"steps_per_execution": 2}):

@@ -11,9 +11,8 @@ from tiny_models import tiny_model, weights_of
 
 from keras_robustlt import backend, layers, networks
 
+pytestmark = pytest.mark.slow_on_jax
 BACKEND = keras.backend.backend()
-
-HALF = pytest.param("mixed_bfloat16", marks=pytest.mark.slow_on_jax)
 
 
 def tiny_vit(**arguments):
@@ -200,7 +199,7 @@ def test_the_gradient_of_the_input_is_finite_and_right(images):
     np.testing.assert_allclose(np.sum(gradient * direction), expected, rtol=2e-2)
 
 
-@pytest.mark.parametrize("policy", ["float32", HALF])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_trains(images, policy):
     keras.config.set_dtype_policy(policy)
     network = tiny_vit(depth=1, dropout=0.1)
@@ -220,7 +219,7 @@ def test_trains(images, policy):
     "policy, head",
     [
         ("float32", "cosplus"),
-        pytest.param("mixed_bfloat16", "linear", marks=pytest.mark.slow_on_jax),
+        ("mixed_bfloat16", "linear"),
     ],
 )
 def test_plain_gives_the_same_outputs(images, policy, head, tmp_path):
