@@ -35,7 +35,7 @@ CLASSES = 10
 STEPS = 100
 # Image size, number of images, and a budget at which a part of them stays robust. The
 # tiny network is two convolutions.
-PROBLEMS = {"tiny": (12, 200, 4 / 255), "wrn-10-1": (32, 64, 4 / 255)}
+PROBLEMS = {"tiny": (12, 200, 12 / 255), "wrn-10-1": (32, 64, 4 / 255)}
 # Runnable processes per core, before we start any, from which a machine is not idle.
 BUSY = 0.25
 
