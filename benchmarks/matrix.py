@@ -67,25 +67,7 @@ def parse_arguments():
     parser.add_argument(
         "--threads", type=workers.positive, default=workers.available_cores()
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a tiny network, a round, no document"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="leave out the cells that the JSON has"
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="where the figures are kept; runs/bench/matrix.json if not given",
-    )
-    parser.add_argument(
-        "--document", metavar="FILE", help="put the tables there too, in their place"
-    )
-    arguments = parser.parse_args()
-    if arguments.json is None:
-        name = "matrix_quick" if arguments.quick else "matrix"
-        arguments.json = f"runs/bench/{name}.json"
-    return arguments
+    return tables.parse(parser, "matrix", quick="a tiny network, a round")
 
 
 def planned(arguments):

@@ -47,25 +47,7 @@ def parse_arguments():
     parser.add_argument("--rounds", type=workers.positive, default=3)
     parser.add_argument("--steps", type=workers.positive, default=3)
     parser.add_argument("--threads", type=workers.positive, default=BASE.threads)
-    parser.add_argument(
-        "--quick", action="store_true", help="two small values of each, no document"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="leave out what the JSON has"
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="where the figures are kept; runs/bench/scaling.json if not given",
-    )
-    parser.add_argument(
-        "--document", metavar="FILE", help="put the tables there too, in their place"
-    )
-    arguments = parser.parse_args()
-    if arguments.json is None:
-        name = "scaling_quick" if arguments.quick else "scaling"
-        arguments.json = f"runs/bench/{name}.json"
-    return arguments
+    return tables.parse(parser, "scaling", quick="two small values of each")
 
 
 def planned(arguments):

@@ -12,6 +12,27 @@ import workers
 MIB = 2**20
 
 
+def parse(parser, name, quick):
+    """The arguments, with those that say where the figures called `name` go."""
+    parser.add_argument("--quick", action="store_true", help=f"{quick}, no document")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out what the JSON has"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help=f"where the figures are kept; runs/bench/{name}.json if not given",
+    )
+    parser.add_argument(
+        "--document", metavar="FILE", help="put the tables there too, in their place"
+    )
+    arguments = parser.parse_args()
+    if arguments.json is None:
+        quick = "_quick" if arguments.quick else ""
+        arguments.json = f"runs/bench/{name}{quick}.json"
+    return arguments
+
+
 def insert(path, name, text):
     """Puts `text` in the place `name` of the document.
 

@@ -96,10 +96,3 @@ def shard(distribute):
     import jax
 
     return jax.process_index(), jax.process_count()
-
-
-def local_copy(network):
-    """The network on one device of this process, which can use it alone."""
-    copy = network.__class__.from_config(network.get_config())
-    copy.set_weights(network.get_weights())
-    return copy

@@ -326,11 +326,10 @@ def run(settings, source, workdir, data_dir=None):
         )
     if not chief:
         return None
-    # The average of the weights where the settings ask for one.
-    network = model.inference_network
-    if FLAGS.distribute != "none":
-        network = devices.local_copy(network)
-    krl.networks.plain(network).save(workdir / "network.keras")
+    # The average of the weights where the settings ask for one. The copy is of this
+    # process alone, also where several devices trained.
+    network = krl.networks.plain(model.inference_network)
+    network.save(workdir / "network.keras")
     print("Evaluating:", ", ".join(settings["attacks"]), flush=True)
     results = krl.evaluate(
         network,
