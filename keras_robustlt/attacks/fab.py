@@ -165,11 +165,12 @@ class FAB(host.TargetedAttack):
                     new = ops.abs(new_leads) / (self._dual(new_normal) + 1e-12)
                     is_other = host.per_image(ops.not_equal(label, aim), x)
                     nearer = ops.logical_and(is_other, new < distance)
+                    nearer = ops.reshape(nearer, (-1,))
                     return (
                         aim + 1,
-                        ops.where(nearer, new, distance),
-                        ops.where(nearer, new_leads, leads),
-                        ops.where(nearer, new_normal, normal),
+                        backend.choose(nearer, new, distance),
+                        backend.choose(nearer, new_leads, leads),
+                        backend.choose(nearer, new_normal, normal),
                     )
 
                 nothing = ops.zeros_like(self._norm.length(x))
@@ -198,13 +199,9 @@ class FAB(host.TargetedAttack):
                 distance = ops.reshape(self._norm.length(x - image), (-1,))
                 closer = ops.logical_and(fooled, distance < state["distance"])
                 return {
-                    "x": ops.where(
-                        host.per_image(fooled, x), image + (x - image) * BETA, x
-                    ),
-                    "adversarial": ops.where(
-                        host.per_image(closer, x), x, state["adversarial"]
-                    ),
-                    "distance": ops.where(closer, distance, state["distance"]),
+                    "x": backend.choose(fooled, image + (x - image) * BETA, x),
+                    "adversarial": backend.choose(closer, x, state["adversarial"]),
+                    "distance": backend.choose(closer, distance, state["distance"]),
                 }
 
             return step

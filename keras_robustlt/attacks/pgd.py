@@ -195,8 +195,7 @@ class PGD:
 
         (right1, loss1), (right2, loss2) = judge(first), judge(second)
         better = ops.where(ops.equal(right1, right2), loss2 > loss1, right1)
-        better = ops.reshape(better, (-1,) + (1,) * (len(first.shape) - 1))
-        return ops.where(better, second, first)
+        return backend.choose(better, second, first)
 
     def _loss(self, loss):
         """`loss`, or the attack's own, as a function."""

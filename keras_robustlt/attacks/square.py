@@ -141,10 +141,8 @@ class Square(host.HostAttack):
                 better = ops.logical_or(new["fooled"], new["margin"] < state["margin"])
                 better = ops.logical_and(better, ops.logical_not(state["fooled"]))
                 return {
-                    "x": ops.where(
-                        host.per_image(better, candidate), candidate, state["x"]
-                    ),
-                    "margin": ops.where(better, new["margin"], state["margin"]),
+                    "x": backend.choose(better, candidate, state["x"]),
+                    "margin": backend.choose(better, new["margin"], state["margin"]),
                     "fooled": ops.logical_or(new["fooled"], state["fooled"]),
                 }
 

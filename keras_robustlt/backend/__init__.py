@@ -52,6 +52,7 @@ else:
 
 __all__ = [
     "StepAdapter",
+    "choose",
     "compiled",
     "frozen",
     "gradient",
@@ -107,6 +108,18 @@ def trial_update(optimizer, gradients, variables):
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
     return changes
+
+
+def choose(chosen, images, others):
+    """The images of which `chosen`, a boolean for each, is true; the `others` else."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Where `ops.where` broadcasts the booleans, it takes TensorFlow's CPU kernel
+        # ten times as long.
+        return tf.compat.v1.where(chosen, images, others)
+    chosen = ops.reshape(chosen, (-1,) + (1,) * (len(images.shape) - 1))
+    return ops.where(chosen, images, others)
 
 
 def control_flow_is_slow():
