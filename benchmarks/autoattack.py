@@ -33,8 +33,8 @@ import numpy as np
 
 CLASSES = 10
 STEPS = 100
-# Image size, number of images, and a budget at which a part of them stays robust. The
-# tiny network is two convolutions.
+# Image size, number of images, and budget. The tiny network is two convolutions; all
+# its images stay robust, of those of the other a part.
 PROBLEMS = {"tiny": (12, 200, 12 / 255), "wrn-10-1": (32, 64, 4 / 255)}
 # Runnable processes per core, before we start any, from which a machine is not idle.
 BUSY = 0.25

@@ -216,11 +216,7 @@ def test_trains(images, policy):
 
 
 @pytest.mark.parametrize(
-    "policy, head",
-    [
-        ("float32", "cosplus"),
-        ("mixed_bfloat16", "linear"),
-    ],
+    "policy, head", [("float32", "cosplus"), ("mixed_bfloat16", "linear")]
 )
 def test_plain_gives_the_same_outputs(images, policy, head, tmp_path):
     keras.config.set_dtype_policy(policy)
