@@ -163,9 +163,8 @@ class FAB(host.TargetedAttack):
                     new_leads, new_normal = lead(x, ops.full_like(label, aim))
                     # The length that a perturbation must have in a linear network.
                     new = ops.abs(new_leads) / (self._dual(new_normal) + 1e-12)
-                    is_other = host.per_image(ops.not_equal(label, aim), x)
-                    nearer = ops.logical_and(is_other, new < distance)
-                    nearer = ops.reshape(nearer, (-1,))
+                    nearer = ops.reshape(new < distance, (-1,))
+                    nearer = ops.logical_and(nearer, ops.not_equal(label, aim))
                     return (
                         aim + 1,
                         backend.choose(nearer, new, distance),

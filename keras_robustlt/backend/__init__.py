@@ -2,6 +2,8 @@
 
 Each backend's module has the same names:
 
+- `choose(chosen, images, others)`: the images of which `chosen`, a boolean for each, is
+  true, and the `others` else;
 - `gradient(function, x)`: the gradient of a scalar function of a tensor or of a list
   of them;
 - `gradient_and_outputs(function, x)`: the same of the first of two results of
@@ -23,6 +25,7 @@ from keras_robustlt.backend import replicas
 if keras.backend.backend() == "tensorflow":
     from keras_robustlt.backend.tensorflow import (
         StepAdapter,
+        choose,
         compiled,
         gradient,
         gradient_and_outputs,
@@ -31,6 +34,7 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     from keras_robustlt.backend.jax import (
         StepAdapter,
+        choose,
         compiled,
         gradient,
         gradient_and_outputs,
@@ -39,6 +43,7 @@ elif keras.backend.backend() == "jax":
 elif keras.backend.backend() == "torch":
     from keras_robustlt.backend.torch import (
         StepAdapter,
+        choose,
         compiled,
         gradient,
         gradient_and_outputs,
@@ -108,18 +113,6 @@ def trial_update(optimizer, gradients, variables):
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
     return changes
-
-
-def choose(chosen, images, others):
-    """The images of which `chosen`, a boolean for each, is true; the `others` else."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Where `ops.where` broadcasts the booleans, it takes TensorFlow's CPU kernel
-        # ten times as long.
-        return tf.compat.v1.where(chosen, images, others)
-    chosen = ops.reshape(chosen, (-1,) + (1,) * (len(images.shape) - 1))
-    return ops.where(chosen, images, others)
 
 
 def control_flow_is_slow():

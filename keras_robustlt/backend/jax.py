@@ -2,6 +2,12 @@
 
 import jax
 import keras
+from jax import numpy as jnp
+
+
+def choose(chosen, images, others):
+    chosen = jnp.reshape(chosen, (-1,) + (1,) * (len(images.shape) - 1))
+    return jnp.where(chosen, images, others)
 
 
 def gradient(function, x):

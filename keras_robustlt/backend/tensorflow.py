@@ -3,6 +3,11 @@
 import tensorflow as tf
 
 
+def choose(chosen, images, others):
+    # Where `tf.where` broadcasts the booleans, its CPU kernel takes ten times as long.
+    return tf.compat.v1.where(chosen, images, others)
+
+
 def gradient(function, x):
     # Watching `x` alone keeps the gradients of the weights from being computed.
     with tf.GradientTape(watch_accessed_variables=False) as tape:

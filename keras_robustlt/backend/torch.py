@@ -4,6 +4,11 @@ import keras
 import torch
 
 
+def choose(chosen, images, others):
+    chosen = chosen.reshape((-1,) + (1,) * (len(images.shape) - 1))
+    return torch.where(chosen, images, others)
+
+
 def gradient(function, x):
     single = not isinstance(x, list)
     inputs = [v.detach().requires_grad_() for v in ([x] if single else x)]
