@@ -62,7 +62,7 @@ def measure(cell, names, rounds, steps, say=print, patience=None, quick=False):
         for framework in sorted(frameworks):
             settings = {"framework": framework, "precision": cell.precision}
             settings |= {"threads": cell.threads, "quick": quick}
-            environment = _environment(cell, framework)
+            environment = environment_of(framework, cell.threads)
             try:
                 worker = workers.Worker("peak.py", settings, environment, patience)
             except workers.Failure as failure:
@@ -77,7 +77,7 @@ def measure(cell, names, rounds, steps, say=print, patience=None, quick=False):
             )
         )
         say(f"  {rounds} rounds of {steps} steps: about {expected / 60:.1f} minutes")
-        answers, others = _rounds({**running, **peaks}, rounds, steps, failed, say)
+        answers, others = take_turns({**running, **peaks}, rounds, steps, failed, say)
         rates = {
             name.removeprefix("peak-"): {
                 key: statistics.median(answer[key] for answer in answers[name])
@@ -127,19 +127,20 @@ def ratio(figures, numerator, denominator):
 def _start(name, cell, patience):
     settings = {"side": name, "cell": dataclasses.asdict(cell)}
     backend = sides.SIDES[name][1] or "torch"
-    environment = _environment(cell, backend)
+    environment = environment_of(backend, cell.threads)
     return workers.Worker("sides.py", settings, environment, patience)
 
 
-def _environment(cell, backend):
+def environment_of(backend, threads):
+    """The environment variables of a worker."""
     return {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # As the recipes have it: PyTorch uses oneDNN on every CPU, TensorFlow does so
-        # by itself on those with AVX-512 only.
+        # by itself on those with VNNI only.
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "KERAS_BACKEND": backend,
-        "OMP_NUM_THREADS": str(cell.threads),
-        "TF_NUM_INTRAOP_THREADS": str(cell.threads),
+        "OMP_NUM_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(threads),
         # On a GPU the sides share its memory.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -157,8 +158,20 @@ def _check_same_work(running):
             )
 
 
-def _rounds(running, rounds, steps, failed, say):
-    """The answers of each side, by round, and the share of other processes."""
+def take_turns(running, rounds, steps, failed, say):
+    """Asks each worker once a round, and leaves out those that have failed.
+
+    Args:
+        running: Dictionary of `workers.Worker`, by name.
+        rounds: Integer.
+        steps: Integer, what a worker is asked for.
+        failed: Dictionary of reasons by name, which this adds to.
+        say: Function of a line of text, for progress.
+
+    Returns:
+        The answers of each worker, by round, and the share of the cores' time that
+        other processes took.
+    """
     answers = {name: [] for name in running}
     busy = workers.Busy()
     measured = 0.0

@@ -62,6 +62,60 @@ def test_counted_operations_of_resnet18():
     np.testing.assert_allclose(flops / 2, 0.56e9, rtol=0.01)
 
 
+# Convolutions one by one
+
+
+@pytest.mark.parametrize("name", ["wrn-16-2", "resnet18"])
+def test_convolutions_of_a_network_are_its_operations(name):
+    import convolutions
+    import sides
+
+    network = krl.networks.get(name)
+    found = convolutions.convolutions_of(network)
+    dense = 2 * sum(
+        np.prod(layer.kernel.shape)
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Dense)
+    )
+    flops = sum(count * each.flops(3) for each, count in found.items())
+    assert flops == 3 * (sides.forward_flops(network) - dense)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("side", ["tensorflow", "torch", "torch-channels-last"])
+def test_timed_convolutions_have_the_shapes_of_the_network(side, kernel_size, strides):
+    import convolutions
+
+    each = convolutions.Convolution(8, 3, 4, kernel_size, strides)
+    size = 8 // strides
+    if side == "tensorflow":
+        operations = convolutions.tensorflow_operations(each, 2)
+        forward, inputs, weights = (tuple(run().shape) for run in operations)
+        # Where the network pads by an operation of its own, these inputs are padded.
+        padded = 10 if kernel_size == 3 and strides == 2 else 8
+        expected = (2, size, size, 4), (2, padded, padded, 3)
+        expected = *expected, (kernel_size, kernel_size, 3, 4)
+    else:
+        pytest.importorskip("torch", reason="compares with PyTorch")
+        last = side == "torch-channels-last"
+        forward, inputs, weights = convolutions.torch_operations(each, 2, last)
+        forward, inputs, weights = forward(), inputs(), weights()
+        assert forward.is_contiguous() != last
+        forward, inputs, weights = (tuple(a.shape) for a in (forward, inputs, weights))
+        expected = (2, 4, size, size), (2, 3, 8, 8), (4, 3, kernel_size, kernel_size)
+    assert (forward, inputs, weights) == expected
+
+
+def test_seconds_of_the_convolutions_of_a_step():
+    import convolutions
+
+    # Two attack steps and training: three passes forward and back, one of weights.
+    seconds = convolutions.seconds_of_step([(1, 2, 4), (8, 16, 32)], [1, 2], 2)
+    assert seconds == (3 * 1 + 2 * 2 + 4) + 2 * (3 * (8 + 16) + 32)
+
+
 # Comparing and writing
 
 
@@ -104,7 +158,7 @@ def test_table_goes_to_its_place(tmp_path):
 
 def test_document_has_the_places():
     text = (ROOT / "docs" / "performance.md").read_text("utf-8")
-    for name in ("matrix", "scaling", "profile", "gpu"):
+    for name in ("matrix", "scaling", "profile", "convolutions", "gpu"):
         assert f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text
 
 
