@@ -80,7 +80,7 @@ def measure(cell, names, rounds, steps, say=print, patience=None, quick=False):
         answers, others = take_turns({**running, **peaks}, rounds, steps, failed, say)
         rates = {
             name.removeprefix("peak-"): {
-                key: statistics.median(answer[key] for answer in answers[name])
+                key: max(answer[key] for answer in answers[name])
                 for key in ("flops_per_second", "product_flops_per_second")
             }
             for name in peaks
@@ -108,6 +108,33 @@ def measure(cell, names, rounds, steps, say=print, patience=None, quick=False):
         "steps": steps,
         "share_of_other_processes": others,
     }
+
+
+def share_peak(cells):
+    """Gives the cells of one precision the best rates that any of them has seen.
+
+    A machine has one peak, which the rounds of a single cell may miss.
+
+    Args:
+        cells: List of cells' figures, whose floors and shares of it are replaced.
+    """
+    with_floor = [figures for figures in cells if figures["floor"]]
+    for key in ("convolution_flops_per_second", "product_flops_per_second"):
+        best = {}
+        for figures in with_floor:
+            known = best.setdefault(figures["cell"]["precision"], {})
+            for framework, rate in figures["floor"][key].items():
+                known[framework] = max(rate, known.get(framework, 0))
+        for figures in with_floor:
+            figures["floor"][key] = dict(best[figures["cell"]["precision"]])
+    for figures in with_floor:
+        floor = figures["floor"]
+        peak = max(floor["convolution_flops_per_second"].values())
+        floor["seconds_per_step"] = floor["flops_per_step"] / peak
+        for side in figures["sides"].values():
+            if "failed" not in side:
+                share = floor["seconds_per_step"] / side["seconds_per_step"]
+                side["share_of_floor"] = share
 
 
 def ratio(figures, numerator, denominator):

@@ -119,8 +119,6 @@ def tensorflow_operations(convolution, batch_size):
     """Functions that compute each of `KINDS`, `REPEATS` times."""
     import tensorflow as tf
 
-    # Which would find that the repetitions are all the same.
-    tf.config.optimizer.set_experimental_options({"loop_optimization": False})
     padding = convolution.padding if convolution.strides > 1 else 0
     size, outputs = convolution.image_size + 2 * padding, convolution.output_size
     x = tf.random.normal((batch_size, size, size, convolution.channels))
@@ -205,8 +203,12 @@ class Side:
 
     def __init__(self, side, network, image_size, batch_size, threads, convolutions):
         if side == "tensorflow":
+            import tensorflow as tf
+
             import keras_robustlt as krl
 
+            # It would find that the repetitions are all the same.
+            tf.config.optimizer.set_experimental_options({"loop_optimization": False})
             network = krl.networks.get(network, input_shape=(image_size, image_size, 3))
             found = convolutions_of(network)
             self.convolutions = [[*dataclasses.astuple(c), found[c]] for c in found]
@@ -259,6 +261,7 @@ def measure(arguments):
     }
     running, failed, convolutions = {}, {}, None
     environment = compare.environment_of("tensorflow", arguments.threads)
+    environment |= {"CUDA_VISIBLE_DEVICES": ""}
     try:
         for side in SIDES:
             asked = {"side": side, "convolutions": convolutions, **settings}

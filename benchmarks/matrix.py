@@ -190,9 +190,11 @@ def main():
     os.makedirs(os.path.dirname(os.path.abspath(arguments.json)), exist_ok=True)
 
     def keep(measured):
+        compare.share_peak(list(measured.values()))
         workers.write_json(arguments.json, {"settings": settings, "cells": measured})
 
     measure_all(waiting, names, arguments, measured, keep)
+    keep(measured)
     text = markdown(measured, settings)
     print(f"\n{text}")
     if arguments.document and not arguments.quick:

@@ -134,7 +134,7 @@ class FAWA(WeightAveraging):
         t, total = model.schedule.position("epoch")
         started = float(t) > self.start * float(total)
         fair = started and logs[self.MONITOR] >= self.threshold
-        if not float(self.begun):
+        if not ops.convert_to_numpy(self.begun):
             model.update_average(0.0)
         elif fair:
             model.update_average(self.momentum)

@@ -184,6 +184,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
         self.seed = seed
 
+        # Of which kind the current step is; the averaged network depends on it.
+        self._evaluating = self._validating = False
         self.schedule = Schedule(self)
         self.start_seed = keras.random.SeedGenerator(seed)
         # Of its own, so that validation does not change what training draws.
@@ -211,7 +213,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.robust_accuracy = accuracy("robust")
         self.batch_check = checks.BatchCheck(self.num_classes)
         self._criterion = losses.cross_entropy
-        self._evaluating = self._validating = False
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
@@ -537,13 +538,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def _check_data(self, arguments):
         """Looks at arrays before a step is done; `batch_check` sees the rest."""
-        pairs = [("x", "y", arguments.get("x"), arguments.get("y"))]
+        batch_size = arguments.get("batch_size") or 32
+        found = [("x", "y", arguments.get("x"), arguments.get("y"), batch_size)]
         validation = arguments.get("validation_data")
         if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            pairs.append(("validation_data[0]", "validation_data[1]", *validation[:2]))
-        for x_name, y_name, x, y in pairs:
+            names = "validation_data[0]", "validation_data[1]"
+            size = arguments.get("validation_batch_size") or batch_size
+            found.append((*names, *validation[:2], size))
+        for x_name, y_name, x, y, size in found:
             if isinstance(x, np.ndarray):
                 checks.images(x, x_name)
+                checks.equal_parts(len(x), size)
             if isinstance(y, (np.ndarray, list)):
                 checks.labels(y, self.num_classes, y_name)
 

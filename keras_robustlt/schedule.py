@@ -77,16 +77,16 @@ class ScheduleClock(keras.callbacks.Callback):
                 "granularity='epoch'."
             )
         model.schedule.start(model.total_epochs or self.params["epochs"], steps)
+        self.checked = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.schedule.begin_epoch(epoch)
-        self.checked = False
         if self.dataset_epoch is not None:
             self.dataset_epoch.assign(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        # Once early, so that a mistake costs a step, and once an epoch. Looking
-        # more often would make the host wait for every step.
+        # After the first step of all, so that a mistake costs no more, and at the end
+        # of each epoch. Looking more often would make the host wait for steps.
         if not self.checked:
             self.checked = True
             self.model.batch_check.raise_if_wrong()

@@ -1,7 +1,8 @@
 """One training on several devices: what `--distribute` stands for.
 
 The number of devices is no setting of a run: the numbers are those of one device, and
-a run goes on with another number of them.
+a run goes on with another number of them. On JAX, whose devices need equal parts, a
+smaller last batch is left out, of training and of validation, with any number.
 """
 
 import contextlib
@@ -87,6 +88,17 @@ def is_chief(distribute):
     task = cluster["task"]
     first = "chief" if "chief" in cluster["cluster"] else "worker"
     return task["type"] == first and task["index"] == 0
+
+
+def leave(distribute):
+    """Ends the cluster, in every process: from here on each is on its own."""
+    if distribute == "jax":
+        import jax
+
+        # Otherwise a process that has ended waits for the others, and JAX stops them
+        # all after five minutes, in the middle of the chief's evaluation.
+        if jax.process_count() > 1:
+            jax.distributed.shutdown()
 
 
 def shard(distribute):

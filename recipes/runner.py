@@ -307,7 +307,8 @@ def run(settings, source, workdir, data_dir=None):
     data = load_data(settings, source, data_dir, devices.shard(FLAGS.distribute))
     workdir = pathlib.Path(workdir)
     chief = devices.is_chief(FLAGS.distribute)
-    if chief:
+    # Every process asks, so that none waits for one that has stopped.
+    if not is_begun(workdir, settings) and chief:
         write_config(workdir, settings, data)
     callbacks = [
         krl.callbacks.ScheduleInspector(workdir, data.class_names),
@@ -324,11 +325,12 @@ def run(settings, source, workdir, data_dir=None):
             verbose=0,
             callbacks=[*callbacks, Progress(left)] if chief else callbacks,
         )
-    if not chief:
-        return None
     # The average of the weights where the settings ask for one. The copy is of this
     # process alone, also where several devices trained.
     network = krl.networks.plain(model.inference_network)
+    devices.leave(FLAGS.distribute)
+    if not chief:
+        return None
     network.save(workdir / "network.keras")
     print("Evaluating:", ", ".join(settings["attacks"]), flush=True)
     results = krl.evaluate(
@@ -516,11 +518,9 @@ def budget_name(settings):
 
 
 def write_config(workdir, settings, data):
-    """Writes config.json, unless the directory belongs to a run of other settings."""
+    """Writes config.json."""
     import keras
 
-    if is_begun(workdir, settings):
-        return
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
         "settings": settings,

@@ -100,7 +100,7 @@ def make_model(case):
         attack=krl.attacks.PGD(0.1, steps=2),
         evaluation_attack=krl.attacks.PGD(0.1, steps=2),
         augmentation="base",
-        averaging=0.9,
+        averaging=krl.averaging.FAWA(0.0) if budget == "cfa" else 0.9,
         seed=3,
     )
     optimizer = krl.optimizers.SGD(

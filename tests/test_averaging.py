@@ -115,6 +115,13 @@ def test_fawa_in_fit(images):
     assert logs["clean_accuracy"] == pytest.approx(hits.mean())
 
 
+@pytest.mark.parametrize("averaging", [0.5, krl.averaging.FAWA(0.0)])
+def test_averaging_goes_with_methods_that_need_features(images, averaging):
+    model = tiny_model(method="reat", averaging=averaging)
+    history = model.fit(*images, epochs=1, validation_data=images, **FIT)
+    assert np.isfinite(history.history["loss"]).all()
+
+
 def test_bad_averaging():
     with pytest.raises(ValueError, match="`averaging` must be None, a float"):
         tiny_model(averaging="ema")

@@ -131,6 +131,31 @@ def test_ratio_is_the_median_of_the_rounds_own():
     assert compare.ratio(figures, "torch", "tensorflow") is None
 
 
+def test_a_machine_has_one_peak():
+    import compare
+
+    def figures(precision, torch, jax):
+        rates = {"torch": torch, "jax": jax}
+        floor = {"flops_per_step": 100.0, "convolution_flops_per_second": rates}
+        floor["product_flops_per_second"] = dict(rates)
+        sides = {"jax": {"seconds_per_step": 4.0}, "torch": {"failed": "why"}}
+        cell = {"precision": precision}
+        return {"cell": cell, "floor": floor, "sides": sides}
+
+    cells = [
+        figures("float32", 20.0, 50.0),
+        figures("float32", 10.0, 40.0),
+        figures("bfloat16", 100.0, 80.0),
+        {"cell": {"precision": "float32"}, "floor": None, "sides": {}},
+    ]
+    compare.share_peak(cells)
+    assert [c["floor"]["seconds_per_step"] for c in cells[:3]] == [2.0, 2.0, 1.0]
+    shares = [c["sides"]["jax"]["share_of_floor"] for c in cells[:3]]
+    assert shares == [0.5, 0.5, 0.25]
+    assert cells[1]["floor"]["convolution_flops_per_second"]["torch"] == 20.0
+    assert cells[1]["sides"]["torch"] == {"failed": "why"}
+
+
 @pytest.mark.parametrize(
     ("pattern", "matches"),
     [("*", True), ("wrn-10-1", True), ("wrn-10-1/at", True), ("*/at/*", True)]

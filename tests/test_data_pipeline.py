@@ -41,6 +41,12 @@ def test_remainder_can_be_dropped():
     assert dataset.element_spec[0].shape[0] == 16
 
 
+def test_validation_fills_a_batch_of_shards():
+    options = {"validation_fraction": 0.2, "batch_size": 64, "shard": (0, 2)}
+    with pytest.raises(ValueError, match="must fill a batch. .* holds out 59 images"):
+        long_tail("digits", **options)
+
+
 def test_shards_are_parts_of_the_same_batches():
     whole = [list(pipeline(X, Y, 16, "base", seed=3, drop_remainder=True))]
     shards = [list(pipeline(X, Y, 16, "base", seed=3, shard=(i, 2))) for i in (0, 1)]

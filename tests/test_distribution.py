@@ -17,7 +17,7 @@ ON_JAX = keras.backend.backend() == "jax"
 DEVICES, PROCESSES = ("parallel", "process") if ON_JAX else ("mirrored", "worker")
 # What a batch does as a whole: features against each other and counts that follow
 # training; a step of the optimiser on the weights.
-CASES = ["reat"] if ON_JAX else ["reat", "at_bsl+awp"]
+CASES = ["reat"] if ON_JAX else ["reat", "at_bsl+awp", "at/cfa"]
 OTHER_CASES = [
     "at_bsl+awp",
     "taet",
@@ -25,7 +25,7 @@ OTHER_CASES = [
     "robal",
     "awp",
     "standard",
-    "at/cfa",
+    "at/cfa",  # with FAWA
     "at/dafa",
 ]
 BATCH_NORM = "mart"  # the case whose network has batch normalisation

@@ -1,4 +1,5 @@
 import itertools
+import unittest.mock
 
 import keras
 import numpy as np
@@ -430,6 +431,33 @@ def test_run_eagerly_and_steps_per_execution(images, same_network):
         actual = trained(images, model)
         np.testing.assert_allclose(actual, expected, atol=1e-5)
         assert int(model.schedule.step) == 3
+
+
+@pytest.mark.tensorflow
+def test_several_replicas_run_one_step_at_a_time():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        tiny_model().compile(steps_per_execution=2)  # a single replica may
+    strategy = unittest.mock.Mock(num_replicas_in_sync=2)
+    model = tiny_model()
+    with unittest.mock.patch.object(type(model), "distribute_strategy", strategy):
+        with pytest.raises(ValueError, match="`steps_per_execution` must be 1"):
+            model.compile(steps_per_execution=2)
+
+
+def test_devices_need_equal_parts(images, monkeypatch):
+    if keras.backend.backend() != "jax":
+        pytest.skip("tf.distribute takes parts of any size")
+    mesh = unittest.mock.Mock(shape=(2,), axis_names=["batch"])
+    distribution = unittest.mock.Mock(device_mesh=mesh, batch_dim_name="batch")
+    model = tiny_model()
+    x, y = images
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: distribution)
+    with pytest.raises(ValueError, match="multiples of 2.*12 images and batch_size=5"):
+        model.fit(x, y, batch_size=5)
+    with pytest.raises(ValueError, match="multiples of 2.*11 images and batch_size=4"):
+        model.evaluate(x[:11], y[:11], batch_size=4)
 
 
 def test_xla(images, same_network):

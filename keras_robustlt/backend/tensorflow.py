@@ -35,6 +35,16 @@ def compiled(function, variables):
 
 
 class StepAdapter:
+    def compile(self, *args, **kwargs):
+        steps = kwargs.get("steps_per_execution", 1)
+        if steps != 1 and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1 with several replicas: Keras does not "
+                "run more under a tf.distribute strategy. "
+                f"Received: steps_per_execution={steps}"
+            )
+        super().compile(*args, **kwargs)
+
     def train_step(self, data):
         batch, shift = self.begin_step(data)
         for weight, change in shift:

@@ -131,6 +131,13 @@ def long_tail(
         largest_class,
         source_options,
     )
+    if shard is not None and validation and len(validation[1]) < batch_size:
+        raise ValueError(
+            "With `shard`, which leaves out a smaller last batch, the validation "
+            "images must fill a batch. Received: "
+            f"validation_fraction={validation_fraction}, which holds out "
+            f"{len(validation[1])} images, and batch_size={batch_size}"
+        )
     if augmentation == "auto":
         too_small = min(found.x_train.shape[1:3]) < AUGMENTATIONS["base"].min_size
         augmentation = "none" if too_small else "base"

@@ -86,7 +86,7 @@ def pipeline(
     drop_remainder = drop_remainder or shard is not None
     if drop_remainder and batch_size > num_images:
         raise ValueError(
-            f"With `drop_remainder`, {num_images} images make no batch of "
+            f"With `drop_remainder` or `shard`, {num_images} images make no batch of "
             f"batch_size={batch_size}. Use a smaller batch."
         )
     if balanced_sampling and not shuffle:
