@@ -17,9 +17,8 @@ ON_JAX = keras.backend.backend() == "jax"
 DEVICES, PROCESSES = ("parallel", "process") if ON_JAX else ("mirrored", "worker")
 # What a batch does as a whole: features against each other and counts that follow
 # training; a step of the optimiser on the weights.
-CASES = ["reat"] if ON_JAX else ["reat", "at_bsl+awp", "at/cfa"]
+CASES = ["reat", "at_bsl+awp"] if ON_JAX else ["reat", "at_bsl+awp", "at/cfa"]
 OTHER_CASES = [
-    "at_bsl+awp",
     "taet",
     "trades",
     "robal",

@@ -685,6 +685,20 @@ def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
         assert not np.allclose(models[0].network(x), expected, rtol=1e-3)
 
 
+def test_processes_are_on_their_own_after_training(presets, monkeypatch):
+    jax = pytest.importorskip("jax")
+    import devices
+
+    ended = []
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: ended.append(1))
+    devices.leave("none")
+    devices.leave("jax")
+    assert not ended  # there is one process
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    devices.leave("jax")
+    assert ended
+
+
 @pytest.mark.slow
 def test_several_devices(tmp_path):
     flags = [*SHORT, "--distribute=mirrored", "--cpu_devices=2"]
