@@ -65,6 +65,7 @@ def test_counted_operations_of_resnet18():
 # Convolutions one by one
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ["wrn-16-2", "resnet18"])
 def test_convolutions_of_a_network_are_its_operations(name):
     import convolutions
