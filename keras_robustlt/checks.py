@@ -59,8 +59,9 @@ def equal_parts(num_images, batch_size):
     if batch_size % parts or num_images % batch_size % parts:
         raise ValueError(
             f"`batch_size` and the number of images must be multiples of {parts}, the "
-            "number of devices: JAX gives each an equal part of every batch, of the "
-            f"last one too. Received: {num_images} images and batch_size={batch_size}"
+            "number of this process's devices: JAX gives each an equal part of every "
+            "batch, of the last one too. "
+            f"Received: {num_images} images and batch_size={batch_size}"
         )
 
 

@@ -325,13 +325,14 @@ def run(settings, source, workdir, data_dir=None):
             verbose=0,
             callbacks=[*callbacks, Progress(left)] if chief else callbacks,
         )
-    # The average of the weights where the settings ask for one. The copy is of this
-    # process alone, also where several devices trained.
-    network = krl.networks.plain(model.inference_network)
+    if chief:
+        # The average of the weights where the settings ask for one. The copy is of this
+        # process alone, also where several devices trained.
+        network = krl.networks.plain(model.inference_network)
+        network.save(workdir / "network.keras")
     devices.leave(FLAGS.distribute)
     if not chief:
         return None
-    network.save(workdir / "network.keras")
     print("Evaluating:", ", ".join(settings["attacks"]), flush=True)
     results = krl.evaluate(
         network,
