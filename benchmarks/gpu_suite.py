@@ -374,7 +374,7 @@ def train(arguments, device):
 def training_settings(arguments):
     """The recipe's settings, with what the command line changes."""
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
-    from presets import CIFAR10LT
+    from keras_robustlt.experiments.presets import CIFAR10LT
 
     given = {
         "method": arguments.method,

@@ -33,15 +33,15 @@ _SUBMODULES = (
 )
 _MEMBERS = {
     "RobustLTModel": "model",
-    "AdversarialExamples": "results",
-    "EvaluationResults": "results",
-    "evaluate": "evaluation",
-    "Diagnosis": "diagnosis",
-    "RobustnessWarning": "evaluation_checks",
-    "adversarial_examples": "probes",
-    "diagnose": "diagnosis",
-    "report": "report_page",
-    "robustness_curve": "probes",
+    "AdversarialExamples": "evaluation.results",
+    "EvaluationResults": "evaluation.results",
+    "evaluate": "evaluation.evaluate",
+    "Diagnosis": "evaluation.diagnose",
+    "RobustnessWarning": "evaluation.sanity_checks",
+    "adversarial_examples": "evaluation.curves",
+    "diagnose": "evaluation.diagnose",
+    "report": "reporting",
+    "robustness_curve": "evaluation.curves",
 }
 
 __all__ = [*_MEMBERS, *_SUBMODULES]

@@ -22,7 +22,7 @@ import sys
 if __name__ == "__main__":
     from absl import app, flags
 
-    from keras_robustlt import evaluate_command
+    from keras_robustlt.evaluation import command as evaluate_command
 
     evaluate_command.define_flags(flags.FLAGS)
     flags.adopt_module_key_flags(evaluate_command)
@@ -35,6 +35,6 @@ if __name__ == "__main__":
 else:
     # The import system gives this module's name in the package to what stands for it
     # in `sys.modules`: `keras_robustlt.evaluate` stays the function.
-    from keras_robustlt.evaluation import evaluate
+    from keras_robustlt.evaluation.evaluate import evaluate
 
     sys.modules[__name__] = evaluate

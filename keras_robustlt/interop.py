@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 from keras_robustlt.attacks.pgd import LOSSES
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
@@ -100,7 +100,7 @@ def foolbox_model(model):
             "`model` must be built: call it on a batch of images first. "
             f"Received: model={model!r}"
         )
-    logits = host.compiled_logits(network)
+    logits = active_set.compiled_logits(network)
     if name == "jax":
         return foolbox.JAXModel(logits, bounds=(0, 1))
     # Foolbox would ask TensorFlow for the device in a deprecated way.
@@ -252,14 +252,14 @@ def _art_class():
         def _run(self, name, x, *targets, batch_size=None):
             x = np.asarray(x, "float32")
             batch_size = batch_size or self._batch_size
-            return host.in_batches(self._functions[name], batch_size, x, *targets)
+            return active_set.in_batches(self._functions[name], batch_size, x, *targets)
 
     return KerasRobustLTClassifier
 
 
 def _functions(network, loss):
     """Compiled functions of images, and of images and targets."""
-    logits_of = host.logits_of(network)
+    logits_of = active_set.logits_of(network)
 
     def values(x, targets):
         return loss(targets, logits_of(x))
@@ -270,9 +270,9 @@ def _functions(network, loss):
     def class_gradient(x, targets):
         return backend.gradient(lambda x: ops.sum(targets * logits_of(x)), x)
 
-    variables = host.variables_of(network)
+    variables = active_set.variables_of(network)
     return {
-        "logits": host.compiled_logits(network),
+        "logits": active_set.compiled_logits(network),
         "loss": backend.compiled(values, variables),
         "loss_gradient": backend.compiled(loss_gradient, variables),
         "class_gradient": backend.compiled(class_gradient, variables),

@@ -14,7 +14,7 @@ import sys
 if __name__ == "__main__":
     from absl import app, flags
 
-    from keras_robustlt import report_command
+    from keras_robustlt.reporting import command as report_command
 
     report_command.define_flags(flags.FLAGS)
     flags.adopt_module_key_flags(report_command)
@@ -26,6 +26,6 @@ if __name__ == "__main__":
 else:
     # The import system gives this module's name in the package to what stands for it
     # in `sys.modules`: `keras_robustlt.report` stays the function.
-    from keras_robustlt.report_page import report
+    from keras_robustlt.reporting import report
 
     sys.modules[__name__] = report

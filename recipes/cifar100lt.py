@@ -20,9 +20,9 @@ The method brings its own hyper-parameters, those of the paper for this data set
 Any setting can be changed by its flag.
 """
 
-import runner
+from keras_robustlt.experiments import run as runner
 from absl import app, flags
-from presets import CIFAR100LT
+from keras_robustlt.experiments.presets import CIFAR100LT
 
 main = runner.recipe(CIFAR100LT, workdir="runs/cifar100lt")
 flags.adopt_module_key_flags(runner)

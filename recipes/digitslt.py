@@ -11,10 +11,10 @@ settings that the flags say. Started again, it goes on where it was interrupted.
 import pathlib
 import sys
 
-import jobs
-import runner
+from keras_robustlt.experiments import jobs
+from keras_robustlt.experiments import run as runner
 from absl import app, flags
-from presets import DIGITSLT
+from keras_robustlt.experiments.presets import DIGITSLT
 
 import keras_robustlt as krl
 

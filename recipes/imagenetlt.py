@@ -26,9 +26,9 @@ Any setting can be changed by its flag. --num_classes=1000 takes all classes, in
 of the authors' first 20, and 16 GB of memory more.
 """
 
-import runner
+from keras_robustlt.experiments import run as runner
 from absl import app, flags
-from presets import IMAGENETLT
+from keras_robustlt.experiments.presets import IMAGENETLT
 
 main = runner.recipe(IMAGENETLT, workdir="runs/imagenet")
 flags.adopt_module_key_flags(runner)

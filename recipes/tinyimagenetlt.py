@@ -27,9 +27,9 @@ Any setting can be changed by its flag. --num_classes=200 takes all classes, in 
 the first 20 of the paper.
 """
 
-import runner
+from keras_robustlt.experiments import run as runner
 from absl import app, flags
-from presets import TINYIMAGENETLT
+from keras_robustlt.experiments.presets import TINYIMAGENETLT
 
 main = runner.recipe(TINYIMAGENETLT, workdir="runs/tiny")
 flags.adopt_module_key_flags(runner)

@@ -5,7 +5,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from keras_robustlt import plots
 from keras_robustlt.backend import compiled
-from keras_robustlt.data import AUGMENTATIONS, augment, namespace
+from keras_robustlt.data import AUGMENTATIONS, augment, array_ops
 from keras_robustlt.data.autoaugment import MAX_LEVEL, NUM_DRAWS, POLICY
 from keras_robustlt.data.operations import OPERATIONS, apply_operations
 from keras_robustlt.data.randaugment import CHOICES
@@ -35,7 +35,7 @@ def applied():
     """One operation on one image, `applied(image, name, strength)`."""
 
     def operate(image, operation, strength):
-        xp = namespace.device()
+        xp = array_ops.device()
         return apply_operations(xp, image[None], [operation[None]], [strength[None]])
 
     operate = compiled(operate, [])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_robustlt.data import namespace
+from keras_robustlt.data import array_ops
 from keras_robustlt.data.operations import OPERATIONS, TABLES, apply_operations
 
 PLACES = [pytest.param("host", marks=pytest.mark.tensorflow), "device"]
@@ -16,7 +16,7 @@ def apply(request):
     """Applies the operation called `name`, on NumPy arrays, on the host or device."""
     if request.param == "host":
         pytest.importorskip("tensorflow")
-    xp = getattr(namespace, request.param)()
+    xp = getattr(array_ops, request.param)()
 
     def apply(name, images, strength):
         strength = xp.cast(np.asarray(strength, "float32"), "float32")
@@ -160,7 +160,7 @@ def test_agrees_with_keras_cv(name, layer, options, draw, photographs):
     images = tf.constant(photographs[:8])
     strength = tf.fill([8], 1.0 if draw is None else -draw / 0.9)
     operation = tf.fill([8], OPERATIONS.index(name))
-    ours = apply_operations(namespace.host(), images, [operation], [strength])
+    ours = apply_operations(array_ops.host(), images, [operation], [strength])
     if draw is not None:
         draw = tf.fill([8, 1, 1, 1], draw)
     if name == "solarize":

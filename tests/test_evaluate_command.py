@@ -12,8 +12,9 @@ from absl import app, flags
 from tiny_models import dense_network
 
 import keras_robustlt as krl
-from keras_robustlt import evaluate_command, evaluation
-from keras_robustlt.evaluate_command import first_of_each_class
+from keras_robustlt.evaluation import command as evaluate_command
+from keras_robustlt.evaluation import evaluate as evaluation
+from keras_robustlt.evaluation.command import first_of_each_class
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ from tiny_models import (
 )
 
 import keras_robustlt as krl
-from keras_robustlt.evaluation import _attack_by_name
-from keras_robustlt.evaluation_progress import Progress, duration
+from keras_robustlt.evaluation.evaluate import _attack_by_name
+from keras_robustlt.evaluation.progress import Progress, duration
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.

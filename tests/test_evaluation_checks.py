@@ -11,9 +11,9 @@ from keras import ops
 from tiny_models import dense_network
 
 import keras_robustlt as krl
-from keras_robustlt import evaluation_checks
-from keras_robustlt.diagnosis import _depends_on_start, _subset
-from keras_robustlt.evaluation_checks import (
+from keras_robustlt.evaluation import sanity_checks
+from keras_robustlt.evaluation.diagnose import _depends_on_start, _subset
+from keras_robustlt.evaluation.sanity_checks import (
     Run,
     _outdone_by_weaker,
     chance_of_reaching,
@@ -353,7 +353,7 @@ def test_warnings_name_the_line_of_the_caller():
     finding = {"check": "name", "message": "text"}
 
     def evaluate():
-        evaluation_checks.warn([finding])
+        sanity_checks.warn([finding])
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def presets(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
-    import presets
+    from keras_robustlt.experiments import presets
 
     return presets
 
@@ -73,7 +73,7 @@ def presets(monkeypatch):
 @pytest.fixture
 def runner(presets):
     """The module, with the flags that a test defines gone when it is over."""
-    import runner
+    from keras_robustlt.experiments import run as runner
 
     before = set(FLAGS)
     yield runner
@@ -96,7 +96,7 @@ def data_sets(presets):
 
 
 def test_every_setting_has_a_flag_or_is_used_by_its_name(presets, runner):
-    source = (RECIPES / "runner.py").read_text()
+    source = (ROOT / "keras_robustlt" / "experiments" / "run.py").read_text()
     keys = set(presets.TINYIMAGENETLT.settings("paper"))
     runner.define_flags(presets.TINYIMAGENETLT, "paper", "somewhere")
     without_flag = keys - set(FLAGS)
@@ -499,7 +499,7 @@ def test_pixels_are_normalized_by_the_data_set(presets, runner):
     ],
 )
 def test_time_left_knows_what_methods_cost(presets, runner, monkeypatch, given, costs):
-    import progress
+    from keras_robustlt.experiments import progress
 
     monkeypatch.setattr(progress, "_forward_seconds", lambda *_: 0.5)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
@@ -687,7 +687,7 @@ def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
 
 def test_processes_are_on_their_own_after_training(presets, monkeypatch):
     jax = pytest.importorskip("jax")
-    import devices
+    from keras_robustlt.experiments import devices
 
     ended = []
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: ended.append(1))

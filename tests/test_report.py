@@ -10,8 +10,8 @@ import pytest
 from tiny_models import dense_network
 
 import keras_robustlt as krl
-from keras_robustlt.report_page import html as page_html
-from keras_robustlt.report_page.charts import Line, line_chart, ticks
+from keras_robustlt.reporting import html as page_html
+from keras_robustlt.reporting.charts import Line, line_chart, ticks
 
 SECTIONS = [
     "Accuracy",

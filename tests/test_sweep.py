@@ -65,8 +65,8 @@ def recipes(tmp_path):
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
-    import jobs
-    import summary
+    from keras_robustlt.experiments import jobs
+    from keras_robustlt.experiments import summary
 
     return jobs, summary
 

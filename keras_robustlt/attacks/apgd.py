@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 from keras_robustlt.attacks.pgd import LOSSES
 
 __all__ = ["APGD", "APGDT"]
@@ -15,7 +15,7 @@ __all__ = ["APGD", "APGDT"]
 LOOKS = (1, 4, 9, 16)
 
 
-class Climber(host.TargetedAttack):
+class Climber(active_set.TargetedAttack):
     """What the attacks of this module share: one run of Auto-PGD.
 
     The state of a run, an entry for each image: `x` and `previous`, the last two
@@ -65,7 +65,7 @@ class Climber(host.TargetedAttack):
         if start is None:
             start = self._random_start(problem, trial)
         else:
-            start = np.clip(host.to_array(start, "start"), 0, 1).astype("float32")
+            start = np.clip(active_set.to_array(start, "start"), 0, 1).astype("float32")
         # Of a network that is itself random, no two evaluations see the same draw.
         draw = (problem.seed + trial * self.steps * self.eot) % 2**30
         shared = {"draw": np.int32(draw)}
@@ -91,7 +91,7 @@ class Climber(host.TargetedAttack):
             if until_fooled:
                 keep = ~state["fooled"]
                 left = left[keep]
-                state, constants, memory = host.kept(keep, state, constants, memory)
+                state, constants, memory = active_set.kept(keep, state, constants, memory)
             if not left.size:
                 break
             loop.advance(first, last, state, constants, shared, self.batch_size)
@@ -106,7 +106,7 @@ class Climber(host.TargetedAttack):
 
     def _first_state(self, problem, start, constants, shared):
         evaluate = problem.functions["evaluate"]
-        values = host.in_batches(
+        values = active_set.in_batches(
             lambda x, constants: evaluate(x, constants, shared),
             self.batch_size,
             start,
@@ -145,13 +145,13 @@ class Climber(host.TargetedAttack):
 
     def _compile(self, network):
         def evaluation(constants, shared):
-            logits_of = host.logits_of(network)
+            logits_of = active_set.logits_of(network)
 
             def values(x, index):
                 def total(x):
                     logits = logits_of(x, draw=shared["draw"] + index)
                     loss = self._loss(constants, logits)
-                    fooled = host.misclassified(logits, constants["label"])
+                    fooled = active_set.misclassified(logits, constants["label"])
                     return ops.sum(loss), (loss, fooled)
 
                 gradient, outputs = backend.gradient_and_outputs(total, x)
@@ -181,10 +181,10 @@ class Climber(host.TargetedAttack):
 
             return step
 
-        variables = host.variables_of(network)
+        variables = active_set.variables_of(network)
         return {
             "evaluate": backend.compiled(evaluate, variables),
-            "loop": host.Loop(network, make_step),
+            "loop": active_set.Loop(network, make_step),
         }
 
     def _averaged(self, values):
@@ -276,7 +276,7 @@ class APGD(Climber):
 
     def _loss(self, constants, logits):
         loss = LOSSES.get(self.loss, self.loss)
-        return loss(host.one_hot(constants["label"], logits), logits)
+        return loss(active_set.one_hot(constants["label"], logits), logits)
 
     def get_config(self):
         config = {**super().get_config(), "loss": self.loss}
@@ -343,7 +343,7 @@ class APGDT(Climber):
             )
 
     def _loss(self, constants, logits):
-        label, aim = (host.one_hot(constants[k], logits) for k in ("label", "aim"))
+        label, aim = (active_set.one_hot(constants[k], logits) for k in ("label", "aim"))
         return losses.targeted_dlr(label, logits, aim)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 from keras_robustlt.attacks.apgd import APGD, APGDT
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.square import Square
@@ -74,7 +74,7 @@ class AutoAttack:
         self.version = version if isinstance(version, str) else list(version)
         self.epsilon = checks.epsilon(epsilon, norm)
         self.norm = norm
-        self.seed = None if seed is None else host.integer_seed(seed)
+        self.seed = None if seed is None else active_set.integer_seed(seed)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         listed = VERSIONS[version] if isinstance(version, str) else self.version
         self.attacks = {}
@@ -158,7 +158,7 @@ class AutoAttack:
                 )
                 found = ops.convert_to_numpy(found)
                 # Whatever the attack says: what counts is the image that it returns.
-                logits = host.in_batches(logits_of, self.batch_size, found)
+                logits = active_set.in_batches(logits_of, self.batch_size, found)
                 taken_for = logits.argmax(axis=1)
                 fooled = taken_for != problem.label[active]
                 predicted[active[fooled]] = taken_for[fooled]
@@ -167,7 +167,7 @@ class AutoAttack:
 
     def _get(self, attack):
         if not isinstance(attack, str):
-            if not isinstance(attack, host.HostAttack):
+            if not isinstance(attack, active_set.HostAttack):
                 raise ValueError(
                     "`version` as a list must hold names of attacks, or attacks of "
                     f"the kind of APGD, FAB and Square. Received: {attack!r}"

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 
 __all__ = ["FAB"]
 
@@ -19,7 +19,7 @@ LOOK = 10
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class FAB(host.TargetedAttack):
+class FAB(active_set.TargetedAttack):
     """Fast adaptive boundary attack: looks for the smallest perturbation.
 
     Each step goes to where the decision boundary would be if the network were linear,
@@ -122,7 +122,7 @@ class FAB(host.TargetedAttack):
             if until_fooled:
                 keep = state["distance"] > problem.epsilon.ravel()[left]
                 left = left[keep]
-                state, constants = host.kept(keep, state, constants)
+                state, constants = active_set.kept(keep, state, constants)
             if not left.size:
                 break
         return result
@@ -139,7 +139,7 @@ class FAB(host.TargetedAttack):
     def _compile(self, network):
         def make_step(constants, shared):
             del shared
-            logits_of = host.logits_of(network)
+            logits_of = active_set.logits_of(network)
             image, label = constants["image"], constants["label"]
 
             def lead(x, aim):
@@ -147,12 +147,12 @@ class FAB(host.TargetedAttack):
 
                 def total(x):
                     logits = logits_of(x)
-                    sign = host.one_hot(aim, logits) - host.one_hot(label, logits)
+                    sign = active_set.one_hot(aim, logits) - active_set.one_hot(label, logits)
                     leads = ops.sum(sign * logits, axis=-1)
                     return ops.sum(leads), leads
 
                 normal, leads = backend.gradient_and_outputs(total, x)
-                return host.per_image(leads, x), normal
+                return active_set.per_image(leads, x), normal
 
             def nearest_lead(x):
                 """That of the class with the nearest boundary."""
@@ -194,7 +194,7 @@ class FAB(host.TargetedAttack):
                 x = (x + ETA * from_x) * (1 - alpha)
                 x = ops.clip(x + (image + ETA * from_image) * alpha, 0.0, 1.0)
 
-                fooled = host.misclassified(logits_of(x), label)
+                fooled = active_set.misclassified(logits_of(x), label)
                 distance = ops.reshape(self._norm.length(x - image), (-1,))
                 closer = ops.logical_and(fooled, distance < state["distance"])
                 return {
@@ -205,7 +205,7 @@ class FAB(host.TargetedAttack):
 
             return step
 
-        return {"loop": host.Loop(network, make_step)}
+        return {"loop": active_set.Loop(network, make_step)}
 
     def _dual(self, normal):
         return _inner(ops.abs(normal), self._norm.steepest(ops.abs(normal)))

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 
 __all__ = ["Square"]
 
@@ -16,7 +16,7 @@ LOOK = 50
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class Square(host.HostAttack):
+class Square(active_set.HostAttack):
     """Square attack: changes squares of the image at random, without gradients.
 
     What lowers the margin of the right class is kept, and an image leaves as soon as
@@ -87,7 +87,7 @@ class Square(host.HostAttack):
             "epsilon": problem.epsilon,
         }
         functions = problem.functions
-        state = {"x": start} | host.in_batches(
+        state = {"x": start} | active_set.in_batches(
             functions["margin"], self.batch_size, start, problem.label
         )
         found, fooled = start.copy(), state["fooled"].copy()
@@ -96,7 +96,7 @@ class Square(host.HostAttack):
             keep = ~state["fooled"]
             left = left[keep]
             generators = [g for g, kept in zip(generators, keep, strict=True) if kept]
-            state, constants = host.kept(keep, state, constants)
+            state, constants = active_set.kept(keep, state, constants)
             if not left.size:
                 break
             sides = [self._side(query, shape) for query in range(first, first + LOOK)]
@@ -122,10 +122,10 @@ class Square(host.HostAttack):
 
     def _compile(self, network):
         def margin(x, label):
-            logits = host.logits_of(network)(x)
+            logits = active_set.logits_of(network)(x)
             return {
-                "margin": losses.lead(host.one_hot(label, logits), logits),
-                "fooled": host.misclassified(logits, label),
+                "margin": losses.lead(active_set.one_hot(label, logits), logits),
+                "fooled": active_set.misclassified(logits, label),
             }
 
         def make_step(constants, shared):
@@ -148,10 +148,10 @@ class Square(host.HostAttack):
 
             return step
 
-        variables = host.variables_of(network)
+        variables = active_set.variables_of(network)
         return {
             "margin": backend.compiled(margin, variables),
-            "loop": host.Loop(network, make_step),
+            "loop": active_set.Loop(network, make_step),
         }
 
     def get_config(self):

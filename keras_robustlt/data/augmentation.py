@@ -10,7 +10,7 @@ numbers give the same images, here:
 - by hand: `augment`.
 
 All three run the same code. Which array functions it runs with is what they differ in,
-and `namespace.py` says how.
+and `array_ops.py` says how.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_robustlt.data import autoaugment, namespace, randaugment
+from keras_robustlt.data import autoaugment, array_ops, randaugment
 from keras_robustlt.data.operations import pixels_at, rotate
 from keras_robustlt.data.sources import check_images
 
@@ -34,7 +34,7 @@ class Augmentation:
     and draws `(batch, num_draws)` it gives uint8 images.
 
     Args:
-        apply: Function of the array functions (`namespace.py`), images and float32
+        apply: Function of the array functions (`array_ops.py`), images and float32
             draws in `[0, 1)`, to images of the same dtype.
         num_draws: Integer, how many uniform numbers an image takes.
         channels: The number of channels it needs, or `None` for any.
@@ -50,7 +50,7 @@ class Augmentation:
     moves_only: bool = True
 
     def __call__(self, images, draws):
-        return self.apply(namespace.host(), images, draws)
+        return self.apply(array_ops.host(), images, draws)
 
 
 class DeviceAugmentation:
@@ -61,7 +61,7 @@ class DeviceAugmentation:
         self.num_draws = augmentation.num_draws
 
     def __call__(self, images, draws):
-        xp, augmentation = namespace.device(), self.augmentation
+        xp, augmentation = array_ops.device(), self.augmentation
         if augmentation.moves_only:
             return augmentation.apply(xp, xp.cast(images, "float32"), draws)
         levels = xp.cast(xp.round(xp.cast(images, "float32") * 255.0), "uint8")
@@ -270,7 +270,7 @@ def augment(images, augmentation, draws=None, seed=None):
                 f"from {np.min(draws):g} to {np.max(draws):g}."
             )
     draws, levels = ops.convert_to_tensor(draws), ops.convert_to_tensor(levels)
-    levels = ops.convert_to_numpy(apply.apply(namespace.device(), levels, draws))
+    levels = ops.convert_to_numpy(apply.apply(array_ops.device(), levels, draws))
     if np.asarray(images).dtype == np.uint8:
         return levels
     return levels.astype("float32") / 255

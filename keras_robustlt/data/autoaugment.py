@@ -48,7 +48,7 @@ def autoaugment(xp, images, draws):
     """Applies one random sub-policy of `POLICY` to each image.
 
     Args:
-        xp: The array functions, see `namespace.py`.
+        xp: The array functions, see `array_ops.py`.
         images: uint8 tensor of shape `(batch, height, width, 3)`.
         draws: float32 tensor of shape `(batch, NUM_DRAWS)`, uniform in `[0, 1)`: the
             sub-policy, then for each step whether it happens (below its

@@ -14,7 +14,7 @@ one grey level elsewhere. They are whole numbers throughout, or are rounded with
 to spare, so that they do not depend on what a compiler does to the last digit of a
 floating-point number. Pixels that move in from outside the image are black.
 
-Functions take the array functions `xp` first; `namespace.py` says why.
+Functions take the array functions `xp` first; `array_ops.py` says why.
 
 Reference:
     - [Cubuk et al., 2019](https://arxiv.org/abs/1805.09501): table 6 has the

@@ -26,7 +26,7 @@ def randaugment(xp, images, draws):
     """Applies `NUM_OPERATIONS` random operations to each image.
 
     Args:
-        xp: The array functions, see `namespace.py`.
+        xp: The array functions, see `array_ops.py`.
         images: uint8 tensor of shape `(batch, height, width, 3)`.
         draws: float32 tensor of shape `(batch, NUM_DRAWS)`, uniform in `[0, 1)`: for
             each step the operation and its sign (negative below one half).

@@ -6,7 +6,7 @@ import json
 import pathlib
 import statistics
 
-from keras_robustlt.results import SUMMARY
+from keras_robustlt.evaluation.results import SUMMARY
 
 TEXT = """# Accuracy in %
 

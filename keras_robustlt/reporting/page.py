@@ -6,9 +6,9 @@ import string
 from collections.abc import Callable
 
 import keras_robustlt
-from keras_robustlt.report_page import accuracy, attacked, training
-from keras_robustlt.report_page.html import element
-from keras_robustlt.report_page.settings import settings
+from keras_robustlt.reporting import accuracy, attacked, training
+from keras_robustlt.reporting.html import element
+from keras_robustlt.reporting.settings import settings
 
 __all__ = ["page"]
 

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from keras_robustlt.report_page.page import page
-from keras_robustlt.report_page.runs import load
+from keras_robustlt.reporting.page import page
+from keras_robustlt.reporting.runs import load
 
 __all__ = ["report"]
 

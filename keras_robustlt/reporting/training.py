@@ -1,8 +1,8 @@
 """The sections on training: the budget of each class, and the training curves."""
 
-from keras_robustlt.report_page.accuracy import named
-from keras_robustlt.report_page.charts import Line, legend, line_chart
-from keras_robustlt.report_page.html import element
+from keras_robustlt.reporting.accuracy import named
+from keras_robustlt.reporting.charts import Line, legend, line_chart
+from keras_robustlt.reporting.html import element
 
 __all__ = ["budgets", "curves"]
 

@@ -2,7 +2,7 @@
 
 from absl import app, flags
 
-from keras_robustlt.report_page import report
+from keras_robustlt.reporting import report
 
 
 def define_flags(values):

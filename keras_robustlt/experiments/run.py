@@ -23,10 +23,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where it is faster all the same.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import devices
+from keras_robustlt.experiments import devices
 from absl import app, flags, logging
-from jobs import duration
-from presets import METHODS
+from keras_robustlt.experiments.jobs import duration
+from keras_robustlt.experiments.presets import METHODS
 
 import keras_robustlt as krl
 
@@ -294,7 +294,7 @@ def run(settings, source, workdir, data_dir=None):
         The `EvaluationResults`; `None` in processes that help another one train.
     """
     import keras
-    from progress import Progress
+    from keras_robustlt.experiments.progress import Progress
 
     distribution = devices.scope(FLAGS.distribute, FLAGS.cpu_devices)
     keras.config.set_dtype_policy(settings["precision"])
@@ -383,7 +383,7 @@ def compare(runs, workdir):
         runs: A dictionary from names to `EvaluationResults`.
         workdir: Path. Gets `comparison.txt` and `comparison.png`.
     """
-    from keras_robustlt.results import SUMMARY, text_table
+    from keras_robustlt.evaluation.results import SUMMARY, text_table
 
     settings = next(iter(runs.values())).settings
     attacks = list(next(iter(runs.values())))
@@ -599,7 +599,7 @@ def announce(settings, data, model, workdir):
     Returns:
         A `TimeLeft`.
     """
-    from progress import TimeLeft
+    from keras_robustlt.experiments.progress import TimeLeft
 
     print(f"{settings_name(settings)} on {data}")
     print(

@@ -22,9 +22,9 @@ import pathlib
 import subprocess
 import sys
 
-import jobs
-import runner
-import summary
+from keras_robustlt.experiments import jobs
+from keras_robustlt.experiments import run as runner
+from keras_robustlt.experiments import summary
 from absl import app, flags
 
 RECIPES = {path.stem: path for path in pathlib.Path(__file__).parent.glob("*lt.py")}

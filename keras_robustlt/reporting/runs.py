@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 
-from keras_robustlt.results import AdversarialExamples, EvaluationResults
+from keras_robustlt.evaluation.results import AdversarialExamples, EvaluationResults
 
 __all__ = ["Run", "load"]
 

@@ -6,9 +6,10 @@ Both use PGD, which takes a budget for each image: one compiled function does fo
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, checks, evaluation
-from keras_robustlt.attacks import PGD, host
-from keras_robustlt.results import AdversarialExamples
+from keras_robustlt import backend, checks
+from keras_robustlt.evaluation import evaluate as evaluation
+from keras_robustlt.attacks import PGD, active_set
+from keras_robustlt.evaluation.results import AdversarialExamples
 
 __all__ = ["adversarial_examples", "robustness_curve"]
 
@@ -157,7 +158,7 @@ def adversarial_examples(
     network = evaluation._network(getattr(model, "inference_network", model))
     adversarial = _Perturb(attack, len(x)).within(attack.epsilon)(network, x, y, seed)
     both = np.concatenate([x, adversarial])
-    probabilities = ops.softmax(host.compiled_logits(network)(both))
+    probabilities = ops.softmax(active_set.compiled_logits(network)(both))
     before, after = np.split(ops.convert_to_numpy(probabilities), 2)
     return AdversarialExamples(x, adversarial, y, before, after, attack.epsilon)
 
@@ -193,7 +194,7 @@ class _Perturb:
             if self._run is None:
                 self._run = self._compiled(network)
             y = y.astype("int32")
-            return host.in_batches(self._run, self.batch_size, x, y, start, budgets)
+            return active_set.in_batches(self._run, self.batch_size, x, y, start, budgets)
 
         return attacked if epsilon else None
 
@@ -201,7 +202,7 @@ class _Perturb:
         def run(x, y, start, epsilon):
             return self.attack.perturb(network, x, y, start, epsilon)
 
-        return backend.compiled(run, host.variables_of(network))
+        return backend.compiled(run, active_set.variables_of(network))
 
 
 def _first_of_each_class(model, x, y, batch_size, examples=1):

@@ -5,7 +5,7 @@ import time
 
 import keras
 import numpy as np
-from jobs import duration
+from keras_robustlt.experiments.jobs import duration
 
 import keras_robustlt as krl
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from keras_robustlt.report_page.html import element
+from keras_robustlt.reporting.html import element
 
 __all__ = ["Line", "legend", "line_chart"]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_robustlt.report_page.accuracy import named, percent
-from keras_robustlt.report_page.charts import Line, legend, line_chart
-from keras_robustlt.report_page.html import element, image, table
+from keras_robustlt.reporting.accuracy import named, percent
+from keras_robustlt.reporting.charts import Line, legend, line_chart
+from keras_robustlt.reporting.html import element, image, table
 
 __all__ = ["budget_curve", "images"]
 

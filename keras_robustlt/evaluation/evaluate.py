@@ -18,12 +18,13 @@ import numpy as np
 from keras import ops
 
 import keras_robustlt
-from keras_robustlt import backend, checks, evaluation_checks
-from keras_robustlt.attacks import APGD, APGDT, FAB, FGSM, PGD, AutoAttack, Square, host
-from keras_robustlt.evaluation_cache import Cache, NoCache, Outcome
-from keras_robustlt.evaluation_progress import Progress
+from keras_robustlt import backend, checks
+from keras_robustlt.attacks import APGD, APGDT, FAB, FGSM, PGD, AutoAttack, Square, active_set
+from keras_robustlt.evaluation import sanity_checks
+from keras_robustlt.evaluation.cache import Cache, NoCache, Outcome
+from keras_robustlt.evaluation.progress import Progress
 from keras_robustlt.metrics import summarize, tail_classes
-from keras_robustlt.results import EvaluationResults
+from keras_robustlt.evaluation.results import EvaluationResults
 
 __all__ = ["EvaluationResults", "evaluate"]
 
@@ -229,10 +230,10 @@ def evaluate(
         "versions": _versions(),
     }
     if diagnose:
-        settings["findings"] = evaluation_checks.examine(
+        settings["findings"] = sanity_checks.examine(
             network, attacks, outcomes, labels, first[0]
         )
-        evaluation_checks.warn(settings["findings"])
+        sanity_checks.warn(settings["findings"])
     results = EvaluationResults(entries, settings)
     if per_example:
         results.robust, results.labels = flags, labels
@@ -268,7 +269,7 @@ def _network(model):
 
 
 def _num_classes(network, images, class_counts):
-    logits = host.logits_of(network)(ops.convert_to_tensor(images[:1]))
+    logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:1]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(
@@ -370,7 +371,7 @@ def _runner(network, predict, attack, seed, index):
 
     def whole(chunk, tell):
         found = attack(network, chunk.images, chunk.labels, seed=seed)
-        yield "attacked", predict(chunk, host.to_array(found, "attack"))
+        yield "attacked", predict(chunk, active_set.to_array(found, "attack"))
 
     return whole
 
@@ -381,7 +382,7 @@ def _streamed(network, attack, seed, index):
     def attacked(images, labels, start):
         return _predicted(network, attack.perturb(network, images, labels, start))
 
-    run = _FullBatches(backend.compiled(attacked, host.variables_of(network)))
+    run = _FullBatches(backend.compiled(attacked, active_set.variables_of(network)))
 
     def predictions(chunk, tell):
         parts = []
@@ -410,7 +411,7 @@ class _Predictions:
             del labels
             return _predicted(network, images)
 
-        compiled = backend.compiled(predicted, host.variables_of(network))
+        compiled = backend.compiled(predicted, active_set.variables_of(network))
         self._run = _FullBatches(compiled)
 
     def __call__(self, chunk, images):
@@ -421,7 +422,7 @@ class _Predictions:
 
 
 def _predicted(network, images):
-    return ops.cast(ops.argmax(host.logits_of(network)(images), axis=-1), "int32")
+    return ops.cast(ops.argmax(active_set.logits_of(network)(images), axis=-1), "int32")
 
 
 class _FullBatches:

@@ -27,7 +27,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, losses
-from keras_robustlt.attacks import APGD, APGDT, FAB, PGD, AutoAttack, Square, host
+from keras_robustlt.attacks import APGD, APGDT, FAB, PGD, AutoAttack, Square, active_set
 
 __all__ = ["RobustnessWarning"]
 
@@ -276,12 +276,12 @@ def vanishing_gradients(network, images, labels):
     Returns:
         Two boolean arrays of shape `(examples,)`.
     """
-    logits_of = host.logits_of(network)
+    logits_of = active_set.logits_of(network)
     images = ops.convert_to_tensor(images)
 
     def loss(x):
         logits = logits_of(x)
-        values = losses.cross_entropy(host.one_hot(labels, logits), logits)
+        values = losses.cross_entropy(active_set.one_hot(labels, logits), logits)
         return ops.sum(values), values
 
     gradient, values = backend.gradient_and_outputs(loss, images)

@@ -1,14 +1,15 @@
 """Whether a robust accuracy can be trusted: PGD under conditions that leave no excuse.
 
-What counts as too many is settled as in `evaluation_checks`.
+What counts as too many is settled as in `sanity_checks`.
 """
 
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, checks, evaluation, losses
-from keras_robustlt.attacks import PGD, Square, host
-from keras_robustlt.evaluation_checks import (
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.evaluation import evaluate as evaluation
+from keras_robustlt.attacks import PGD, Square, active_set
+from keras_robustlt.evaluation.sanity_checks import (
     PROBED,
     TOLERATED,
     Run,
@@ -208,14 +209,14 @@ class Subject:
     def __init__(self, model, x, y, pgd, examples, batch_size, seed):
         examples = checks.positive_integer("examples", examples)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
-        self.seed = host.integer_seed(seed)
+        self.seed = active_set.integer_seed(seed)
         self.pgd = pgd
         self.network = evaluation._network(getattr(model, "inference_network", model))
         self.images, labels = _subset(x, y, examples, self.seed)
         num_classes = evaluation._num_classes(self.network, self.images, None)
         self.labels = evaluation._integers(labels, self.images, num_classes)
-        self._logits = host.compiled_logits(self.network)
-        self._attack = backend.compiled(self._one_run, host.variables_of(self.network))
+        self._logits = active_set.compiled_logits(self.network)
+        self._attack = backend.compiled(self._one_run, active_set.variables_of(self.network))
         self.logits = self._logits_of(self.images)
         self.clean = self.logits.argmax(axis=1) == self.labels
 
@@ -229,7 +230,7 @@ class Subject:
             ops.convert_to_tensor(epsilon),
             int(seed),
         )
-        x_adv = host.in_batches(
+        x_adv = active_set.in_batches(
             self._attack,
             self.batch_size,
             self.images,
@@ -273,7 +274,7 @@ class Subject:
         return self._logits_of(images).argmax(axis=1) == self.labels
 
     def _logits_of(self, images):
-        return host.in_batches(self._logits, self.batch_size, images)
+        return active_set.in_batches(self._logits, self.batch_size, images)
 
 
 def _subset(x, y, examples, seed):

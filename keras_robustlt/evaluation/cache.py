@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 from keras import ops
 
-from keras_robustlt.attacks import host
+from keras_robustlt.attacks import active_set
 from keras_robustlt.callbacks import write_atomically
 
 __all__ = ["Cache", "NoCache", "Outcome"]
@@ -80,7 +80,7 @@ class Cache:
         # Through JSON, so that it compares with what is read back.
         what = json.loads(json.dumps(what, default=repr))
         what["network"] = _weights(network)
-        logits = host.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
+        logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
         logits = ops.convert_to_numpy(logits)
         self._logits_differ = False
         if not self.path.exists():

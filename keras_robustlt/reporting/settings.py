@@ -1,7 +1,7 @@
 """The last sections: all settings, versions and seeds, and what is not there."""
 
-from keras_robustlt.report_page.accuracy import attacks_of, named
-from keras_robustlt.report_page.html import element, table
+from keras_robustlt.reporting.accuracy import attacks_of, named
+from keras_robustlt.reporting.html import element, table
 
 __all__ = ["settings"]
 

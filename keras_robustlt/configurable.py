@@ -1,0 +1,57 @@
+"""What methods, budgets, attacks and averaging rules have in common: a configuration."""
+
+import keras
+
+
+class Configurable:
+    """An object that its constructor's arguments describe.
+
+    A subclass keeps each argument as an attribute of the same name and gives them in
+    `get_config`; then it can be saved with a model, copied, and shown as it was made.
+    """
+
+    def get_config(self):
+        """The constructor's arguments, as a dictionary that JSON can hold."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
+        return f"{type(self).__name__}({arguments})"
+
+
+def get(argument, value, kind, by_name, options=None):
+    """An object from its name, its configuration or itself.
+
+    Args:
+        argument: String. What the caller's argument is called, for the message.
+        value: A name from `by_name`, an object of the class `kind`, or the dictionary
+            that `keras.saving.serialize_keras_object` makes of one.
+        kind: A subclass of `Configurable`.
+        by_name: Dictionary from names to what makes an object of `kind`.
+        options: Dictionary of arguments, where `value` is a name.
+
+    Returns:
+        An object of the class `kind`.
+
+    Raises:
+        ValueError: If there is no such object, or `options` are given with an object.
+    """
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    if isinstance(value, kind):
+        if options:
+            raise ValueError(
+                f"Options of `{argument}` go with a name; the object {value!r} has its "
+                f"own. Received: {options}"
+            )
+        return value
+    if isinstance(value, str) and value in by_name:
+        return by_name[value](**(options or {}))
+    raise ValueError(
+        f"`{argument}` must be one of {', '.join(map(repr, by_name))} or an object of "
+        f"a subclass of {kind.__module__}.{kind.__name__}. Received: {value!r}"
+    )

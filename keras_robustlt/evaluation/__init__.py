@@ -1,0 +1,1 @@
+"""How robust a classifier is: attacks, accuracies, curves and signs of trouble."""

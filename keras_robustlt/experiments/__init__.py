@@ -1,0 +1,1 @@
+"""What the recipes and the command line share: settings, one run, many runs."""
