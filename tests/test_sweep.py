@@ -65,8 +65,7 @@ def recipes(tmp_path):
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
-    from keras_robustlt.experiments import jobs
-    from keras_robustlt.experiments import summary
+    from keras_robustlt.experiments import jobs, summary
 
     return jobs, summary
 

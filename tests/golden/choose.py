@@ -23,7 +23,9 @@ def training_step(key):
     """One step of AT-BSL: its attack, loss, weights and statistics."""
     scenario, _, rest = key.partition(".")
     unused = (".start_noise", ".losses", ".momentum.", ".after_biased.", "step2.")
-    return not rest or (scenario == "atbsl" and not any(u in f".{rest}" for u in unused))
+    return not rest or (
+        scenario == "atbsl" and not any(u in f".{rest}" for u in unused)
+    )
 
 
 def evaluation_attacks(key):
