@@ -300,13 +300,13 @@ def test_broken_files(name, run, tmp_path):
 
 def test_command(run, tmp_path):
     output = tmp_path / "page.html"
-    command = [sys.executable, "-m", "keras_robustlt.report", str(run)]
+    command = [sys.executable, "-m", "keras_robustlt", "report", str(run)]
     command += [f"--output={output}", "--names=Mine", "--title=A & B"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"Report: {output}\n"
     assert "<h1>A &amp; B</h1>" in output.read_text("utf-8")
-    done = subprocess.run([*command[:3], "nowhere"], capture_output=True, text=True)
+    done = subprocess.run([*command[:4], "nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: `runs`" in done.stderr
 

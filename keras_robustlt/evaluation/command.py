@@ -1,11 +1,24 @@
-"""What `python -m keras_robustlt.evaluate` does; its help is there."""
+"""Measures how robust a saved network is, class by class.
+
+    python -m keras_robustlt evaluate network.keras --data=cifar10 --data_dir=DATA
+
+NETWORK is a file of Keras that gives logits, such as the network.keras of a recipe,
+and DATA what `keras_robustlt.data.load` reads; the test images are used. If there is a
+config.json beside the network, as in the directory of a recipe's run, it tells epsilon,
+the classes and their training images, which say what the tail is.
+
+    --attacks=clean,pgd20,cw20         the table of the paper, without AutoAttack
+    --attacks=clean,autoattack         what others compare with: the standard version
+    --attacks=clean,pgd20 --examples=1000        quicker, on a part of the test images
+
+Long runs keep what is done with --cache=progress.npz: the same command goes on from
+there. --output=results.json writes all figures, and --per_example beside it, as
+results.npz, which images are robust. The backend is that of Keras, such as
+KERAS_BACKEND=jax.
+"""
 
 import json
-import os
 import pathlib
-
-# Before the backend is loaded: TensorFlow's messages about itself are not wanted.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 from absl import app, flags
