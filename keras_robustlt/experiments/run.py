@@ -27,6 +27,7 @@ from keras_robustlt.experiments import devices
 from absl import app, flags, logging
 from keras_robustlt.experiments.jobs import duration
 from keras_robustlt.experiments.presets import METHODS
+from keras_robustlt.files import write_atomically
 
 import keras_robustlt as krl
 
@@ -538,7 +539,7 @@ def write_config(workdir, settings, data):
         "device": device(),
     }
     text = json.dumps(content, indent=2) + "\n"
-    krl.callbacks.write_atomically(workdir / "config.json", text.encode())
+    write_atomically(workdir / "config.json", text.encode())
 
 
 def is_begun(workdir, settings):
