@@ -1,10 +1,7 @@
 """Callbacks: looking at the schedule, and going on after an interruption."""
 
-import csv
 import importlib.util
-import io
 import json
-import os
 import pathlib
 
 import keras
@@ -12,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt.backend import replicas
+from keras_robustlt.files import read_rows, replacing, write_rows
 
 __all__ = ["Checkpoint", "HistoryCSV", "ScheduleInspector"]
 
@@ -168,7 +166,6 @@ class HistoryCSV(keras.callbacks.Callback):
         values = (logs.get(name, "") for name in self.rows[0][1:])
         self.rows.append([epoch, *values])
         if replicas.is_chief(self.model):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(self.path, self.rows)
 
 
@@ -288,34 +285,5 @@ class Checkpoint(keras.callbacks.Callback):
             "history": self.history,
             "stopped": bool(self.model.stop_training),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with replacing(self.path) as file:
             np.savez(file, meta=json.dumps(meta), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-
-
-def read_rows(path, before=None, header=False):
-    """Rows of a CSV file whose first column, the epoch, is less than `before`."""
-    if path is None or not path.exists() or before == 0:
-        return []
-    with path.open(newline="") as file:
-        head, *rows = csv.reader(file)
-    kept = [row for row in rows if before is None or int(row[0]) < before]
-    return [head, *kept] if header else kept
-
-
-def write_rows(path, rows):
-    """Replaces the CSV file at `path`."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
-
-
-def write_atomically(path, content):
-    """Replaces the file at `path` in one operation."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -12,7 +12,6 @@ from tiny_models import dense_network
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation import command as evaluate_command
-from keras_robustlt.evaluation.command import first_of_each_class
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -133,14 +132,6 @@ def test_what_must_be_given(files):
             evaluate_command.main(argv, values)
     with pytest.raises(app.UsageError, match="give it too"):
         command(folder, "--per_example")
-
-
-def test_first_of_each_class():
-    labels = np.array([0, 0, 0, 1, 0, 2, 1])
-    assert first_of_each_class(labels).tolist() == list(range(7))
-    assert first_of_each_class(labels, 3).tolist() == [0, 3, 5]
-    assert first_of_each_class(labels, 5).tolist() == [0, 1, 3, 5, 6]
-    assert first_of_each_class(labels, 100).tolist() == list(range(7))
 
 
 @pytest.mark.slow_on_jax

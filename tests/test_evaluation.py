@@ -15,8 +15,8 @@ from tiny_models import (
 )
 
 import keras_robustlt as krl
-from keras_robustlt.evaluation.evaluate import _attack_by_name
 from keras_robustlt.evaluation.progress import Progress, duration
+from keras_robustlt.evaluation.runners import attack_by_name
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.
@@ -348,7 +348,7 @@ def test_without_class_counts():
     ],
 )
 def test_names(name, kind, expected):
-    attack = _attack_by_name(name, epsilon=0.1, batch_size=3)
+    attack = attack_by_name(name, epsilon=0.1, batch_size=3)
     assert type(attack) is kind
     config = attack.get_config()
     assert expected.items() <= config.items()

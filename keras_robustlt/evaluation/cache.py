@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt.attacks import active_set
-from keras_robustlt.callbacks import write_atomically
+from keras_robustlt.files import write_atomically
 
 __all__ = ["Cache", "NoCache", "Outcome"]
 
@@ -140,7 +140,6 @@ class Cache:
         self._arrays[f"{key}/seconds"] = outcome.seconds
         content = io.BytesIO()
         np.savez(content, **self._arrays)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, content.getvalue())
 
     def _refuse(self, changed):

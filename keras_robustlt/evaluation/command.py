@@ -20,7 +20,6 @@ KERAS_BACKEND=jax.
 import json
 import pathlib
 
-import numpy as np
 from absl import app, flags
 
 import keras_robustlt as krl
@@ -57,7 +56,7 @@ def define_flags(values):
     flags.DEFINE_integer(
         "examples",
         None,
-        "Only so many test images: the first of each class, as evenly as they come. "
+        "Only so many test images, drawn from all classes as evenly as they come. "
         "Default: all.",
         lower_bound=1,
         flag_values=values,
@@ -128,6 +127,8 @@ def main(argv, values):
 
 
 def _evaluate(path, values):
+    from keras_robustlt.evaluation.inputs import class_balanced_subset
+
     config = _config(path, values.config)
     settings = config.get("settings", {})
     epsilon = _epsilon(values.epsilon)
@@ -146,11 +147,13 @@ def _evaluate(path, values):
         seed=data_seed,
         classes=settings.get("num_classes"),
     )
-    chosen = first_of_each_class(data.y_test, values.examples)
+    x, y = data.x_test, data.y_test
+    if values.examples is not None:
+        x, y = class_balanced_subset(x, y, values.examples, values.seed)
     results = krl.evaluate(
         network,
-        data.x_test[chosen].astype("float32") / 255,
-        data.y_test[chosen],
+        x.astype("float32") / 255,
+        y,
         attacks=values.attacks,
         epsilon=epsilon,
         class_counts=class_counts,
@@ -161,7 +164,7 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
-    print(f"{path} on {len(chosen)} test images of {data.name}, accuracy in %:")
+    print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
     print(results.table(per_class=data.num_classes <= 20))
     if values.output:
         output = pathlib.Path(values.output)
@@ -219,15 +222,3 @@ def _integers(name, texts):
         raise ValueError(
             f"{name} must be whole numbers, such as 500,50,5. Received: {texts}"
         ) from None
-
-
-def first_of_each_class(labels, examples=None):
-    """Indices of `examples` images, the first of each class, in ascending order.
-
-    Classes have equally many, or one more than others, as far as there are images.
-    """
-    by_class = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[by_class], labels[by_class])
-    rank = np.empty(len(labels), int)
-    rank[by_class] = np.arange(len(labels)) - first
-    return np.sort(np.argsort(rank, kind="stable")[:examples])

@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.evaluation import evaluate as evaluation
 from keras_robustlt.attacks import PGD, Square, active_set
+from keras_robustlt.evaluation import inputs
 from keras_robustlt.evaluation.sanity_checks import (
     PROBED,
     TOLERATED,
@@ -75,8 +75,8 @@ def diagnose(
         epsilon: Float. The budget, in pixel units. Defaults to that of a
             `RobustLTModel`, and to `8 / 255` for others.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        examples: Integer. How many images to look at: of arrays as many drawn at
-            random, else the first ones. Defaults to `256`.
+        examples: Integer. How many images to look at, drawn from all classes as evenly
+            as they come. Defaults to `256`.
         starts: Integer, at least 2. How many random starts. Defaults to `5`.
         steps: Integer. Steps of PGD, of `epsilon / 8` each, or of as much more as it
             takes to cross the ball. Defaults to `20`.
@@ -97,7 +97,7 @@ def diagnose(
     >>> [finding["check"] for finding in diagnosis.findings]
     []
     """
-    epsilon = getattr(model, "epsilon", 8 / 255) if epsilon is None else epsilon
+    epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
     steps = checks.positive_integer("steps", steps)
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)
     if pgd.epsilon == 0:
@@ -211,12 +211,15 @@ class Subject:
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         self.seed = active_set.integer_seed(seed)
         self.pgd = pgd
-        self.network = evaluation._network(getattr(model, "inference_network", model))
-        self.images, labels = _subset(x, y, examples, self.seed)
-        num_classes = evaluation._num_classes(self.network, self.images, None)
-        self.labels = evaluation._integers(labels, self.images, num_classes)
+        self.network = inputs.network_of(model)
+        subset = inputs.class_balanced_subset(x, y, examples, self.seed)
+        data = inputs.Batches(*subset, batch_size=examples)
+        num_classes = inputs.num_classes_of(self.network, data.first)
+        (chunk,) = data.chunks(1, num_classes)
+        self.images, self.labels = chunk.images, chunk.labels
         self._logits = active_set.compiled_logits(self.network)
-        self._attack = backend.compiled(self._one_run, active_set.variables_of(self.network))
+        variables = active_set.variables_of(self.network)
+        self._attack = backend.compiled(self._one_run, variables)
         self.logits = self._logits_of(self.images)
         self.clean = self.logits.argmax(axis=1) == self.labels
 
@@ -275,27 +278,6 @@ class Subject:
 
     def _logits_of(self, images):
         return active_set.in_batches(self._logits, self.batch_size, images)
-
-
-def _subset(x, y, examples, seed):
-    if y is None and isinstance(x, tuple) and len(x) == 2:
-        x, y = x
-    batches, _ = evaluation._batches(x, y, examples)
-    if y is not None:
-        x, y = np.asarray(x), np.asarray(y)
-        which = np.random.default_rng(seed).permutation(len(x))[:examples]
-        batches = iter([(x[which], y[which])])
-    parts = []
-    for images, labels in evaluation._with_images(batches):
-        parts.append((images, labels))
-        if sum(len(images) for images, _ in parts) >= examples:
-            break
-    if not parts:
-        raise ValueError("`x` has no images to look at.")
-    images, labels = (
-        np.concatenate(part)[:examples] for part in zip(*parts, strict=True)
-    )
-    return images, labels
 
 
 def _depends_on_start(by_start):

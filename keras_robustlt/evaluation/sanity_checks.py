@@ -38,7 +38,8 @@ TOLERATED = 0.01
 TOLERATED_IN_ENSEMBLE = 0.002
 # Of a single gradient step, or of a few, Square can well be the better.
 FEW_STEPS = 5
-# So many images are looked at where no attack runs.
+# So many images are kept to look at, and at so many at a time where no attack runs.
+LOOKED_AT = 256
 PROBED = 64
 
 
@@ -55,7 +56,7 @@ class RobustnessWarning(UserWarning):
         self.finding = finding
 
 
-def examine(network, attacks, outcomes, labels, images):
+def examine(network, attacks, outcomes, labels, sample):
     """What the results of an evaluation say against themselves.
 
     Args:
@@ -63,7 +64,7 @@ def examine(network, attacks, outcomes, labels, images):
         attacks: Dictionary from names to attacks.
         outcomes: Dictionary from names to `Outcome`s.
         labels: Integer array of shape `(examples,)`.
-        images: Float32 array, the first of the images.
+        sample: `ClassBalancedSubset` of the images.
 
     Returns:
         List of findings, dictionaries with `"check"`, `"message"` and numbers.
@@ -84,8 +85,8 @@ def examine(network, attacks, outcomes, labels, images):
             runs.append(run)
     found = [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
-    found.append(_vanishing(network, runs, images, labels))
-    found.append(random_network(network, images[:PROBED]))
+    found.append(_vanishing(network, runs, sample))
+    found.append(random_network(network, sample.images[:PROBED]))
     return [finding for finding in found if finding]
 
 
@@ -206,7 +207,7 @@ def _outdone_by_weaker(strong, runs):
     }
 
 
-def _vanishing(network, runs, images, labels):
+def _vanishing(network, runs, sample):
     """The cross-entropy, which an attack climbs, has no slope at images it leaves."""
     blind = [
         run
@@ -217,11 +218,11 @@ def _vanishing(network, runs, images, labels):
     ]
     if not blind:
         return None
-    left = np.all([run.right[: len(images)] for run in blind], axis=0)
+    left = np.all([run.right[sample.index] for run in blind], axis=0)
     left = np.flatnonzero(left)[:PROBED]
     if not left.size:
         return None
-    zero, _ = vanishing_gradients(network, images[left], labels[left])
+    zero, _ = vanishing_gradients(network, sample.images[left], sample.labels[left])
     names = ", ".join(run.name for run in blind)
     return zero_gradients(zero, f" that are still right after {names}")
 

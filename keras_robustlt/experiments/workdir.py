@@ -13,11 +13,11 @@ report.html      all of this on a page
 
 import json
 
+from keras_robustlt.files import write_atomically
+
 
 def write_config(workdir, content):
     """Writes config.json; `content` has the `"settings"`."""
-    from keras_robustlt.callbacks import write_atomically
-
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(workdir / "config.json", text.encode())
