@@ -41,7 +41,9 @@ _MEMBERS = {
     "adversarial_examples": "evaluation.curves",
     "diagnose": "evaluation.diagnose",
     "report": "reporting",
+    "Suggestion": "suggestion",
     "robustness_curve": "evaluation.curves",
+    "suggest": "suggestion",
 }
 
 __all__ = [*_MEMBERS, *_SUBMODULES]
