@@ -109,8 +109,8 @@ def split(labels, num_classes, fraction):
     if grouped and len(present) > 1:
         raise ValueError(
             "`validation_split` takes the last images, and these are grouped by class: "
-            f"validation would see the classes {_few(np.unique(labels[first:]))} alone, "
-            f"and training none of {_few(lost)}. Shuffle images and labels together "
+            f"validation would see class {_few(np.unique(labels[first:]))} alone, and "
+            f"training nothing of class {_few(lost)}. Shuffle images and labels together "
             "first, or pass `validation_data`."
         )
     if len(lost):

@@ -91,9 +91,7 @@ class Climber(active_set.TargetedAttack):
             if until_fooled:
                 keep = ~state["fooled"]
                 left = left[keep]
-                state, constants, memory = active_set.kept(
-                    keep, state, constants, memory
-                )
+                state, constants, memory = active_set.kept(keep, state, constants, memory)
             if not left.size:
                 break
             loop.advance(first, last, state, constants, shared, self.batch_size)
@@ -345,9 +343,7 @@ class APGDT(Climber):
             )
 
     def _loss(self, constants, logits):
-        label, aim = (
-            active_set.one_hot(constants[k], logits) for k in ("label", "aim")
-        )
+        label, aim = (active_set.one_hot(constants[k], logits) for k in ("label", "aim"))
         return losses.targeted_dlr(label, logits, aim)
 
 

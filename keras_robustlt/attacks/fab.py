@@ -147,9 +147,7 @@ class FAB(active_set.TargetedAttack):
 
                 def total(x):
                     logits = logits_of(x)
-                    sign = active_set.one_hot(aim, logits) - active_set.one_hot(
-                        label, logits
-                    )
+                    sign = active_set.one_hot(aim, logits) - active_set.one_hot(label, logits)
                     leads = ops.sum(sign * logits, axis=-1)
                     return ops.sum(leads), leads
 

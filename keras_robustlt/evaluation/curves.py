@@ -194,9 +194,7 @@ class _Perturb:
             if self._run is None:
                 self._run = self._compiled(network)
             y = y.astype("int32")
-            return active_set.in_batches(
-                self._run, self.batch_size, x, y, start, budgets
-            )
+            return active_set.in_batches(self._run, self.batch_size, x, y, start, budgets)
 
         return attacked if epsilon else None
 

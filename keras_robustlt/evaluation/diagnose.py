@@ -216,9 +216,7 @@ class Subject:
         num_classes = evaluation._num_classes(self.network, self.images, None)
         self.labels = evaluation._integers(labels, self.images, num_classes)
         self._logits = active_set.compiled_logits(self.network)
-        self._attack = backend.compiled(
-            self._one_run, active_set.variables_of(self.network)
-        )
+        self._attack = backend.compiled(self._one_run, active_set.variables_of(self.network))
         self.logits = self._logits_of(self.images)
         self.clean = self.logits.argmax(axis=1) == self.labels
 

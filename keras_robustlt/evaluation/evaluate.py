@@ -19,16 +19,7 @@ from keras import ops
 
 import keras_robustlt
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import (
-    APGD,
-    APGDT,
-    FAB,
-    FGSM,
-    PGD,
-    AutoAttack,
-    Square,
-    active_set,
-)
+from keras_robustlt.attacks import APGD, APGDT, FAB, FGSM, PGD, AutoAttack, Square, active_set
 from keras_robustlt.evaluation import sanity_checks
 from keras_robustlt.evaluation.cache import Cache, NoCache, Outcome
 from keras_robustlt.evaluation.progress import Progress
