@@ -204,6 +204,11 @@ def label_type(y, num_classes, name="y"):
             f"`{name}` is missing: training and evaluation need the labels of the "
             "images. Pass arrays x and y, or a data set of pairs (x, y)."
         )
+    if isinstance(y, (dict, tuple, list)):
+        raise ValueError(
+            f"`{name}` must be labels of one kind, an array or a tensor. Received a "
+            f"{type(y).__name__} of {len(y)} entries"
+        )
     shape, dtype = tuple(y.shape), _dtype(y)
     if len(shape) not in (1, 2) or (
         len(shape) == 2 and shape[1] not in (1, num_classes)
@@ -226,7 +231,12 @@ def _dtype(x):
 
 
 def image_dtype(x):
-    """Raises if the tensor `x` is not of a floating-point type."""
+    """Raises if `x` is no tensor of a floating-point type."""
+    if not hasattr(x, "dtype"):
+        raise ValueError(
+            "`x` must hold the images alone; a data set must give pairs (images, "
+            f"labels). Received a {type(x).__name__}: {_short(x)}"
+        )
     dtype = _dtype(x)
     if not dtype.startswith(("float", "bfloat")):
         raise ValueError(_wrong_dtype("x", dtype))
@@ -240,7 +250,8 @@ def network(network):
     it.
     """
     logits_not_probabilities(network)
-    _own_preprocessing(network)
+    if isinstance(network, keras.Model):
+        _own_preprocessing(network)
 
 
 def logits_not_probabilities(network):
@@ -410,6 +421,16 @@ def refuse_rows(name, num_classes):
         f"`{name}` has the shape of one-hot labels, (batch, {num_classes}), but its "
         "rows do not sum to 1, or hold numbers outside [0, 1]. Each image must have "
         "one class: several classes an image (multi-hot labels) are not supported."
+    )
+
+
+def refuse_labels(name, num_classes):
+    """Raises the error of labels, of whatever shape, that are no classes."""
+    raise ValueError(
+        f"`{name}` must hold integer labels from 0 to {num_classes - 1}, or one-hot "
+        "labels whose rows sum to 1: one class for each image. Received labels with "
+        "fractions or NaN, or rows that do not sum to 1 (multi-hot labels, or one-hot "
+        "times 255)."
     )
 
 

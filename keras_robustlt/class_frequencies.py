@@ -8,6 +8,7 @@ are sorted and labels are not, as `value_counts` of pandas gives them, and head 
 tail would change places without a word.
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 POWERS = np.linspace(0.0, 2.0, 21)
 # Standard deviations from what chance does, and the share of images that is wrong.
 SIGNIFICANT, LARGE = 4.0, 0.15
+# Of a class of which so many images were to be expected, chance does not leave out all.
+SURE = 20
 
 
 def compare(class_counts, seen):
@@ -39,7 +42,18 @@ def compare(class_counts, seen):
                 "labels: entry c must be the count of label c, as "
                 f"numpy.bincount(labels) gives it. {_beside(class_counts, seen)}"
             )
-    elif _contradict(class_counts, seen):
+        return
+    once = _once(class_counts, seen)
+    _, expected = _best_fit(class_counts, once)
+    absent = np.flatnonzero((seen == 0) & (expected > SURE))
+    if len(absent):
+        warnings.warn(
+            f"Training sees no label of class {_few(absent)}, of which `class_counts` "
+            f"has {_few(class_counts[absent])} images: a data set without them, or one "
+            "that is ordered by class and not read to its end.",
+            stacklevel=3,
+        )
+    elif _contradict(class_counts, once):
         warnings.warn(
             "`class_counts` and the labels contradict each other: classes that it "
             f"calls rare are frequent. {_beside(class_counts, seen)} Entry c must be "
@@ -50,9 +64,6 @@ def compare(class_counts, seen):
 
 def _contradict(class_counts, seen):
     """Whether no sampling by `class_counts`, but by their other order, gives `seen`."""
-    # Repeated data say no more than the data themselves.
-    seen = _in_lowest_terms(seen).astype("float64")
-    seen = seen * min(1.0, class_counts.sum() / max(seen.sum(), 1.0))
     in_order_of_seen = np.empty_like(class_counts)
     in_order_of_seen[np.argsort(seen, kind="stable")] = np.sort(class_counts)
     misfit, expected = _best_fit(class_counts, seen)
@@ -63,6 +74,12 @@ def _contradict(class_counts, seen):
         and wrong_share > LARGE
         and other_misfit < misfit / 4
     )
+
+
+def _once(class_counts, seen):
+    """What was seen, without repetitions: they say no more than the data themselves."""
+    seen = _in_lowest_terms(seen).astype("float64")
+    return seen * min(1.0, class_counts.sum() / max(seen.sum(), 1.0))
 
 
 def _in_lowest_terms(numbers):
@@ -97,12 +114,17 @@ def _beside(class_counts, seen):
     return f"Received {counts}."
 
 
-def split(labels, num_classes, fraction):
+def training_part(labels, fraction):
+    """How many labels `fit(validation_split=fraction)` leaves for training."""
+    return math.floor(len(labels) * (1.0 - fraction))
+
+
+def check_split(labels, fraction):
     """Raises or warns if `fit(validation_split=fraction)` takes classes as a whole.
 
     Keras takes the last images for validation, before it shuffles.
     """
-    first = int(len(labels) * (1 - fraction))
+    first = training_part(labels, fraction)
     present = np.unique(labels)
     grouped = np.count_nonzero(np.diff(labels)) == len(present) - 1 < len(labels) - 1
     lost = np.setdiff1d(present, labels[:first])
@@ -110,8 +132,8 @@ def split(labels, num_classes, fraction):
         raise ValueError(
             "`validation_split` takes the last images, and these are grouped by class: "
             f"validation would see class {_few(np.unique(labels[first:]))} alone, and "
-            f"training nothing of class {_few(lost)}. Shuffle images and labels together "
-            "first, or pass `validation_data`."
+            f"training nothing of class {_few(lost)}. Shuffle images and labels "
+            "together first, or pass `validation_data`."
         )
     if len(lost):
         warnings.warn(
@@ -122,13 +144,20 @@ def split(labels, num_classes, fraction):
         )
 
 
-def missing(seen, name):
-    """Warns if no image of some class is among those that metrics are about."""
-    absent = np.flatnonzero(np.asarray(seen) == 0)
-    if len(absent):
+def check_evaluated(seen, in_fit):
+    """Warns if no image of some class is among those that metrics are about.
+
+    Args:
+        seen: Numbers of shape `(num_classes,)`: the images of each class.
+        in_fit: Boolean. Whether this is validation. Who calls `evaluate` may well have
+            chosen a few classes; a set with most of the classes is meant to have all.
+    """
+    absent = np.flatnonzero(seen == 0)
+    if len(absent) and (in_fit or 2 * len(absent) < len(seen)):
+        what = "`validation_data`" if in_fit else "What `evaluate` is given"
         warnings.warn(
-            f"`{name}` has no image of class {_few(absent)}: the accuracies of the "
-            "tail, of the average and of the worst class leave these out.",
+            f"{what} has no image of class {_few(absent)}: the accuracies of the "
+            "tail, of the average and of the worst class leave them out.",
             stacklevel=3,
         )
 

@@ -161,7 +161,7 @@ class RobustLT(Budget):
         return self.weighting != "perturbation" and self.beta > 0
 
     def build(self, model):
-        norm = model.attack.norm
+        norm = getattr(model.attack, "norm", "linf")
         epsilon = classwise_epsilon(model.class_counts, model.epsilon, self.alpha, norm)
         if norm == "linf" and model.epsilon < HOPELESS <= epsilon.max():
             warnings.warn(
