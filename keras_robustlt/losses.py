@@ -158,7 +158,7 @@ def margin(targets, logits):
         2017, equation 6 of section V, with zero confidence.
     """
     targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
-    return -ops.relu(lead(targets, logits))
+    return -ops.relu(logit_margin(targets, logits))
 
 
 def dlr(targets, logits):
@@ -197,19 +197,19 @@ def dlr(targets, logits):
         )
     largest = ops.top_k(logits, 3)[0]
     spread = largest[:, 0] - largest[:, 2]
-    return -lead(targets, logits) / (spread + 1e-12)
+    return -logit_margin(targets, logits) / (spread + 1e-12)
 
 
-def targeted_dlr(targets, logits, aims):
+def targeted_dlr(targets, logits, target_class):
     """Difference of logits ratio towards one chosen class for each example.
 
     `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)` with the class `t` that an attack
-    aims at.
+    turns the example into.
 
     Args:
         targets: Float tensor `(batch, num_classes)`, one-hot labels.
         logits: Float tensor `(batch, num_classes)`, of at least four classes.
-        aims: Float tensor `(batch, num_classes)`, one-hot: the classes aimed at.
+        target_class: Float tensor `(batch, num_classes)`, one-hot: these classes.
 
     Returns:
         A float32 tensor of shape `(batch,)`.
@@ -219,8 +219,8 @@ def targeted_dlr(targets, logits, aims):
 
     Example:
 
-    >>> aims = [[0.0, 0.0, 1.0, 0.0]]
-    >>> krl.losses.targeted_dlr([[1.0, 0, 0, 0]], [[5.0, 3.0, 2.0, 0.0]], aims)
+    >>> third = [[0.0, 0.0, 1.0, 0.0]]
+    >>> krl.losses.targeted_dlr([[1.0, 0, 0, 0]], [[5.0, 3.0, 2.0, 0.0]], third)
     array([-0.75], dtype=float32)
 
     Reference:
@@ -235,13 +235,13 @@ def targeted_dlr(targets, logits, aims):
             '"cross_entropy", without targets. '
             f"Received: logits of {logits.shape[-1]} classes"
         )
-    aims = ops.cast(aims, "float32")
+    target_class = ops.cast(target_class, "float32")
     largest = ops.top_k(logits, 4)[0]
     spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2.0
-    return -ops.sum((targets - aims) * logits, axis=-1) / (spread + 1e-12)
+    return -ops.sum((targets - target_class) * logits, axis=-1) / (spread + 1e-12)
 
 
-def lead(targets, logits):
+def logit_margin(targets, logits):
     """The logit of the right class minus the largest other one."""
     true = ops.sum(targets * logits, axis=-1)
     others = ops.where(targets > 0, -float("inf"), logits)
