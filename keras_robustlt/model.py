@@ -19,6 +19,7 @@ from keras_robustlt import (
     averaging,
     backend,
     budget,
+    callbacks,
     checks,
     losses,
     methods,
@@ -496,8 +497,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         self._check_data(call.arguments)
-        _add_callback(call, ScheduleClock(call.arguments.get("x")))
-        if hasattr(call.arguments.get("x"), "epoch"):
+        clock = ScheduleClock(call.arguments.get("x"))
+        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
+        if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
@@ -671,18 +673,3 @@ def _criterion(loss):
             ops.argmax(targets, axis=-1), logits
         )
     return function.call
-
-
-def _add_callback(call, callback):
-    """Puts `callback` first: the schedule is set before others look at it."""
-    callbacks = call.arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.callbacks.insert(0, callback)
-        callback.set_model(callbacks.model)
-        callback.set_params(callbacks.params)
-        return
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    call.arguments["callbacks"] = [callback, *callbacks]
