@@ -2,9 +2,6 @@
 
 import keras
 import numpy as np
-from keras import ops
-
-from keras_robustlt.backend import replicas
 
 
 def in_range(name, value, low, high):
@@ -102,11 +99,10 @@ def images(x, name="x"):
     x = np.asarray(x)
     if x.dtype.kind != "f":
         raise ValueError(_wrong_dtype(name, x.dtype))
-    if np.isnan(x).any():
-        spoilt = np.isnan(x).any(axis=tuple(range(1, x.ndim)))
-        raise ValueError(_not_a_number(name, f"{int(spoilt.sum())}"))
-    if x.size and (x.min() < -1e-6 or x.max() > 1 + 1e-6):
-        raise ValueError(_wrong_range(name, x.min(), x.max()))
+    spoilt = np.isnan(x).any(axis=tuple(range(1, x.ndim)))
+    no_nan(name, int(spoilt.sum()))
+    if x.size:
+        pixel_range(name, x.min(), x.max())
 
 
 def labels(y, num_classes, name="y"):
@@ -133,8 +129,8 @@ def labels(y, num_classes, name="y"):
             f"`{name}` must hold integer labels. Received dtype {y.dtype} with values "
             f"such as {y.ravel()[:3].tolist()}"
         )
-    if y.size and (y.min() < 0 or y.max() >= num_classes):
-        raise ValueError(_wrong_labels(name, y.min(), y.max(), num_classes))
+    if y.size:
+        label_range(name, y.min(), y.max(), num_classes)
 
 
 def image_dtype(x):
@@ -152,112 +148,54 @@ def logits_not_probabilities(network):
     activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", "")
     if isinstance(last, keras.layers.Softmax) or name in ("softmax", "sigmoid"):
-        raise ValueError(_probabilities(f"its last layer, {last.name!r},"))
+        refuse_probabilities(f"its last layer, {last.name!r},")
 
 
-@keras.saving.register_keras_serializable(package="keras_robustlt")
-class BatchCheck(keras.metrics.Metric):
-    """Watches what a compiled step cannot refuse: pixels, labels and logits.
-
-    Raising is not possible inside a compiled step. This metric keeps the extremes of
-    what the steps have seen since its reset, for the price of a reduction over the
-    batch, and `raise_if_wrong` looks at them from outside.
-    """
-
-    def __init__(self, num_classes, name="batch_check", **kwargs):
-        super().__init__(name=name, dtype="float32", **kwargs)
-        self.num_classes = num_classes
-        self.extremes = self.add_variable(
-            shape=(8,),
-            initializer="zeros",
-            aggregation="only_first_replica",
-            name="extremes",
-        )
-
-    def update_state(self, images, labels, logits, sample_weight=None):
-        del sample_weight
-        images = ops.cast(images, "float32")
-        labels = ops.cast(labels, "float32")
-        if len(labels.shape) == 2 and labels.shape[-1] == self.num_classes:
-            labels = ops.cast(ops.argmax(labels, axis=-1), "float32")
-        logits = ops.cast(logits, "float32")
-        seen = ops.stack(
-            [
-                ops.sum(ops.cast(ops.isnan(images), "float32")),
-                -ops.min(images),
-                ops.max(images) - 1.0,
-                -ops.min(labels),
-                ops.max(labels) - (self.num_classes - 1.0),
-                -ops.min(logits),
-                ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
-                ops.ones(()),
-            ]
-        )
-        seen = ops.max(replicas.gathered(seen[None]), axis=0)
-        self.extremes.assign(ops.maximum(self.extremes, seen))
-
-    def result(self):
-        return ops.sum(self.extremes)
-
-    def raise_if_wrong(self):
-        """Raises a ValueError if a step since the last reset saw bad input."""
-        extremes = ops.convert_to_numpy(self.extremes)
-        nan, below, above, label_below, label_above, negative, off_one, seen = extremes
-        if not seen:
-            return
-        if nan > 0:
-            raise ValueError(_not_a_number("x", "a batch of"))
-        if below > 1e-6 or above > 1e-6:
-            raise ValueError(_wrong_range("x", 0 - below, above + 1))
-        if label_below > 0 or label_above > 0:
-            highest = label_above + self.num_classes - 1
-            raise ValueError(
-                _wrong_labels("y", 0 - label_below, highest, self.num_classes)
-            )
-        if negative <= 0 and off_one < 1e-3:
-            raise ValueError(_probabilities("its output"))
-
-    def get_config(self):
-        return {**super().get_config(), "num_classes": self.num_classes}
-
-
-def _wrong_dtype(name, dtype):
-    return (
-        f"`{name}` must hold floating-point images in [0, 1]. Received dtype: {dtype}. "
-        f"If these are pixels from 0 to 255, pass {name}.astype('float32') / 255."
-    )
-
-
-def _wrong_range(name, low, high):
+def pixel_range(name, low, high):
+    """Raises if pixels from `low` to `high` are not in `[0, 1]`."""
+    if low >= -1e-6 and high <= 1 + 1e-6:
+        return
     advice = (
         f" These look like pixels from 0 to 255: divide {name} by 255."
         if high > 2
         else " Normalisation (mean, standard deviation) belongs inside the network, so "
         "that epsilon is in pixel units."
     )
-    return (
+    raise ValueError(
         f"`{name}` must hold images in [0, 1]. Received values from {low:.4g} to "
         f"{high:.4g}.{advice}"
     )
 
 
-def _not_a_number(name, how_many):
-    return (
-        f"`{name}` holds pixels that are not a number (NaN), in {how_many} image(s). "
-        "Find them with numpy.isnan and leave those images out."
-    )
+def no_nan(name, num_images):
+    """Raises if there are images with pixels that are not a number."""
+    if num_images:
+        raise ValueError(
+            f"`{name}` holds pixels that are not a number (NaN), in {num_images} "
+            "image(s). Find them with numpy.isnan and leave those images out."
+        )
 
 
-def _wrong_labels(name, low, high, num_classes):
-    return (
-        f"`{name}` must hold labels from 0 to {num_classes - 1}, as `class_counts` has "
-        f"{num_classes} classes. Received labels from {low:.0f} to {high:.0f}."
-    )
+def label_range(name, low, high, num_classes):
+    """Raises if labels from `low` to `high` are not those of `num_classes` classes."""
+    if low < 0 or high > num_classes - 1:
+        raise ValueError(
+            f"`{name}` must hold labels from 0 to {num_classes - 1}, as `class_counts` "
+            f"has {num_classes} classes. Received labels from {low:.0f} to {high:.0f}."
+        )
 
 
-def _probabilities(where):
-    return (
+def refuse_probabilities(where):
+    """Raises the error of a network that gives probabilities."""
+    raise ValueError(
         f"`network` must give logits, but {where} gives probabilities. Remove the "
         "softmax (activation=None in the last layer): the losses and attacks apply it "
         "themselves, in a numerically safe way."
+    )
+
+
+def _wrong_dtype(name, dtype):
+    return (
+        f"`{name}` must hold floating-point images in [0, 1]. Received dtype: {dtype}. "
+        f"If these are pixels from 0 to 255, pass {name}.astype('float32') / 255."
     )

@@ -4,6 +4,9 @@ All take `targets`, float one-hot (or soft) labels of shape `(batch, num_classes
 and `logits` of the same shape, and compute in float32.
 """
 
+import functools
+
+import keras
 from keras import ops
 
 __all__ = [
@@ -236,3 +239,42 @@ def logit_margin(targets, logits):
     true = ops.sum(targets * logits, axis=-1)
     others = ops.where(targets > 0, -float("inf"), logits)
     return true - ops.max(others, axis=-1)
+
+
+def criterion(loss):
+    """What `compile` takes as a loss, as a function with a value for each example.
+
+    Args:
+        loss: `None` (the cross-entropy), the name of a Keras loss, a
+            `keras.losses.Loss` of logits, or a function of `(targets, logits)`.
+
+    Returns:
+        A function of one-hot targets and logits, both `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the loss takes probabilities.
+    """
+    if loss is None:
+        return cross_entropy
+    by_name = {
+        "categorical_crossentropy": cross_entropy,
+        "sparse_categorical_crossentropy": cross_entropy,
+        "categorical_focal_crossentropy": functools.partial(
+            keras.losses.categorical_focal_crossentropy, from_logits=True
+        ),
+    }
+    if loss in by_name:
+        return by_name[loss]
+    function = keras.losses.get(loss)
+    if not isinstance(function, keras.losses.Loss):
+        return function
+    if function.get_config().get("from_logits") is False:
+        raise ValueError(
+            f"`loss` must take logits: write {type(function).__name__}("
+            "from_logits=True). Received a loss with from_logits=False"
+        )
+    if isinstance(function, keras.losses.SparseCategoricalCrossentropy):
+        return lambda targets, logits: function.call(
+            ops.argmax(targets, axis=-1), logits
+        )
+    return function.call

@@ -14,18 +14,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import (
-    attacks,
-    averaging,
-    backend,
-    budget,
-    checks,
-    losses,
-    methods,
-    metrics,
-    networks,
-)
+from keras_robustlt import attacks, backend, checks, losses, methods, metrics, networks
+from keras_robustlt import averaging as weight_averaging
+from keras_robustlt import budget as budgets
 from keras_robustlt.backend import replicas
+from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
 from keras_robustlt.schedule import Schedule, ScheduleClock
 
@@ -35,7 +28,7 @@ BATCHNORM_STATISTICS = ("adversarial", "mixed")
 ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
 # The images that a step hands to `call`, in the order of the forward passes.
-IMAGES = ("adversarial", "robust", "clean")
+INPUT_KEYS = ("adversarial", "robust", "clean")
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -164,6 +157,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
         )
         for argument in ("attack", "evaluation_attack"):
+            _runs_inside_a_step(argument, getattr(self, argument))
             if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
                 raise ValueError(
                     f"`{argument}` must have the epsilon of the model. Received: "
@@ -171,7 +165,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                     f"{getattr(self, argument).epsilon}"
                 )
         self.budget = _budget(budget, alpha, beta, granularity, weighting)
-        self.averaging = _averaging(averaging)
+        self.averaging = weight_averaging.get(averaging)
         self.augmentation = checks.one_of(
             "augmentation", augmentation, tuple(AUGMENTATIONS)
         )
@@ -195,13 +189,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.budget.build(self)
         if self.averaging is not None:
             self.averaging.build(self)
-            self.averaged_network = _copy(network)
+            self.averaged_network = weight_averaging.copy_of(network)
         if self.method.uses_features:
             self._with_features = _feature_networks(network, self.inference_network)
         wanted = set(self.method.inputs)
         if self.budget.uses_clean_loss or batchnorm_statistics == "mixed":
             wanted.add("clean")
-        self._wanted = tuple(image for image in IMAGES if image in wanted)
+        self._wanted = tuple(image for image in INPUT_KEYS if image in wanted)
 
         def accuracy(prefix):
             return metrics.ClasswiseAccuracy(
@@ -211,7 +205,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.adversarial_accuracy = keras.metrics.Mean("adversarial_accuracy")
         self.clean_accuracy = accuracy("clean")
         self.robust_accuracy = accuracy("robust")
-        self.batch_check = checks.BatchCheck(self.num_classes)
+        self.batch_check = BatchCheck(self.num_classes)
         self._criterion = losses.cross_entropy
         self._tested = self.inference_network.name
         self.built = network.built
@@ -220,7 +214,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     # What happens in a step
 
-    def begin_step(self, data):
+    def prepare_step(self, data):
         """All that comes before Keras's training step.
 
         Args:
@@ -252,9 +246,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         images = {"clean": x}
         if "adversarial" in self._wanted:
             class_epsilon = self.budget.class_epsilon(self.schedule)
-            attacks = self.method.attacks(self.schedule)
-            if attacks is not None:
-                class_epsilon = ops.where(attacks, class_epsilon, 0.0)
+            attacking = self.method.attacks(self.schedule)
+            if attacking is not None:
+                class_epsilon = ops.where(attacking, class_epsilon, 0.0)
             images["adversarial"] = self._training_attack(x, y, class_epsilon)
         return images, y, sample_weight
 
@@ -289,7 +283,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
 
         # Without a budget the attack gives the images themselves.
-        return backend.unless_idle(ops.max(class_epsilon) > 0, perturb, x)
+        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
 
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
@@ -316,26 +310,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             batch: The `training_batch`.
         """
         images, _, _ = batch
-        self._agree_on_statistics(images["clean"])
+        num_images = ops.shape(images["clean"])[0]
+        replicas.average_statistics(self.network, num_images)
         keep = self.averaging and self.averaging.keep(self.schedule)
         if keep is not None:
             self.update_average(keep)
-
-    def _agree_on_statistics(self, images):
-        """Moving statistics become their mean over the replicas, by images."""
-        if replicas.together() == 1:
-            return
-        size = ops.cast(ops.shape(images)[0], "float32")
-        share = size / replicas.summed([size])[0]
-        moving = [
-            variable
-            for variable in self.network.non_trainable_variables
-            if keras.backend.is_float_dtype(variable.dtype)
-        ]
-        # Without an image there are no statistics.
-        parts = [ops.where(size > 0, share * v.value, 0.0) for v in moving]
-        for variable, mean in zip(moving, replicas.summed(parts), strict=True):
-            variable.assign(mean)
 
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
@@ -346,7 +325,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             network = self._with_features(network)
         wanted = self._wanted if training else inputs
         logits = {}
-        for name in [image for image in IMAGES if image in wanted]:
+        for name in [image for image in INPUT_KEYS if image in wanted]:
             frozen = name == "clean" and training and not self._clean_moves_statistics
             forward = backend.frozen(network) if frozen else network
             outputs = forward(inputs[name], training=training)
@@ -366,12 +345,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def update_average(self, keep):
         """Moves the averaged network, which keeps the share `keep`, to the network."""
-        pairs = zip(
-            self.averaged_network.variables, self.network.variables, strict=True
-        )
-        for average, variable in pairs:
-            if keras.backend.is_float_dtype(variable.dtype):
-                average.assign(keep * average + (1.0 - keep) * variable)
+        weight_averaging.move(self.averaged_network, self.network, keep)
 
     @property
     def _clean_moves_statistics(self):
@@ -402,7 +376,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         extras = [ops.sum(ops.cast(extra, "float32")) for extra in self.losses]
         # The gradients of the replicas will be added up.
-        return (ops.mean(loss) + sum(extras)) / replicas.together()
+        return (ops.mean(loss) + sum(extras)) / replicas.num_replicas()
 
     def _weighted(self, loss, targets, logits):
         """The loss with the budget's weights, of the clean loss and of the classes."""
@@ -469,7 +443,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 names. Defaults to `None`, the cross-entropy.
             **kwargs: `metrics`, `jit_compile`, ... as in Keras.
         """
-        self._criterion = losses.cross_entropy if loss is None else _criterion(loss)
+        self._criterion = losses.criterion(loss)
         self._loss = loss
         optimizer = keras.optimizers.get(optimizer)
         float16 = any(
@@ -610,22 +584,18 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         return cls(**config)
 
 
-# The constructor has arguments of the modules' names.
-_averaging = averaging.get
+def _runs_inside_a_step(argument, attack):
+    if not getattr(attack, "runs_compiled", True):
+        raise ValueError(
+            f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
+            "cannot, as it stops with each image by itself. Use PGD or FGSM, and "
+            "`keras_robustlt.evaluate(model, x, y, attacks=...)` for attacks such as "
+            f"this one. Received: {argument}={attack!r}"
+        )
 
 
 def _budget(rule, *robustlt):
-    return budget.RobustLT(*robustlt) if rule is None else budget.get(rule)
-
-
-def _copy(network):
-    """A network of the same architecture and weights."""
-    copy = network.__class__.from_config(
-        {**network.get_config(), "name": f"{network.name}_average"}
-    )
-    copy.set_weights(network.get_weights())
-    copy.trainable = False
-    return copy
+    return budgets.RobustLT(*robustlt) if rule is None else budgets.get(rule)
 
 
 def _feature_networks(*every):
@@ -645,32 +615,6 @@ def _attacked(logits, images):
             if name.startswith(images)
         },
     }
-
-
-def _criterion(loss):
-    """A function of one-hot targets and logits with a value for each example."""
-    by_name = {
-        "categorical_crossentropy": losses.cross_entropy,
-        "sparse_categorical_crossentropy": losses.cross_entropy,
-        "categorical_focal_crossentropy": functools.partial(
-            keras.losses.categorical_focal_crossentropy, from_logits=True
-        ),
-    }
-    if loss in by_name:
-        return by_name[loss]
-    function = keras.losses.get(loss)
-    if not isinstance(function, keras.losses.Loss):
-        return function
-    if function.get_config().get("from_logits") is False:
-        raise ValueError(
-            f"`loss` must take logits: write {type(function).__name__}("
-            "from_logits=True). Received a loss with from_logits=False"
-        )
-    if isinstance(function, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, logits: function.call(
-            ops.argmax(targets, axis=-1), logits
-        )
-    return function.call
 
 
 def _add_callback(call, callback):

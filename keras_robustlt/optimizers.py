@@ -131,7 +131,7 @@ class SGD(keras.optimizers.Optimizer):
             return grads
         # Keras would clip what each replica has, before it adds them up.
         clipped = super()._clip_gradients(replicas.summed(list(grads)))
-        return [gradient / replicas.together() for gradient in clipped]
+        return [gradient / replicas.num_replicas() for gradient in clipped]
 
     def get_config(self):
         return {

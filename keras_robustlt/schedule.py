@@ -46,6 +46,11 @@ class Schedule:
         """Says that the next training step begins; called inside it."""
         self.step.assign_add(1)
 
+    @property
+    def begins_epoch(self):
+        """Whether this step is the first of its epoch, a boolean scalar."""
+        return ops.equal(self.step, 1)
+
     def position(self, granularity):
         """The iteration `t`, from 1, and the total `T`, as float32 scalars."""
         epoch = ops.cast(self.epoch, "float32")

@@ -15,7 +15,8 @@ import pytest
 # What the imports made stays: collections of garbage need not look at it again.
 gc.freeze()
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
 SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
 
 
@@ -50,16 +51,25 @@ def compile_equal_steps_once(tmp_path_factory):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+class Reference(dict):
+    """Reference arrays by name; a test that asks for others is skipped."""
+
+    def __missing__(self, key):
+        pytest.skip(f"the reference array {key} is not here (ROBUSTLT_SHARED)")
+
+
 @pytest.fixture(scope="session")
 def golden():
-    """Loads the reference arrays called `name`, or skips the test."""
+    """Loads the reference arrays called `name`: all of them, or the choice here."""
 
     def load(name):
         path = SHARED / "golden" / f"{name}.npz"
         if not path.exists():
+            path = TESTS / "golden" / f"{name}.npz"
+        if not path.exists():
             pytest.skip(f"reference arrays {name}.npz are not here (ROBUSTLT_SHARED)")
         with np.load(path) as arrays:
-            return dict(arrays)
+            return Reference(arrays)
 
     return load
 
