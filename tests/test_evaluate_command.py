@@ -103,8 +103,6 @@ def test_what_the_config_says(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epsilon=eight"], "--epsilon must be a number.*'eight'"),
-        (["--epsilon=8"], "write 8 / 255"),
         (["--attacks=cleen"], "`attacks` must be of.*'cleen'"),
         (["--class_counts=1,b"], "--class_counts must be whole numbers"),
         (["--class_counts=1,2"], "`class_counts` must have 4 entries"),

@@ -231,7 +231,7 @@ def test_interrupted(run, number):
         time.sleep(0.05)
     process.send_signal(number)
     printed, _ = process.communicate()
-    assert process.returncode == 130, printed
+    assert process.returncode == 128 + number, printed
     assert "Traceback" not in printed
     assert "Stopped. Started again, the same command goes on from here." in printed
     for path in running:
@@ -289,7 +289,7 @@ def test_runs_of_other_settings_are_no_mean(run):
         (("--data=a/x.npz,b/x.npz",), "would share the directory x/at"),
         (("--workdir=",), "--workdir= is empty"),
         (("--methods=at,magic",), "there is no method magic"),
-        (("--seeds=1,two",), "--seeds=two: seeds are whole numbers"),
+        (("--seeds=1,two",), "--seeds=two: it must be a whole number"),
         (("--seeds=",), "need values"),
         (("--jobs=0",), "--jobs"),
         (("--epochs=2",), "'epochs'"),

@@ -22,6 +22,7 @@ import pathlib
 from absl import app, flags
 
 from keras_robustlt.experiments import jobs, summary, train, workdir
+from keras_robustlt.flag_types import COUNT, SEED, define_number
 
 # Those that a sweep gives to its runs.
 OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
@@ -45,13 +46,13 @@ def define_flags(values):
     flags.DEFINE_string(
         "workdir", "runs/sweep", "Where the runs and the table go.", flag_values=values
     )
-    flags.DEFINE_integer(
+    define_number(
+        values,
+        COUNT,
         "jobs",
         None,
         "Runs at a time. They share the cores, and each takes a GB or two of memory. "
         "Default: one for each GPU; without any, one for each core.",
-        lower_bound=1,
-        flag_values=values,
     )
     flags.DEFINE_bool(
         "table_only", False, "No runs, the table of what is there.", flag_values=values
@@ -114,8 +115,10 @@ class Point:
 def grid(data, methods, budgets, seeds):
     """The points, all methods of a seed before the next seed."""
     for seed in seeds:
-        if not seed.isdecimal():
-            raise app.UsageError(f"--seeds={seed}: seeds are whole numbers.")
+        try:
+            SEED.parse(seed)
+        except ValueError as error:
+            raise app.UsageError(f"--seeds={seed}: {error}") from None
     points = [
         # Standard training has no perturbation and no budget.
         Point(name, method, "uniform" if method == "standard" else budget, int(seed))

@@ -19,6 +19,7 @@ interrupted.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -40,6 +41,7 @@ from keras_robustlt.experiments.flags import (
 from keras_robustlt.experiments.flags import (
     define_flags as define_flags_of_a_run,
 )
+from keras_robustlt.experiments.interruption import ends_in_one_line
 
 COMMAND = [sys.executable, "-m", "keras_robustlt", "train"]
 
@@ -114,9 +116,10 @@ def start(argv, values, table, data):
     if values.print_settings:
         print(json.dumps(settings))
         return
+    _check_tensorflow()
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
     folder = pathlib.Path(values.workdir)
-    with _mistakes():
+    with ends_in_one_line(), _mistakes(folder):
         if values.compare:
             _compare(settings, given_flags(values), data, folder, table)
         else:
@@ -169,9 +172,30 @@ def _mistakes_of_usage():
 
 
 @contextlib.contextmanager
-def _mistakes():
-    """What is wrong with data or directories is said without a traceback."""
+def _mistakes(folder):
+    """What is wrong with data, directories or the disk is said without a traceback."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SystemExit(
+            f"error: {error} (a run in {folder}). What was done before is kept: "
+            "started again, the same command goes on from there."
+        ) from None
+
+
+def _check_tensorflow():
+    try:
+        found = importlib.util.find_spec("tensorflow")
+    except ModuleNotFoundError:  # from an import hook that hides it
+        found = None
+    if found is None:
+        raise SystemExit(
+            "error: this command feeds its data by TensorFlow, on every backend, and "
+            "TensorFlow is not installed here: pip install tensorflow. Without it, "
+            "train on arrays in Python: krl.data.long_tail_arrays gives them, and "
+            "RobustLTModel.fit(x, y) takes them."
+        )
