@@ -47,7 +47,6 @@ NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)
 RATIO = Number(float, "a number of at least 1", lambda value: value >= 1)
 SHARE = Number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 PART = Number(float, "a number of at least 0 and below 1", lambda v: 0 <= v < 1)
-MOMENTUM = Number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
 EPSILON = Number(
     fraction,
     "a number from 0 to 1, as pixels are, such as 8/255 or 0.03",

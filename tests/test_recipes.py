@@ -323,8 +323,8 @@ def test_names_of_runs():
 
 def test_flags_reach_the_settings():
     """Of every flag, by its name, and of those that change their values."""
-    found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--seed=7")
-    assert (found["pgd_steps"], found["seed"]) == (3, 7)
+    found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--ema=0.9", "--seed=7")
+    assert (found["pgd_steps"], found["averaging"], found["seed"]) == (3, 0.9, 7)
     given = {"num_classes": 5, "image_size": 16, "largest_class": 9, "epsilon": 0.05}
     found = from_flags(presets.CIFAR10LT, *(f"--{k}={v}" for k, v in given.items()))
     assert {key: found[key] for key in given} == given
@@ -432,6 +432,8 @@ def test_pixels_are_normalized_by_the_data_set():
     layer = model.network.get_layer("normalization")
     assert np.ravel(layer.mean) == pytest.approx(0.25)
     assert np.ravel(layer.variance) == pytest.approx(0.25)
+    _, model = built(model="wrn-10-1")  # grey: not those of CIFAR-10
+    assert np.ravel(model.network.get_layer("normalization").mean) == 0
     for data in (presets.CIFAR100LT, presets.TINYIMAGENETLT, presets.IMAGENETLT):
         assert len(data.row["pixel_mean"]) == len(data.row["pixel_std"]) == 3
 

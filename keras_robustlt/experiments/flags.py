@@ -13,13 +13,13 @@ from keras_robustlt.flag_types import (
     CLASSES,
     COUNT,
     EPSILON,
-    MOMENTUM,
     NOT_NEGATIVE,
     PART,
     POSITIVE,
     RATIO,
     SEED,
     SHARE,
+    Number,
     define_number,
 )
 
@@ -28,6 +28,22 @@ BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
 OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
+
+ALIASES = {"ema": "averaging", "attack_steps": "pgd_steps"}
+
+
+class Averaging(Number):
+    """The momentum of an average, or the name of a rule."""
+
+    def parse(self, argument):
+        return argument if argument == "fawa" else super().parse(argument)
+
+
+AVERAGING = Averaging(
+    float,
+    "fawa, or a momentum above 0 and below 1, such as 0.999",
+    lambda value: 0 < value < 1,
+)
 
 
 def define_flags(values, tables, workdir):
@@ -101,15 +117,12 @@ def define_flags(values, tables, workdir):
     )
     choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
     text("initial_weights", "A .keras file of the same network to start from.")
-    text(
+    number(
+        AVERAGING,
         "averaging",
-        described(
-            "averaging",
-            "Average of the weights to evaluate: the momentum of an exponential moving "
-            "average, such as 0.999, or fawa, CFA's.",
-        ),
+        "Average of the weights to evaluate: the momentum of an exponential moving "
+        "average, such as 0.999, or fawa, CFA's.",
     )
-    flags.DEFINE_alias("ema", "averaging", flag_values=values)
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
     number(CLASSES, "num_classes", "The first so many classes of the data.")
     number(COUNT, "image_size", "Height and width to bring the images to.")
@@ -125,12 +138,14 @@ def define_flags(values, tables, workdir):
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
     number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
     number(COUNT, "pgd_steps", "Steps of the training attack.")
-    flags.DEFINE_alias("attack_steps", "pgd_steps", flag_values=values)
     switch(
         "adaptive_steps",
         None,
         described("adaptive_steps", "Fewer of these while the budget is small."),
     )
+    for alias, name in ALIASES.items():
+        kind = values[name].parser
+        define_number(values, kind, alias, None, f"Another name of --{name}.")
     number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(COUNT, "batch_size", "Batch size.")
     number(POSITIVE, "learning_rate", "Learning rate at the start.")
@@ -228,12 +243,7 @@ def shown(value):
 
 def given_flags(values):
     """The flags that were given, as one would write them, by their names."""
-    aliases = ("ema", "attack_steps")
-    return {
-        name: values[name].serialize()
-        for name in values
-        if values[name].present and name not in aliases
-    }
+    return {name: values[name].serialize() for name in values if values[name].present}
 
 
 def settings_from_flags(values, table):
@@ -263,8 +273,9 @@ def settings_from_flags(values, table):
     }
     if "method_options" in given:
         given["method_options"] = options_from_text(given["method_options"])
-    if "averaging" in given:
-        given["averaging"] = averaging_from_text(given["averaging"])
+    for alias, name in ALIASES.items():
+        if values[alias].value is not None:
+            given[name] = values[alias].value
     if values.robustlt is not None:
         given.setdefault("budget", "robustlt" if values.robustlt else "uniform")
         if values.robustlt != (given["budget"] == "robustlt"):
@@ -300,19 +311,6 @@ def options_from_text(pairs):
         except json.JSONDecodeError:
             options[key] = value
     return options
-
-
-def averaging_from_text(text):
-    """A momentum, or "fawa"."""
-    if text == "fawa":
-        return text
-    try:
-        return MOMENTUM.parse(text)
-    except ValueError:
-        raise ValueError(
-            f"--averaging={text}: it must be fawa, or a momentum above 0 and below 1, "
-            "such as 0.999."
-        ) from None
 
 
 def _check_places(values, table):

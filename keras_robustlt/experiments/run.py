@@ -194,8 +194,10 @@ def build_model(settings, data, steps_per_epoch, **options):
 def build_network(settings, data):
     """The network, with the weights to start from."""
     options = {"head": settings["head"]}
-    if settings["pixel_mean"]:
+    if settings["pixel_mean"] is not None:
         options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
+    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
+        options.update(mean=0.0, std=1.0)
     network = krl.networks.get(
         settings["model"],
         classes=data.num_classes,

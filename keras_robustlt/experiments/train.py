@@ -109,8 +109,7 @@ def start(argv, values, table, data):
         table: The `presets.DataSet`.
         data: String, what `--data` is for it.
     """
-    if argv[1:]:
-        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
+    _check_rest(argv)
     with _mistakes_of_usage():
         settings = settings_from_flags(values, table)
     if values.print_settings:
@@ -129,19 +128,36 @@ def start(argv, values, table, data):
             run(settings, folder, values.data_dir, *devices)
 
 
+def given_of(arguments):
+    """The flags among the arguments of `train`, by their names.
+
+    Raises:
+        UsageError: If one of them is no flag.
+    """
+    return given_flags(_parsed(arguments))
+
+
 def settings_of(arguments):
     """The settings of the run that the arguments of `train` stand for.
 
     Raises:
         UsageError: If there is none.
     """
-    values = flags.FlagValues()
-    define_flags(values)
-    rest = values(["train", *arguments])
-    if rest[1:]:
-        raise app.UsageError(f"what is {rest[1]!r}? Flags start with --.")
+    values = _parsed(arguments)
     with _mistakes_of_usage():
         return settings_from_flags(values, presets.table_of(values.data))
+
+
+def _parsed(arguments):
+    values = flags.FlagValues()
+    define_flags(values)
+    _check_rest(values(["train", *arguments]))
+    return values
+
+
+def _check_rest(argv):
+    if argv[1:]:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
 
 
 def _compare(settings, given, data, folder, table):
