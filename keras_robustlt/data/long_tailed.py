@@ -1,6 +1,7 @@
 """From a data set's name to long-tailed training data, in one call."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class LongTailData:
         class_names: Tuple of strings.
         input_shape: Tuple `(height, width, channels)`.
         name: String, the source.
+        fingerprint: String that changes with every image and label, so that a
+            training can tell whether it goes on with its data.
     """
 
     train: Any
@@ -35,6 +38,7 @@ class LongTailData:
     class_names: tuple
     input_shape: tuple
     name: str
+    fingerprint: str = None
 
     @property
     def num_classes(self):
@@ -162,6 +166,7 @@ def long_tail(
         class_names=found.class_names,
         input_shape=found.x_train.shape[1:],
         name=found.name,
+        fingerprint=_fingerprint(train, validation, (found.x_test, found.y_test)),
     )
 
 
@@ -224,6 +229,7 @@ def long_tail_arrays(
         class_names=found.class_names,
         input_shape=found.x_train.shape[1:],
         name=found.name,
+        fingerprint=_fingerprint(train, validation, (found.x_test, found.y_test)),
     )
 
 
@@ -257,3 +263,11 @@ def _select(
     train_counts = np.bincount(found.y_train[train], minlength=found.num_classes)
     held_out = rows(validation) if validation_fraction else None
     return found, rows(train), held_out, train_counts.astype(np.int64)
+
+
+def _fingerprint(*parts):
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (array for part in parts if part for array in part):
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

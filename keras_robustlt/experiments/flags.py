@@ -1,7 +1,7 @@
 """The flags of a run: they change what the tables of `presets` say."""
 
+import contextlib
 import json
-import math
 import pathlib
 
 from absl import flags
@@ -9,6 +9,19 @@ from absl import flags
 import keras_robustlt as krl
 from keras_robustlt.experiments import devices
 from keras_robustlt.experiments.presets import METHODS
+from keras_robustlt.flag_types import (
+    CLASSES,
+    COUNT,
+    EPSILON,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    RATIO,
+    SEED,
+    SHARE,
+    Number,
+    define_number,
+)
 
 BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
@@ -16,34 +29,21 @@ OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
+ALIASES = {"ema": "averaging", "attack_steps": "pgd_steps"}
 
-class Number(flags.ArgumentParser):
-    """A finite number that `fits`; `expected` says in words which do."""
 
-    def __init__(self, kind, expected, fits):
-        self.kind, self.expected, self.fits = kind, expected, fits
+class Averaging(Number):
+    """The momentum of an average, or the name of a rule."""
 
     def parse(self, argument):
-        try:
-            value = self.kind(argument)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and self.fits(value)):
-            raise ValueError(f"it must be {self.expected}.")
-        return value
-
-    def flag_type(self):
-        return self.kind.__name__
+        return argument if argument == "fawa" else super().parse(argument)
 
 
-COUNT = Number(int, "a whole number of at least 1", lambda value: value >= 1)
-CLASSES = Number(int, "a whole number of at least 2", lambda value: value >= 2)
-SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
-POSITIVE = Number(float, "a number above 0", lambda value: value > 0)
-NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)
-RATIO = Number(float, "a number of at least 1", lambda value: value >= 1)
-SHARE = Number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-PART = Number(float, "a number of at least 0 and below 1", lambda v: 0 <= v < 1)
+AVERAGING = Averaging(
+    float,
+    "fawa, or a momentum above 0 and below 1, such as 0.999",
+    lambda value: 0 < value < 1,
+)
 
 
 def define_flags(values, tables, workdir):
@@ -58,15 +58,8 @@ def define_flags(values, tables, workdir):
     def described(key, text):
         return f"{text} {defaults_text(tables, key)}"
 
-    def number(parser, key, text):
-        flags.DEFINE(
-            parser,
-            key,
-            None,
-            described(key, text),
-            flag_values=values,
-            serializer=flags.ArgumentSerializer(),
-        )
+    def number(kind, key, text):
+        define_number(values, kind, key, None, described(key, text))
 
     def choice(key, choices, text):
         flags.DEFINE_enum(key, None, choices, described(key, text), flag_values=values)
@@ -91,13 +84,12 @@ def define_flags(values, tables, workdir):
         flag_values=values,
     )
     text("workdir", "Where the run keeps its files.", workdir)
-    flags.DEFINE(
+    define_number(
+        values,
         SEED,
         "seed",
         102,
         "Seed of the long-tailed selection, the network and training.",
-        flag_values=values,
-        serializer=flags.ArgumentSerializer(),
     )
     choice("method", method_names(), "Base method; with +awp, AWP over it.")
     texts(
@@ -125,15 +117,12 @@ def define_flags(values, tables, workdir):
     )
     choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
     text("initial_weights", "A .keras file of the same network to start from.")
-    text(
+    number(
+        AVERAGING,
         "averaging",
-        described(
-            "averaging",
-            "Average of the weights to evaluate: the momentum of an exponential moving "
-            "average, such as 0.999, or fawa, CFA's.",
-        ),
+        "Average of the weights to evaluate: the momentum of an exponential moving "
+        "average, such as 0.999, or fawa, CFA's.",
     )
-    flags.DEFINE_alias("ema", "averaging", flag_values=values)
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
     number(CLASSES, "num_classes", "The first so many classes of the data.")
     number(COUNT, "image_size", "Height and width to bring the images to.")
@@ -147,14 +136,16 @@ def define_flags(values, tables, workdir):
     )
     number(PART, "validation_fraction", "Share of each class held out of training.")
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
-    number(SHARE, "epsilon", "Base budget in pixel units of [0, 1].")
+    number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
     number(COUNT, "pgd_steps", "Steps of the training attack.")
-    flags.DEFINE_alias("attack_steps", "pgd_steps", flag_values=values)
     switch(
         "adaptive_steps",
         None,
         described("adaptive_steps", "Fewer of these while the budget is small."),
     )
+    for alias, name in ALIASES.items():
+        kind = values[name].parser
+        define_number(values, kind, alias, None, f"Another name of --{name}.")
     number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(COUNT, "batch_size", "Batch size.")
     number(POSITIVE, "learning_rate", "Learning rate at the start.")
@@ -179,13 +170,12 @@ def define_flags(values, tables, workdir):
         "among them.",
         flag_values=values,
     )
-    flags.DEFINE(
+    define_number(
+        values,
         COUNT,
         "cpu_devices",
         None,
         "Split the CPU into so many devices, to try --distribute without accelerators.",
-        flag_values=values,
-        serializer=flags.ArgumentSerializer(),
     )
     switch("deterministic", False, "Bit-reproducible operations; slower on a GPU.")
     texts("attacks", "Attacks of the final evaluation.")
@@ -253,12 +243,7 @@ def shown(value):
 
 def given_flags(values):
     """The flags that were given, as one would write them, by their names."""
-    aliases = ("ema", "attack_steps")
-    return {
-        name: values[name].serialize()
-        for name in values
-        if values[name].present and name not in aliases
-    }
+    return {name: values[name].serialize() for name in values if values[name].present}
 
 
 def settings_from_flags(values, table):
@@ -288,8 +273,9 @@ def settings_from_flags(values, table):
     }
     if "method_options" in given:
         given["method_options"] = options_from_text(given["method_options"])
-    if "averaging" in given:
-        given["averaging"] = averaging_from_text(given["averaging"])
+    for alias, name in ALIASES.items():
+        if values[alias].value is not None:
+            given[name] = values[alias].value
     if values.robustlt is not None:
         given.setdefault("budget", "robustlt" if values.robustlt else "uniform")
         if values.robustlt != (given["budget"] == "robustlt"):
@@ -305,8 +291,7 @@ def settings_from_flags(values, table):
             "--averaging=fawa looks at validation images: give --validation_fraction, "
             "such as 0.2."
         )
-    if "method_options" in given:  # Asking loads the backend: some seconds.
-        _check_method_options(settings)
+    _check_names(given, settings)
     settings.update({key: values[key].value for key in OF_THE_RUN})
     return {**settings, "preset": preset}
 
@@ -328,22 +313,11 @@ def options_from_text(pairs):
     return options
 
 
-def averaging_from_text(text):
-    """A momentum, or "fawa"."""
-    if text == "fawa":
-        return text
-    try:
-        return PART.parse(text)
-    except ValueError:
-        raise ValueError(
-            f"--averaging={text}: it must be fawa, or a momentum of at least 0 and "
-            "below 1, such as 0.999."
-        ) from None
-
-
 def _check_places(values, table):
     if values.workdir == "":
         raise ValueError("--workdir= is empty: name the directory of the run's files.")
+    if values.data_dir == "":
+        raise ValueError("--data_dir= is empty: name the directory of the data.")
     if values.data_dir is not None and not table.uses_data_dir:
         raise ValueError(
             f"--data_dir={values.data_dir} does nothing: {table.source} is found "
@@ -373,8 +347,25 @@ def _check_what_does_nothing(given, settings):
         refuse(("imbalance_type", "largest_class"), "without --imbalance_ratio")
 
 
-def _check_method_options(settings):
+def _check_names(given, settings):
+    """Asks the package whether it knows what is named; that loads the backend."""
+    if "method_options" in given:
+        with _naming("--method_options"):
+            krl.methods.get(settings["method"], **settings["method_options"])
+    if "model" in given:
+        with _naming(f"--model={settings['model']}"):
+            krl.networks.builder(settings["model"])
+    if "attacks" in given:
+        from keras_robustlt.evaluation.runners import attacks_of
+
+        with _naming(f"--attacks={shown(settings['attacks'])}"):
+            attacks_of(settings["attacks"], settings["epsilon"], batch_size=1)
+
+
+@contextlib.contextmanager
+def _naming(flag):
+    """Says of which flag the package speaks."""
     try:
-        krl.methods.get(settings["method"], **settings["method_options"])
+        yield
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--method_options: {error}") from None
+        raise ValueError(f"{flag}: {error}") from None

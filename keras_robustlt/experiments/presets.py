@@ -257,7 +257,7 @@ DIGITSLT = DataSet(
 # Images of one's own, with the imbalance that they have. `source` is where they are.
 OWN = DataSet(
     source="own",
-    row=dict(imbalance_ratio=None),
+    row=dict(imbalance_ratio=None, pixel_mean=0.5, pixel_std=0.25),
     beta=dict(other=0.8),
     presets={
         "resnet18": PRESETS["resnet18"],

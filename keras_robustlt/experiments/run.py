@@ -1,5 +1,6 @@
 """One run: long-tailed data, training with resume, evaluation, files."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -9,6 +10,7 @@ import keras
 from absl import logging
 
 import keras_robustlt as krl
+from keras_robustlt.evaluation.inputs import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.experiments import devices, workdir
 from keras_robustlt.experiments.presets import name_of
@@ -35,8 +37,9 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
         FileNotFoundError: If the data are not there.
         ValueError: If the data or the directory are not for these settings.
     """
-    workdir.is_begun(folder, settings)  # or refused, before anything takes long
+    workdir.check(folder, settings)  # before anything takes long
     distribution = devices.scope(distribute, cpu_devices)
+    chief = devices.is_chief(distribute)
     keras.config.set_dtype_policy(settings["precision"])
     if settings["deterministic"] and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -45,20 +48,23 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     keras.utils.set_random_seed(settings["seed"])
 
     data = load_data(settings, data_dir, devices.shard(distribute))
-    chief = devices.is_chief(distribute)
-    with distribution:
-        model = build_model(settings, data, int(data.train.cardinality()))
-        # Every process asks, so that none waits for one that has stopped.
-        if not workdir.is_begun(folder, settings) and chief:
-            workdir.write_config(folder, describe(settings, data))
-        train(settings, data, model, folder, chief)
-    if chief:
-        # The average of the weights where the settings ask for one. The copy is of this
-        # process alone, also where several devices trained.
-        network = krl.networks.plain(model.inference_network)
-        network.save(folder / "network.keras")
-    devices.leave(distribute)
-    return evaluate(network, settings, data, folder) if chief else None
+    with contextlib.ExitStack() as stack:
+        with distribution:
+            model = build_model(settings, data, int(data.train.cardinality()))
+            # Every process asks, so that none waits for one that has stopped.
+            is_begun = workdir.is_begun(folder, settings, data.fingerprint)
+            if chief:
+                stack.enter_context(workdir.held(folder))
+            if chief and not is_begun:
+                workdir.write_config(folder, describe(settings, data))
+            train(settings, data, model, folder, chief)
+        if chief:
+            # The average of the weights where the settings ask for one. The copy is of
+            # this process alone, also where several devices trained.
+            network = krl.networks.plain(model.inference_network)
+            workdir.save_network(network, folder)
+        devices.leave(distribute)
+        return evaluate(network, settings, data, folder) if chief else None
 
 
 def train(settings, data, model, folder, chief=True):
@@ -141,8 +147,10 @@ def load_data(settings, data_dir, shard=None):
         image_size=settings["image_size"],
     )
     if settings["test_examples"]:
-        batches = -(-settings["test_examples"] // settings["batch_size"])
-        data = dataclasses.replace(data, test=data.test.take(batches))
+        test = class_balanced_subset(
+            data.test, examples=settings["test_examples"], seed=settings["seed"]
+        )
+        data = dataclasses.replace(data, test=test)
     return data
 
 
@@ -186,8 +194,10 @@ def build_model(settings, data, steps_per_epoch, **options):
 def build_network(settings, data):
     """The network, with the weights to start from."""
     options = {"head": settings["head"]}
-    if settings["pixel_mean"]:
+    if settings["pixel_mean"] is not None:
         options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
+    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
+        options.update(mean=0.0, std=1.0)
     network = krl.networks.get(
         settings["model"],
         classes=data.num_classes,
@@ -195,9 +205,26 @@ def build_network(settings, data):
         **options,
     )
     if settings["initial_weights"]:
-        trained = keras.saving.load_model(settings["initial_weights"], compile=False)
-        network.set_weights(trained.get_weights())
+        set_initial_weights(network, settings)
     return network
+
+
+def set_initial_weights(network, settings):
+    """Gives the network the weights of the file that the settings name.
+
+    Raises:
+        ValueError: If it cannot be read, or its network is another one.
+    """
+    path = settings["initial_weights"]
+    try:
+        trained = keras.saving.load_model(path, compile=False)
+        network.set_weights(trained.get_weights())
+    except (OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"--initial_weights={path} must be the .keras file of a "
+            f"{settings['model']} of this size, with the same --head: {reason}"
+        ) from None
 
 
 def learning_rate(settings, steps_per_epoch):
@@ -236,6 +263,7 @@ def describe(settings, data):
         "name": name_of(settings),
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
+        "fingerprint": data.fingerprint,
         "command": " ".join(["python", *sys.argv]),
         "versions": {
             "keras_robustlt": krl.__version__,

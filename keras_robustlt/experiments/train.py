@@ -19,6 +19,7 @@ interrupted.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -40,6 +41,7 @@ from keras_robustlt.experiments.flags import (
 from keras_robustlt.experiments.flags import (
     define_flags as define_flags_of_a_run,
 )
+from keras_robustlt.experiments.interruption import ends_in_one_line
 
 COMMAND = [sys.executable, "-m", "keras_robustlt", "train"]
 
@@ -107,16 +109,16 @@ def start(argv, values, table, data):
         table: The `presets.DataSet`.
         data: String, what `--data` is for it.
     """
-    if argv[1:]:
-        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
+    _check_rest(argv)
     with _mistakes_of_usage():
         settings = settings_from_flags(values, table)
     if values.print_settings:
         print(json.dumps(settings))
         return
+    _check_tensorflow()
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
     folder = pathlib.Path(values.workdir)
-    with _mistakes():
+    with ends_in_one_line(), _mistakes(folder):
         if values.compare:
             _compare(settings, given_flags(values), data, folder, table)
         else:
@@ -126,19 +128,36 @@ def start(argv, values, table, data):
             run(settings, folder, values.data_dir, *devices)
 
 
+def given_of(arguments):
+    """The flags among the arguments of `train`, by their names.
+
+    Raises:
+        UsageError: If one of them is no flag.
+    """
+    return given_flags(_parsed(arguments))
+
+
 def settings_of(arguments):
     """The settings of the run that the arguments of `train` stand for.
 
     Raises:
         UsageError: If there is none.
     """
-    values = flags.FlagValues()
-    define_flags(values)
-    rest = values(["train", *arguments])
-    if rest[1:]:
-        raise app.UsageError(f"what is {rest[1]!r}? Flags start with --.")
+    values = _parsed(arguments)
     with _mistakes_of_usage():
         return settings_from_flags(values, presets.table_of(values.data))
+
+
+def _parsed(arguments):
+    values = flags.FlagValues()
+    define_flags(values)
+    _check_rest(values(["train", *arguments]))
+    return values
+
+
+def _check_rest(argv):
+    if argv[1:]:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
 
 
 def _compare(settings, given, data, folder, table):
@@ -169,9 +188,30 @@ def _mistakes_of_usage():
 
 
 @contextlib.contextmanager
-def _mistakes():
-    """What is wrong with data or directories is said without a traceback."""
+def _mistakes(folder):
+    """What is wrong with data, directories or the disk is said without a traceback."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SystemExit(
+            f"error: {error} (a run in {folder}). What was done before is kept: "
+            "started again, the same command goes on from there."
+        ) from None
+
+
+def _check_tensorflow():
+    try:
+        found = importlib.util.find_spec("tensorflow")
+    except ModuleNotFoundError:  # from an import hook that hides it
+        found = None
+    if found is None:
+        raise SystemExit(
+            "error: this command feeds its data by TensorFlow, on every backend, and "
+            "TensorFlow is not installed here: pip install tensorflow. Without it, "
+            "train on arrays in Python: krl.data.long_tail_arrays gives them, and "
+            "RobustLTModel.fit(x, y) takes them."
+        )
