@@ -15,6 +15,7 @@ from tiny_data import (
 )
 
 from keras_robustlt.data import cifar, long_tail_arrays
+from keras_robustlt.data.pickles import read_pickle
 from keras_robustlt.data.sources import load
 
 GENERATOR = np.random.default_rng(0)
@@ -168,7 +169,7 @@ def test_only_arrays_are_unpickled(tmp_path, payload):
     file = tmp_path / "payload"
     file.write_bytes(pickle.dumps(payload))
     with pytest.raises(ValueError, match="was refused: it asks to load"):
-        cifar._read_pickle(file)
+        read_pickle(file)
 
 
 def test_codecs_in_pickles_are_latin1_only(tmp_path):
@@ -177,7 +178,7 @@ def test_codecs_in_pickles_are_latin1_only(tmp_path):
     file = tmp_path / "payload"
     file.write_bytes(pickle.dumps(Malicious(codecs.encode, "text", "rot13")))
     with pytest.raises(ValueError, match="encoding 'rot13'"):
-        cifar._read_pickle(file)
+        read_pickle(file)
 
 
 def test_damaged_cifar_folder(tmp_path):

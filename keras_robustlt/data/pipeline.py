@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
+from keras_robustlt.data.arrays import check_images, check_labels
 from keras_robustlt.data.augmentation import get_augmentation
-from keras_robustlt.data.sources import check_images, check_labels
 
 
 def pipeline(
