@@ -147,7 +147,7 @@ def _note_equal_subfolders(folders, check):
         and inside.count(inside[0]) == len(inside)
     ):
         check.add(
-            WARNING,
+            NOTE,
             "suspicious name",
             "Folders that are read as classes have the same sub-folders. If they are "
             "the parts of the data, call them `train`, `test` and `val`.",
