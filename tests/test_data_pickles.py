@@ -99,7 +99,7 @@ def endless():
         "too few bytes": array((100,), dtype(), b"A"),
         "too many bytes": array((1,), dtype(), b"AA"),
         "negative sizes": array((-1, -2), dtype(), b"AA"),
-        "a size that wraps around": array((2**32, 2**32), dtype(), b""),
+        "a size that wraps around": array((2**32, 2**32), dtype(), b"A"),
         "no tuple": array([2], dtype(), b"AA"),
         "no integer": array((2.0,), dtype(), b"AA"),
         "a boolean": array((True,), dtype(), b"A"),

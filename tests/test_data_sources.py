@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -368,6 +369,61 @@ def test_npz_path(tmp_path):
     assert (load(str(file)).x_test == X).all()
 
 
+def test_npz_as_medmnist_has_them(tmp_path):
+    file = tmp_path / "pathmnist.npz"
+    parts = {}
+    for part in ("train", "val", "test"):
+        parts[f"{part}_images"], parts[f"{part}_labels"] = X, Y[:, None]
+    np.savez_compressed(file, **parts)
+    found = load(file, image_size=3)
+    assert (found.y_validation == Y).all()
+    assert found.x_validation.shape == (12, 3, 3, 3)
+    assert len(long_tail_arrays(file, 1).validation[1]) == 12
+    two = load(file, classes=2)
+    assert len(two.x_validation) == len(two.y_validation) == 8
+
+
+def header(shape, descr="|u1", version=b"\x01\x00"):
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n"
+    size = len(text).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    return b"\x93NUMPY" + version + size + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (header((10**6, 10**6)), "promises shape .* and has 0"),
+        (header((2,)) + b"abc", "2 bytes, and has 3"),
+        (header((-1, -1)) + b"a", "promises shape"),
+        (header((2**33, 2**31)) + b"a", "promises shape"),
+        (header((1,), "|O") + b"aaaaaaaa", "holds neither numbers nor text"),
+        (header((1,), [("a", "|u1")]) + b"a", "holds neither numbers nor text"),
+        (header((1,), "<M8[s]") + b"aaaaaaaa", "holds neither numbers nor text"),
+        (header((1,), "|V3") + b"aaa", "holds neither numbers nor text"),
+        (header((1,), version=b"\x03\x00") + b"a", "unknown format"),
+        (header("(" * 5000), "cannot be used: "),
+        (b"garbage", "cannot be used: "),
+        (b"", "cannot be used: "),
+    ],
+)
+def test_crafted_npz(tmp_path, content, message):
+    file = tmp_path / "mine.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x_train.npy", content)
+        for name in ("y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", header((1,)) + b"a")
+    with pytest.raises(ValueError, match=rf"mine.npz .*{message}"):
+        load(file)
+
+
+def test_npz_of_more_than_the_memory(tmp_path, monkeypatch):
+    file = tmp_path / "mine.npz"
+    np.savez_compressed(file, x_train=X, y_train=Y, x_test=X, y_test=Y)
+    monkeypatch.setattr(os, "sysconf", lambda name: 20)
+    with pytest.raises(ValueError, match="mine.npz .* machine has 0.0 GB of memory"):
+        load(file)
+
+
 def test_npz_refused(tmp_path):
     file = tmp_path / "mine.npz"
     np.savez(file, x_train=X, y_train=Y)
@@ -377,9 +433,39 @@ def test_npz_refused(tmp_path):
     np.savez(file, x_train=objects, y_train=Y, x_test=X, y_test=Y)
     with pytest.raises(ValueError, match="mine.npz cannot be used"):
         load(file)
+    np.savez(file, x_train=X, y_train=Y, x_test=X, y_test=Y, x_val=X)
+    with pytest.raises(ValueError, match="images or labels without the other"):
+        load(file)
     file.write_bytes(b"garbage")
     with pytest.raises(ValueError, match="mine.npz cannot be used"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["a", "b"], "labels from 0 to 1, for the 2 classes"),
+        (["a", "b", "c", "d"], r"Class 3 \(d\) has no training images"),
+        (["a", "b", "a"], "all different. Received more than once: 'a'"),
+        ([b"a", b"b", b"\xff"], "must be text in UTF-8"),
+        (["a", "", "c"], "must not be empty"),
+        ([["a", "b", "c"]], "are no list of names"),
+        ("abc", "are no list of names"),
+    ],
+)
+def test_class_names_refused(tmp_path, names, message):
+    file = tmp_path / "mine.npz"
+    np.savez(file, x_train=X, y_train=Y, x_test=X, y_test=Y, class_names=names)
+    with pytest.raises(ValueError, match=message):
+        load(file)
+
+
+def test_class_names_of_other_types(tmp_path):
+    file = tmp_path / "mine.npz"
+    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y}
+    for names, expected in (([b"a", "\u00e9".encode(), b"c"], "é"), ([5, 6, 7], "6")):
+        np.savez(file, class_names=names, **arrays)
+        assert load(file).class_names[1] == expected
 
 
 def test_everything_but_tfds_works_without_tensorflow(tmp_path):

@@ -110,10 +110,12 @@ def _as_array(value):
     """`value`, or the array that it describes."""
     if not isinstance(value, _State):
         return value
+    if type(value.state) is not tuple or len(value.state) != 5:
+        raise ValueError("it has an array without its data")
     _, shape, dtype, fortran_order, content = value.state
     dtype = _as_dtype(dtype)
     if type(content) is not bytes:
-        raise ValueError("an array without its data")
+        raise ValueError("it has an array without its data")
     # No value of the pickle is shown: small ones can stand for endless text.
     if (
         type(shape) is not tuple
@@ -122,7 +124,7 @@ def _as_array(value):
         or len(content) != math.prod(shape) * dtype.itemsize
     ):
         raise ValueError(
-            f"its array of {len(content)} bytes has another shape or dtype than that"
+            f"the {len(content)} bytes of an array have not the shape that it claims"
         )
     order = "F" if fortran_order is True else "C"
     return np.frombuffer(content, dtype).reshape(shape, order=order).copy()
@@ -131,7 +133,7 @@ def _as_array(value):
 def _as_dtype(described):
     """A plain numeric dtype; no objects, no fields, no sizes of its own."""
     name, byte_order, structure = None, None, None
-    if isinstance(described, _State):
+    if isinstance(described, _State) and type(described.state) is tuple:
         name = _text(described.arguments[0])
         byte_order, *structure = described.state[1:5]
         byte_order = _text(byte_order)
@@ -140,7 +142,7 @@ def _as_dtype(described):
         or byte_order not in ("|", "<", ">", "=")
         or not re.fullmatch(r"[iu][1248]|f[248]", name)
     ):
-        raise ValueError("its array has a dtype that is not a plain number")
+        raise ValueError("it has an array of a dtype that is not a plain number")
     return np.dtype(name).newbyteorder(byte_order)
 
 
