@@ -42,11 +42,8 @@ def main(argv, values):
         argv: List of strings: the name of the program and the source.
         values: The `absl.flags.FlagValues` of `define_flags`, parsed.
 
-    Returns:
-        The exit status, 1 if there are errors.
-
     Raises:
-        SystemExit: If the source is not there.
+        SystemExit: If the source is not there, and of status 1 if there are errors.
     """
     if len(argv) != 2:
         raise app.UsageError(f"give one folder, file or name. Received: {argv[1:]}")
@@ -55,4 +52,5 @@ def main(argv, values):
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
     print(json.dumps(checked.findings, indent=1) if values.json else checked)
-    return 0 if checked.ok else 1
+    if not checked.ok:
+        raise SystemExit(1)
