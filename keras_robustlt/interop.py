@@ -14,8 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.pgd import LOSSES
+from keras_robustlt.attacks import active_set, base
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
 
@@ -58,11 +57,10 @@ def art_classifier(model, loss="cross_entropy", input_shape=None, batch_size=250
     ```
     """
     network = _network(model)
-    if not callable(loss):
-        checks.one_of("loss", loss, tuple(LOSSES))
+    loss = base.loss_function(base.check_loss(loss))
     batch_size = checks.positive_integer("batch_size", batch_size)
     input_shape = _input_shape(network, input_shape)
-    return _art_class()(network, LOSSES.get(loss, loss), input_shape, batch_size)
+    return _art_class()(network, loss, input_shape, batch_size)
 
 
 def foolbox_model(model):

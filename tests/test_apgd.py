@@ -43,11 +43,11 @@ def linear_problem(classes):
 def test_dlr_against_the_reference(golden):
     arrays = golden("autoattack")
     targets = losses.one_hot(arrays["dlr.y"], 10)
-    aims = losses.one_hot(arrays["dlr.target"], 10)
+    classes = losses.one_hot(arrays["dlr.target"], 10)
     logits = keras.ops.convert_to_tensor(arrays["dlr.logits"])
     for prefix, loss in {
         "": lambda logits: losses.dlr(targets, logits),
-        "targeted_": lambda logits: losses.targeted_dlr(targets, logits, aims),
+        "targeted_": lambda logits: losses.targeted_dlr(targets, logits, classes),
     }.items():
         np.testing.assert_allclose(loss(logits), arrays[f"dlr.{prefix}loss"], 1e-4)
         gradient = backend.gradient(lambda z, f=loss: keras.ops.sum(f(z)), logits)
@@ -59,14 +59,14 @@ def test_dlr_knows_neither_shift_nor_scale():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, 5)).astype("float32")
     targets = losses.one_hot(rng.integers(0, 5, 20), 5)
-    aims = losses.one_hot(rng.integers(0, 5, 20), 5)
+    classes = losses.one_hot(rng.integers(0, 5, 20), 5)
     for changed in (logits + 3, logits * 100, logits * 1e-6):
         np.testing.assert_allclose(
             losses.dlr(targets, changed), losses.dlr(targets, logits), 1e-3
         )
         np.testing.assert_allclose(
-            losses.targeted_dlr(targets, changed, aims),
-            losses.targeted_dlr(targets, logits, aims),
+            losses.targeted_dlr(targets, changed, classes),
+            losses.targeted_dlr(targets, logits, classes),
             2e-3,
             1e-5,
         )
@@ -193,19 +193,19 @@ def test_a_target_of_the_reference(official, row):
     problem = attack._problem(
         network, arrays["x"][SOME], arrays["y"][SOME], None, seed=0
     )
-    aim = expected["targets"][row, SOME].astype("int32")
+    target_class = expected["targets"][row, SOME].astype("int32")
     np.testing.assert_array_equal(
-        attack._aims(problem.logits)[row][arrays["clean_correct"][SOME]],
-        aim[arrays["clean_correct"][SOME]],
+        attack._target_classes(problem.logits)[row][arrays["clean_correct"][SOME]],
+        target_class[arrays["clean_correct"][SOME]],
     )
     start = arrays["apgd.start"][SOME]
-    found = attack._climb(problem, aim, 0, start, until_fooled=False)
+    found = attack._climb(problem, target_class, 0, start, until_fooled=False)
     assert np.sum(found["fooled"] == expected["robust"][row, SOME]) <= 1
-    aimed = aim != arrays["y"][SOME]
-    off = abs(found["best_loss"] - expected["loss_best"][row, SOME])[aimed]
+    meaningful = target_class != arrays["y"][SOME]
+    off = abs(found["best_loss"] - expected["loss_best"][row, SOME])[meaningful]
     assert np.median(off) <= 1e-4
     # The same flags where images leave as soon as they are fooled.
-    leaving = attack._climb(problem, aim, 0, start, until_fooled=True)
+    leaving = attack._climb(problem, target_class, 0, start, until_fooled=True)
     np.testing.assert_array_equal(leaving["fooled"], found["fooled"])
 
 

@@ -321,3 +321,47 @@ def test_a_function_is_attacked_as_its_network_is(images):
     expected = PGD(0.1, steps=2)(network, x, y, seed=0)
     by_function = PGD(0.1, steps=2)(lambda x: network(x), x, y, seed=0)
     np.testing.assert_allclose(by_function, expected, atol=1e-6)
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("fgsm", FGSM, {"steps": 1, "random_start": False}),
+        ("pgd20", PGD, {"steps": 20, "step_size": 0.0125, "loss": "cross_entropy"}),
+        ("cw7", PGD, {"steps": 7, "step_size": 0.0125, "loss": "margin"}),
+        ("apgd-dlr", krl.attacks.APGD, {"loss": "dlr", "batch_size": 3}),
+        ("fab", krl.attacks.FAB, {"targets": None, "batch_size": 3}),
+        ("square", krl.attacks.Square, {"batch_size": 3}),
+        ("autoattack-rand", krl.attacks.AutoAttack, {"version": "rand"}),
+    ],
+)
+def test_attacks_by_name(name, kind, expected):
+    attack = krl.attacks.get(name, epsilon=0.1, batch_size=3)
+    assert type(attack) is kind and isinstance(attack, krl.attacks.Attack)
+    assert attack.epsilon == 0.1
+    assert attack.runs_compiled is (kind in (PGD, FGSM))
+    assert {key: getattr(attack, key) for key in expected} == expected
+
+
+def test_an_attack_that_is_one_already():
+    attack = PGD(0.2)
+    assert krl.attacks.get(attack) is attack
+    assert krl.attacks.get(lengths) is lengths
+    assert krl.attacks.get("clean") is krl.attacks.get(None) is None
+
+
+@pytest.mark.parametrize("attack", ["pgd", "20", "pgd-20", "apgd", "", 20, PGD, [PGD]])
+def test_unknown_attacks(attack):
+    with pytest.raises(ValueError, match="'clean', 'fgsm', 'pgdN'.*'square', .*Receiv"):
+        krl.attacks.get(attack)
+
+
+def test_shown_as_it_was_made():
+    expected = (
+        "PGD(epsilon=0.1, norm='l2', steps=3, step_size=0.05, random_start=True, "
+        "loss='margin', restarts=1)"
+    )
+    assert repr(PGD(0.1, 3, 0.05, "l2", loss="margin")) == expected

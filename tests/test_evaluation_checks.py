@@ -12,7 +12,7 @@ from tiny_models import dense_network
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation import sanity_checks
-from keras_robustlt.evaluation.diagnose import _depends_on_start, _subset
+from keras_robustlt.evaluation.diagnose import _depends_on_start
 from keras_robustlt.evaluation.sanity_checks import (
     Run,
     _outdone_by_weaker,
@@ -309,23 +309,6 @@ def test_statistics_that_do_not_fit(digits, network):
     (finding,) = [f for f in diagnosis.findings if f["check"] == "batch_normalization"]
     assert finding["training_mode"] > finding["evaluation_mode"] + 0.1
     assert "square" not in diagnosis
-
-
-def test_subset_is_drawn_from_arrays_and_taken_from_batches():
-    x = np.linspace(0, 1, 600, dtype="float32")[:, None]
-    y = np.arange(600) // 60
-    for data in ((x, y), ((x, y), None)):
-        images, labels = _subset(*data, 100, seed=0)
-        assert np.unique(images).size == 100
-        assert np.bincount(labels).min() > 0  # though sorted by class
-        np.testing.assert_array_equal(
-            np.searchsorted(x[:, 0], images[:, 0]) // 60, labels
-        )
-    batches = [(x[:30], y[:30]), (x[30:60], y[30:60])]
-    np.testing.assert_array_equal(_subset(batches, None, 40, seed=0)[0], x[:40])
-    assert len(_subset(x[:5], y[:5], 40, seed=0)[0]) == 5
-    with pytest.raises(ValueError, match="has no images to look at"):
-        _subset([], None, 40, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ def test_a_target_of_the_reference(official, row):
     attack = FAB(float(arrays["epsilon"]))
     x, y = arrays["x"][correct], arrays["y"][correct]
     problem = attack._problem(network, x, y, None, seed=0)
-    aim = arrays["fab_t.targets"][row, correct].astype("int32")
-    np.testing.assert_array_equal(attack._aims(problem.logits)[row], aim)
-    found = attack._run(problem, aim, 0, until_fooled=False)
+    targets = arrays["fab_t.targets"][row, correct].astype("int32")
+    np.testing.assert_array_equal(attack._target_classes(problem.logits)[row], targets)
+    found = attack._run(problem, targets, 0, until_fooled=False)
     expected = arrays["fab_t.distance"][row, correct]
     np.testing.assert_array_equal(np.isinf(found["distance"]), np.isinf(expected))
     finite = np.isfinite(expected)
@@ -96,7 +96,7 @@ def test_a_target_of_the_reference(official, row):
     measured = lengths(found["adversarial"], x, "linf")[finite]
     np.testing.assert_allclose(measured, found["distance"][finite], 1e-5)
     # The same flags where images leave as soon as they are fooled.
-    leaving = attack._run(problem, aim, 0, until_fooled=True)["distance"]
+    leaving = attack._run(problem, targets, 0, until_fooled=True)["distance"]
     budget = attack.epsilon
     np.testing.assert_array_equal(leaving <= budget, found["distance"] <= budget)
 
@@ -196,7 +196,7 @@ def test_restarts_begin_elsewhere(ten):
         np.testing.assert_allclose(
             lengths(starts[first + 1], x, "linf"), 0.01, atol=1e-6
         )
-    assert len(attack._aims(problem.logits)) == 4
+    assert len(attack._target_classes(problem.logits)) == 4
     left = [
         right(network, FAB(0.012, 2, targets=1, restarts=n)(network, x, y, seed=0), y)
         for n in (1, 3)

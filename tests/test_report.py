@@ -300,13 +300,13 @@ def test_broken_files(name, run, tmp_path):
 
 def test_command(run, tmp_path):
     output = tmp_path / "page.html"
-    command = [sys.executable, "-m", "keras_robustlt.report", str(run)]
+    command = [sys.executable, "-m", "keras_robustlt", "report", str(run)]
     command += [f"--output={output}", "--names=Mine", "--title=A & B"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"Report: {output}\n"
     assert "<h1>A &amp; B</h1>" in output.read_text("utf-8")
-    done = subprocess.run([*command[:3], "nowhere"], capture_output=True, text=True)
+    done = subprocess.run([*command[:4], "nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: `runs`" in done.stderr
 
@@ -399,7 +399,7 @@ def test_curve_compiles_once_and_takes_a_part(linear):
     assert curve["all"][1] == one["all"][0]
     assert curve["tail"] is None
     part = krl.robustness_curve(network, x, y, [0.0], attack, examples=6, verbose=0)
-    assert part["examples"] == min(2, *np.bincount(y)) * 3
+    assert part["examples"] == 6
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_wrong_arguments_of_a_curve(options, message, linear):
         krl.robustness_curve(network, x, y, verbose=0, **options)
 
 
-def test_examples_are_the_first_of_each_class(images, tmp_path):
+def test_examples_are_one_of_each_class(images, tmp_path):
     x, y = images
     network = dense_network()
     attack = krl.attacks.PGD(0.05, steps=2)
@@ -427,7 +427,8 @@ def test_examples_are_the_first_of_each_class(images, tmp_path):
         network, x, y, attack, class_counts=[2, 9, 4], batch_size=5
     )
     assert found.labels.tolist() == [1, 2, 0]
-    np.testing.assert_array_equal(found.images, x[[1, 2, 0]])
+    for image, label in zip(found.images, found.labels, strict=True):
+        assert label in y[(x == image).all(axis=(1, 2, 3))]
     change = np.abs(found.adversarial - found.images)
     assert 0.04 < change.max() <= 0.05 + 1e-6
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)

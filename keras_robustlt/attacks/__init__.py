@@ -1,9 +1,77 @@
 """Attacks: what an adversary does to an image within a budget."""
 
+import functools
+import re
+
 from keras_robustlt.attacks.apgd import APGD, APGDT
-from keras_robustlt.attacks.autoattack import AutoAttack
+from keras_robustlt.attacks.autoattack import PARTS, AutoAttack
+from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.pgd import FGSM, PGD
 from keras_robustlt.attacks.square import Square
 
-__all__ = ["APGD", "APGDT", "FAB", "FGSM", "PGD", "AutoAttack", "Square"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "FAB",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Square",
+    "get",
+]
+
+BY_NAME = {
+    **PARTS,
+    "autoattack": AutoAttack,
+    "autoattack-plus": functools.partial(AutoAttack, "plus"),
+    "autoattack-rand": functools.partial(AutoAttack, "rand"),
+}
+# The losses of those with a number of steps behind their name.
+STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
+
+
+def get(attack, epsilon=8 / 255, batch_size=250):
+    """An attack from its name or itself.
+
+    Args:
+        attack: A name: `"fgsm"`, `"pgdN"` (`N` steps of `epsilon / 8` from a random
+            start), `"cwN"` (the same with the margin loss), `"autoattack"` (the
+            standard version), `"autoattack-plus"`, `"autoattack-rand"`, and its parts
+            `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab"`, `"fab-t"` and `"square"`.
+            Or an `Attack` or a function, `attack(network, x, y, seed=...)` that gives
+            images. Or `None` or `"clean"`, for none.
+        epsilon: Float. The budget of an attack given by name, in pixel units.
+            Defaults to `8 / 255`.
+        batch_size: Integer. Images that an attack given by name computes at once, if
+            it decides that. Defaults to `250`.
+
+    Returns:
+        An `Attack`, the object or function that `attack` is, or `None`.
+
+    Raises:
+        ValueError: If there is no such attack.
+
+    Example:
+
+    >>> krl.attacks.get("pgd20", epsilon=0.1).steps
+    20
+    """
+    if attack is None or attack == "clean":
+        return None
+    if callable(attack) and not isinstance(attack, type):
+        return attack
+    if isinstance(attack, str):
+        name, steps = re.fullmatch(r"(.*?)(\d*)", attack, re.DOTALL).groups()
+        if attack == "fgsm":
+            return FGSM(epsilon)
+        if name in STEPPED and steps:
+            return PGD(epsilon, int(steps), epsilon / 8, loss=STEPPED[name])
+        if attack in BY_NAME:
+            return BY_NAME[attack](epsilon=epsilon, batch_size=batch_size)
+    raise ValueError(
+        "An attack must be 'clean', 'fgsm', 'pgdN' or 'cwN' with a number of steps N, "
+        f"{', '.join(map(repr, BY_NAME))}, or an object such as "
+        f"keras_robustlt.attacks.PGD(). Received: {attack!r}"
+    )

@@ -16,20 +16,18 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import norms
+from keras_robustlt.attacks.base import Attack
 
 
-class HostAttack:
-    """The base class: restarts and targets, each on the images still classified right.
+class ActiveSetAttack(Attack):
+    """Restarts and targets, each on the images that are still classified right.
 
     A subclass gives `_compile(network)`, a dictionary of what it calls with a batch,
     and `_attempt`, one run on some images.
     """
 
     def __init__(self, epsilon, norm, restarts, batch_size):
-        self._norm = norms.get(norm)
-        self.norm = norm
-        self.epsilon = checks.epsilon(epsilon, norm)
+        super().__init__(epsilon, norm)
         self.restarts = checks.positive_integer("restarts", restarts)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         self._compiled_for = (None, None)
@@ -60,28 +58,20 @@ class HostAttack:
         problem = self._problem(network, x, y, epsilon, seed)
         x_adv = problem.image.copy()
         left = problem.logits.argmax(axis=1) == problem.label
-        for trial, aim in enumerate(self._aims(problem.logits)):
+        for trial, target_class in enumerate(self._target_classes(problem.logits)):
             active = np.flatnonzero(left)
             if not active.size:
                 break
-            aimed_at = None if aim is None else aim[active]
-            found, fooled = self._attempt(problem.of(active), aimed_at, trial)
+            targets = None if target_class is None else target_class[active]
+            found, fooled = self._attempt(problem.of(active), targets, trial)
             x_adv[active[fooled]] = found[fooled]
             left[active[fooled]] = False
         return ops.convert_to_tensor(x_adv)
 
-    def _aims(self, logits):
-        """For each run the classes to aim at, or None if it has no aim."""
-        self._check_classes(logits.shape[1])
+    def _target_classes(self, logits):
+        """For each run the class to turn each image into, or None for any."""
+        self.check_classes(logits.shape[1])
         return [None] * self.restarts
-
-    def _check_classes(self, num_classes):
-        """Raises if the attack needs more classes than `num_classes`."""
-        if num_classes < 2:
-            raise ValueError(
-                "`network` must give a logit for each of at least 2 classes. "
-                f"Received: {num_classes} output(s)"
-            )
 
     def _problem(self, network, x, y, epsilon, seed):
         image = to_array(x, "x")
@@ -139,31 +129,26 @@ class HostAttack:
 
     def get_config(self):
         return {
-            "epsilon": self.epsilon,
-            "norm": self.norm,
+            **super().get_config(),
             "restarts": self.restarts,
             "batch_size": self.batch_size,
         }
 
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
-
-class TargetedAttack(HostAttack):
-    """An attack that aims at one class after the other, the likeliest first."""
+class TargetedAttack(ActiveSetAttack):
+    """An attack that goes for one class after the other, the likeliest first."""
 
     def __init__(self, epsilon, norm, targets, restarts, batch_size):
         super().__init__(epsilon, norm, restarts, batch_size)
         self.targets = targets and checks.positive_integer("targets", targets)
 
-    def _aims(self, logits):
-        without_aim = super()._aims(logits)
+    def _target_classes(self, logits):
+        untargeted = super()._target_classes(logits)
         if self.targets is None:
-            return without_aim
+            return untargeted
         # The first is the class that the network chooses: the right one.
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, 1 : self.targets + 1]
-        return [aim for aim in ranked.T.astype("int32") for _ in without_aim]
+        return [target for target in ranked.T.astype("int32") for _ in untargeted]
 
     def get_config(self):
         return {**super().get_config(), "targets": self.targets}

@@ -5,8 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.pgd import LOSSES
+from keras_robustlt.attacks import active_set, base
 
 __all__ = ["APGD", "APGDT"]
 
@@ -53,14 +52,16 @@ class Climber(active_set.TargetedAttack):
             on the way was misclassified; `"adversarial"`, the last such points.
         """
         problem = self._problem(network, x, y, epsilon, seed)
-        aim = self._aims(problem.logits)[0]
-        return self._climb(problem, aim, 0, start, until_fooled=False, watch=watch)
+        target_class = self._target_classes(problem.logits)[0]
+        return self._climb(
+            problem, target_class, 0, start, until_fooled=False, watch=watch
+        )
 
-    def _attempt(self, problem, aim, trial):
-        result = self._climb(problem, aim, trial, None, until_fooled=True)
+    def _attempt(self, problem, target_class, trial):
+        result = self._climb(problem, target_class, trial, None, until_fooled=True)
         return result["adversarial"], result["fooled"]
 
-    def _climb(self, problem, aim, trial, start, until_fooled, watch=None):
+    def _climb(self, problem, target_class, trial, start, until_fooled, watch=None):
         """One run. With `until_fooled` images leave as soon as they are fooled."""
         if start is None:
             start = self._random_start(problem, trial)
@@ -75,8 +76,8 @@ class Climber(active_set.TargetedAttack):
             "epsilon": problem.epsilon,
             "step_size": 2 * problem.epsilon,
         }
-        if aim is not None:
-            constants["aim"] = aim
+        if target_class is not None:
+            constants["target_class"] = target_class
         state = self._first_state(problem, start, constants, shared)
         memory = {
             "reviewed_loss": state["best_loss"].copy(),
@@ -91,7 +92,9 @@ class Climber(active_set.TargetedAttack):
             if until_fooled:
                 keep = ~state["fooled"]
                 left = left[keep]
-                state, constants, memory = active_set.kept(keep, state, constants, memory)
+                state, constants, memory = active_set.kept(
+                    keep, state, constants, memory
+                )
             if not left.size:
                 break
             loop.advance(first, last, state, constants, shared, self.batch_size)
@@ -262,20 +265,14 @@ class APGD(Climber):
         batch_size=250,
     ):
         super().__init__(epsilon, steps, norm, None, restarts, eot, rho, batch_size)
-        if not callable(loss):
-            checks.one_of("loss", loss, tuple(LOSSES))
-        self.loss = loss
+        self.loss = base.check_loss(loss)
 
-    def _check_classes(self, num_classes):
-        super()._check_classes(num_classes)
-        if self.loss == "dlr" and num_classes < 3:
-            raise ValueError(
-                "`loss='dlr'` needs at least 3 classes: use loss='cross_entropy' or "
-                f"loss='margin'. Received: a network of {num_classes} classes"
-            )
+    def check_classes(self, num_classes):
+        super().check_classes(num_classes)
+        base.check_dlr(self.loss, num_classes)
 
     def _loss(self, constants, logits):
-        loss = LOSSES.get(self.loss, self.loss)
+        loss = base.loss_function(self.loss)
         return loss(active_set.one_hot(constants["label"], logits), logits)
 
     def get_config(self):
@@ -334,7 +331,7 @@ class APGDT(Climber):
         targets = checks.positive_integer("targets", targets)
         super().__init__(epsilon, steps, norm, targets, restarts, eot, rho, batch_size)
 
-    def _check_classes(self, num_classes):
+    def check_classes(self, num_classes):
         if num_classes < 4:
             raise ValueError(
                 "Targeted APGD needs at least 4 classes, for its loss is the targeted "
@@ -343,8 +340,9 @@ class APGDT(Climber):
             )
 
     def _loss(self, constants, logits):
-        label, aim = (active_set.one_hot(constants[k], logits) for k in ("label", "aim"))
-        return losses.targeted_dlr(label, logits, aim)
+        label = active_set.one_hot(constants["label"], logits)
+        target = active_set.one_hot(constants["target_class"], logits)
+        return losses.targeted_dlr(label, logits, target)
 
 
 RESULTS = ("best", "best_loss", "adversarial", "fooled")

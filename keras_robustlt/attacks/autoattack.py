@@ -1,5 +1,6 @@
 """AutoAttack: an ensemble of attacks without parameters to choose."""
 
+import functools
 import time
 
 import keras
@@ -9,20 +10,38 @@ from keras import ops
 from keras_robustlt import checks
 from keras_robustlt.attacks import active_set
 from keras_robustlt.attacks.apgd import APGD, APGDT
+from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.square import Square
 
 __all__ = ["AutoAttack"]
 
+# The one place that knows an attack of these by its name, see `attacks.get`.
+PARTS = {
+    "apgd-ce": APGD,
+    "apgd-dlr": functools.partial(APGD, loss="dlr"),
+    "apgd-t": APGDT,
+    "fab": functools.partial(FAB, targets=None),
+    "fab-t": FAB,
+    "square": Square,
+}
+# The attacks of each version, with what differs from their defaults.
 VERSIONS = {
-    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
-    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
-    "rand": ("apgd-ce", "apgd-dlr"),
+    "standard": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {}},
+    "plus": {
+        "apgd-ce": {"restarts": 5},
+        "apgd-dlr": {"restarts": 5},
+        "fab": {"restarts": 5},
+        "square": {},
+        "apgd-t": {},
+        "fab-t": {},
+    },
+    "rand": {"apgd-ce": {"eot": 20}, "apgd-dlr": {"eot": 20}},
 }
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class AutoAttack:
+class AutoAttack(Attack):
     """The standard ensemble for robust accuracy: gradient-based and black-box attacks.
 
     Each attack works on what the ones before it have left. An image is robust if the
@@ -71,9 +90,8 @@ class AutoAttack:
             checks.one_of("version", version, tuple(VERSIONS))
         elif not version:
             raise ValueError(f"`version` names no attack. Received: {version!r}")
+        super().__init__(epsilon, norm)
         self.version = version if isinstance(version, str) else list(version)
-        self.epsilon = checks.epsilon(epsilon, norm)
-        self.norm = norm
         self.seed = None if seed is None else active_set.integer_seed(seed)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         listed = VERSIONS[version] if isinstance(version, str) else self.version
@@ -132,7 +150,7 @@ class AutoAttack:
         problem = first._problem(network, x, y, epsilon, seed)
         logits_of = problem.functions["logits"]
         for attack in self.attacks.values():
-            attack._check_classes(problem.logits.shape[1])
+            attack.check_classes(problem.logits.shape[1])
             # One compilation does for all of them.
             attack._functions(network)["logits"] = logits_of
         predicted = problem.logits.argmax(axis=1)
@@ -167,7 +185,7 @@ class AutoAttack:
 
     def _get(self, attack):
         if not isinstance(attack, str):
-            if not isinstance(attack, active_set.HostAttack):
+            if not isinstance(attack, active_set.ActiveSetAttack):
                 raise ValueError(
                     "`version` as a list must hold names of attacks, or attacks of "
                     f"the kind of APGD, FAB and Square. Received: {attack!r}"
@@ -178,22 +196,15 @@ class AutoAttack:
                     f"norm={self.norm!r} and an attack with norm={attack.norm!r}"
                 )
             return attack
-        restarts = 5 if self.version == "plus" else 1
-        eot = 20 if self.version == "rand" else 1
-        common = {
-            "epsilon": self.epsilon,
-            "norm": self.norm,
-            "batch_size": self.batch_size,
-        }
-        attacks = {
-            "apgd-ce": lambda: APGD(restarts=restarts, eot=eot, **common),
-            "apgd-dlr": lambda: APGD(loss="dlr", restarts=restarts, eot=eot, **common),
-            "apgd-t": lambda: APGDT(**common),
-            "fab": lambda: FAB(targets=None, restarts=restarts, **common),
-            "fab-t": lambda: FAB(**common),
-            "square": lambda: Square(**common),
-        }
-        return attacks[checks.one_of("version", attack, tuple(attacks))]()
+        options = {}
+        if isinstance(self.version, str):
+            options = VERSIONS[self.version][attack]
+        return PARTS[checks.one_of("version", attack, tuple(PARTS))](
+            epsilon=self.epsilon,
+            norm=self.norm,
+            batch_size=self.batch_size,
+            **options,
+        )
 
     def get_config(self):
         version = self.version
@@ -206,8 +217,7 @@ class AutoAttack:
             ]
         return {
             "version": version,
-            "epsilon": self.epsilon,
-            "norm": self.norm,
+            **super().get_config(),
             "seed": self.seed,
             "batch_size": self.batch_size,
         }

@@ -86,25 +86,25 @@ class FAB(active_set.TargetedAttack):
         adversarial = problem.image.copy()
         distance = np.zeros(len(adversarial), "float32")
         distance[right] = np.inf
-        for trial, aim in enumerate(self._aims(problem.logits)):
+        for trial, target_class in enumerate(self._target_classes(problem.logits)):
             if not right.size:
                 break
-            aimed_at = None if aim is None else aim[right]
-            found = self._run(problem.of(right), aimed_at, trial, until_fooled=False)
+            targets = None if target_class is None else target_class[right]
+            found = self._run(problem.of(right), targets, trial, until_fooled=False)
             closer = found["distance"] < distance[right]
             distance[right[closer]] = found["distance"][closer]
             adversarial[right[closer]] = found["adversarial"][closer]
         return {"adversarial": adversarial, "distance": distance}
 
-    def _attempt(self, problem, aim, trial):
-        result = self._run(problem, aim, trial, until_fooled=True)
+    def _attempt(self, problem, target_class, trial):
+        result = self._run(problem, target_class, trial, until_fooled=True)
         return result["adversarial"], result["distance"] <= problem.epsilon.ravel()
 
-    def _run(self, problem, aim, trial, until_fooled):
+    def _run(self, problem, target_class, trial, until_fooled):
         """One run: the closest adversarial images and their distances."""
         constants = {"image": problem.image, "label": problem.label}
-        if aim is not None:
-            constants["aim"] = aim
+        if target_class is not None:
+            constants["target_class"] = target_class
         state = {
             "x": self._start(problem, trial),
             "adversarial": problem.image.copy(),
@@ -142,51 +142,52 @@ class FAB(active_set.TargetedAttack):
             logits_of = active_set.logits_of(network)
             image, label = constants["image"], constants["label"]
 
-            def lead(x, aim):
-                """Logit of the class aimed at minus that of the right class."""
+            def boundary(x, target_class):
+                """That to a class: its logit minus that of the right one."""
 
                 def total(x):
                     logits = logits_of(x)
-                    sign = active_set.one_hot(aim, logits) - active_set.one_hot(label, logits)
-                    leads = ops.sum(sign * logits, axis=-1)
-                    return ops.sum(leads), leads
+                    target = active_set.one_hot(target_class, logits)
+                    sign = target - active_set.one_hot(label, logits)
+                    values = ops.sum(sign * logits, axis=-1)
+                    return ops.sum(values), values
 
-                normal, leads = backend.gradient_and_outputs(total, x)
-                return active_set.per_image(leads, x), normal
+                normal, values = backend.gradient_and_outputs(total, x)
+                return active_set.per_image(values, x), normal
 
-            def nearest_lead(x):
-                """That of the class with the nearest boundary."""
+            def nearest_boundary(x):
+                """That to the class with the nearest one."""
                 classes = logits_of(x).shape[-1]
 
                 def compare(state):
-                    aim, distance, leads, normal = state
-                    new_leads, new_normal = lead(x, ops.full_like(label, aim))
+                    target, distance, values, normal = state
+                    new_values, new_normal = boundary(x, ops.full_like(label, target))
                     # The length that a perturbation must have in a linear network.
-                    new = ops.abs(new_leads) / (self._dual(new_normal) + 1e-12)
+                    new = ops.abs(new_values) / (self._dual(new_normal) + 1e-12)
                     nearer = ops.reshape(new < distance, (-1,))
-                    nearer = ops.logical_and(nearer, ops.not_equal(label, aim))
+                    nearer = ops.logical_and(nearer, ops.not_equal(label, target))
                     return (
-                        aim + 1,
+                        target + 1,
                         backend.choose(nearer, new, distance),
-                        backend.choose(nearer, new_leads, leads),
+                        backend.choose(nearer, new_values, values),
                         backend.choose(nearer, new_normal, normal),
                     )
 
                 nothing = ops.zeros_like(self._norm.length(x))
                 state = (np.int32(0), nothing + np.inf, nothing, ops.zeros_like(x))
-                _, _, leads, normal = backend.repeat(classes, compare, state)
-                return leads, normal
+                _, _, values, normal = backend.repeat(classes, compare, state)
+                return values, normal
 
             def step(index, state):
                 del index
                 x = state["x"]
-                if "aim" in constants:
-                    leads, normal = lead(x, constants["aim"])
+                if "target_class" in constants:
+                    values, normal = boundary(x, constants["target_class"])
                 else:
-                    leads, normal = nearest_lead(x)
-                of_image = leads + _inner(normal, image - x)
+                    values, normal = nearest_boundary(x)
+                of_image = values + _inner(normal, image - x)
                 # Both from the same plane: the linear network's boundary at `x`.
-                from_x = to_plane(x, normal, leads, self._norm)
+                from_x = to_plane(x, normal, values, self._norm)
                 from_image = to_plane(image, normal, of_image, self._norm)
                 far_x = ops.maximum(self._norm.length(from_x), 1e-8)
                 far_image = ops.maximum(self._norm.length(from_image), 1e-8)

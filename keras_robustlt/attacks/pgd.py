@@ -7,20 +7,14 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import norms
+from keras_robustlt.attacks import base
 from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
 
-LOSSES = {
-    "cross_entropy": losses.cross_entropy,
-    "dlr": losses.dlr,
-    "margin": losses.margin,
-}
-
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class PGD:
+class PGD(base.Attack):
     """Projected gradient descent within a ball around each image.
 
     Each step moves every image by `step_size` in the direction that raises its loss
@@ -54,6 +48,8 @@ class PGD:
         Attacks", 2018, equation 2.1 and section 2.1.
     """
 
+    runs_compiled = True
+
     def __init__(
         self,
         epsilon=8 / 255,
@@ -64,17 +60,13 @@ class PGD:
         loss="cross_entropy",
         restarts=1,
     ):
-        self._norm = norms.get(norm)
-        self.norm = norm
-        self.epsilon = checks.epsilon(epsilon, norm)
+        super().__init__(epsilon, norm)
         self.steps = checks.positive_integer("steps", steps)
         self.step_size = checks.in_range(
             "step_size", self.epsilon / 4 if step_size is None else step_size, 0, 1e9
         )
         self.random_start = bool(random_start)
-        if not callable(loss):
-            checks.one_of("loss", loss, tuple(LOSSES))
-        self.loss = loss
+        self.loss = base.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
@@ -199,7 +191,7 @@ class PGD:
 
     def _loss(self, loss):
         """`loss`, or the attack's own, as a function."""
-        return loss or LOSSES.get(self.loss, self.loss)
+        return loss or base.loss_function(self.loss)
 
     def _per_image(self, value, x):
         """`value` (the attack's epsilon if None) in a shape that fits `x`."""
@@ -210,20 +202,19 @@ class PGD:
             return value
         return ops.reshape(value, (-1,) + (1,) * (len(x.shape) - 1))
 
+    def check_classes(self, num_classes):
+        super().check_classes(num_classes)
+        base.check_dlr(self.loss, num_classes)
+
     def get_config(self):
         return {
-            "epsilon": self.epsilon,
+            **super().get_config(),
             "steps": self.steps,
             "step_size": self.step_size,
-            "norm": self.norm,
             "random_start": self.random_start,
             "loss": self.loss,
             "restarts": self.restarts,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")

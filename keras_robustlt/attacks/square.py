@@ -16,7 +16,7 @@ LOOK = 50
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class Square(active_set.HostAttack):
+class Square(active_set.ActiveSetAttack):
     """Square attack: changes squares of the image at random, without gradients.
 
     What lowers the margin of the right class is kept, and an image leaves as soon as
@@ -74,8 +74,8 @@ class Square(active_set.HostAttack):
             )
         return problem
 
-    def _attempt(self, problem, aim, trial):
-        del aim
+    def _attempt(self, problem, target_class, trial):
+        del target_class
         generators, shared_generator = problem.generators(trial)
         image = problem.image
         shape = image.shape[1:]
@@ -124,7 +124,9 @@ class Square(active_set.HostAttack):
         def margin(x, label):
             logits = active_set.logits_of(network)(x)
             return {
-                "margin": losses.lead(active_set.one_hot(label, logits), logits),
+                "margin": losses.logit_margin(
+                    active_set.one_hot(label, logits), logits
+                ),
                 "fooled": active_set.misclassified(logits, label),
             }
 

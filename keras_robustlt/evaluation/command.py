@@ -1,13 +1,25 @@
-"""What `python -m keras_robustlt.evaluate` does; its help is there."""
+"""Measures how robust a saved network is, class by class.
+
+    python -m keras_robustlt evaluate network.keras --data=cifar10 --data_dir=DATA
+
+NETWORK is a file of Keras that gives logits, such as the network.keras of a recipe,
+and DATA what `keras_robustlt.data.load` reads; the test images are used. If there is a
+config.json beside the network, as in the directory of a recipe's run, it tells epsilon,
+the classes and their training images, which say what the tail is.
+
+    --attacks=clean,pgd20,cw20         the table of the paper, without AutoAttack
+    --attacks=clean,autoattack         what others compare with: the standard version
+    --attacks=clean,pgd20 --examples=1000        quicker, on a part of the test images
+
+Long runs keep what is done with --cache=progress.npz: the same command goes on from
+there. --output=results.json writes all figures, and --per_example beside it, as
+results.npz, which images are robust. The backend is that of Keras, such as
+KERAS_BACKEND=jax.
+"""
 
 import json
-import os
 import pathlib
 
-# Before the backend is loaded: TensorFlow's messages about itself are not wanted.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import numpy as np
 from absl import app, flags
 
 import keras_robustlt as krl
@@ -44,7 +56,7 @@ def define_flags(values):
     flags.DEFINE_integer(
         "examples",
         None,
-        "Only so many test images: the first of each class, as evenly as they come. "
+        "Only so many test images, drawn from all classes as evenly as they come. "
         "Default: all.",
         lower_bound=1,
         flag_values=values,
@@ -115,6 +127,8 @@ def main(argv, values):
 
 
 def _evaluate(path, values):
+    from keras_robustlt.evaluation.inputs import class_balanced_subset
+
     config = _config(path, values.config)
     settings = config.get("settings", {})
     epsilon = _epsilon(values.epsilon)
@@ -133,11 +147,13 @@ def _evaluate(path, values):
         seed=data_seed,
         classes=settings.get("num_classes"),
     )
-    chosen = first_of_each_class(data.y_test, values.examples)
+    x, y = data.x_test, data.y_test
+    if values.examples is not None:
+        x, y = class_balanced_subset(x, y, values.examples, values.seed)
     results = krl.evaluate(
         network,
-        data.x_test[chosen].astype("float32") / 255,
-        data.y_test[chosen],
+        x.astype("float32") / 255,
+        y,
         attacks=values.attacks,
         epsilon=epsilon,
         class_counts=class_counts,
@@ -148,7 +164,7 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
-    print(f"{path} on {len(chosen)} test images of {data.name}, accuracy in %:")
+    print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
     print(results.table(per_class=data.num_classes <= 20))
     if values.output:
         output = pathlib.Path(values.output)
@@ -206,15 +222,3 @@ def _integers(name, texts):
         raise ValueError(
             f"{name} must be whole numbers, such as 500,50,5. Received: {texts}"
         ) from None
-
-
-def first_of_each_class(labels, examples=None):
-    """Indices of `examples` images, the first of each class, in ascending order.
-
-    Classes have equally many, or one more than others, as far as there are images.
-    """
-    by_class = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[by_class], labels[by_class])
-    rank = np.empty(len(labels), int)
-    rank[by_class] = np.arange(len(labels)) - first
-    return np.sort(np.argsort(rank, kind="stable")[:examples])

@@ -1,6 +1,6 @@
 """Commands side by side: each in a process of its own, with its share of the machine.
 
-`recipes/sweep.py` and `recipes/digitslt.py --compare` train through it.
+`python -m keras_robustlt sweep` and `train --compare` train through it.
 """
 
 import collections
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import threading
 import time
+
+from keras_robustlt.evaluation.progress import duration
 
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
@@ -327,14 +329,3 @@ def _belongs_to(job):
     """ "digits/at/seed1" belongs to "digits/at", to "digits" and to "", all."""
     parts = job.name.split("/")
     return ["/".join(parts[:end]) for end in reversed(range(len(parts)))]
-
-
-def duration(seconds):
-    """A duration in words: "40 s", "12 min", "3.5 h", "5 days"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"

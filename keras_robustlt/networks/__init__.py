@@ -5,6 +5,7 @@ Images enter in [0, 1], the space in which perturbations are measured.
 
 import re
 
+from keras_robustlt.networks.backbones import from_backbone
 from keras_robustlt.networks.conversion import plain
 from keras_robustlt.networks.features import with_features
 from keras_robustlt.networks.parts import CIFAR10_MEAN, CIFAR10_STD
@@ -28,6 +29,7 @@ __all__ = [
     "SmallResNet",
     "ViT",
     "WideResNet",
+    "from_backbone",
     "get",
     "plain",
     "with_features",

@@ -1,0 +1,98 @@
+"""What an attack is."""
+
+from keras_robustlt import checks, losses
+from keras_robustlt.attacks import norms
+from keras_robustlt.configurable import Configurable
+
+LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "dlr": losses.dlr,
+    "margin": losses.margin,
+}
+
+
+class Attack(Configurable):
+    """What an adversary does to images, within a ball around each of them.
+
+    A subclass is complete with `__call__`, with the arguments of its constructor as
+    attributes, and with those that it adds in `get_config`.
+
+    Args:
+        epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+
+    Attributes:
+        runs_compiled: Boolean. Whether the attack is one computation, that can be part
+            of a compiled step such as that of a `RobustLTModel`. Attacks that decide
+            on the host what to compute next cannot. Defaults to `False`.
+
+    Example:
+
+    >>> class Brighter(krl.attacks.Attack):
+    ...     runs_compiled = True
+    ...
+    ...     def __call__(self, network, x, y, epsilon=None, seed=None):
+    ...         return keras.ops.clip(x + (epsilon or self.epsilon), 0.0, 1.0)
+    >>> Brighter(0.1)
+    Brighter(epsilon=0.1, norm='linf')
+    >>> x_adv = Brighter(0.1)(network, x, y)
+    """
+
+    runs_compiled = False
+
+    def __init__(self, epsilon, norm="linf"):
+        self._norm = norms.get(norm)
+        self.norm = norm
+        self.epsilon = checks.epsilon(epsilon, norm)
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        """Adversarial examples for the images `x`.
+
+        Args:
+            network: A Keras model that gives logits, or a function of a batch of
+                images that does.
+            x: Float array or tensor of shape `(examples, ...)`, images in `[0, 1]`.
+            y: Labels, integers `(examples,)` or one-hot `(examples, num_classes)`.
+            epsilon: Float or array of shape `(examples,)`: another budget than the
+                attack's own, the same for all images or one for each.
+            seed: Integer or `keras.random.SeedGenerator`. Seed of all that is random.
+
+        Returns:
+            A float32 tensor of the shape of `x`, in the ball and in `[0, 1]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__`.")
+
+    def check_classes(self, num_classes):
+        """Raises a ValueError if the attack needs another number of classes.
+
+        Args:
+            num_classes: Integer. The number of logits of the network.
+        """
+        if num_classes < 2:
+            raise ValueError(
+                "`network` must give a logit for each of at least 2 classes: for a "
+                "yes or no, end it in Dense(2) and label the images 0 and 1. "
+                f"Received: {num_classes} output(s)"
+            )
+
+    def get_config(self):
+        return {"epsilon": self.epsilon, "norm": self.norm}
+
+
+def check_loss(loss):
+    """`loss`, if it is the name of a loss or a function."""
+    return loss if callable(loss) else checks.one_of("loss", loss, tuple(LOSSES))
+
+
+def loss_function(loss):
+    """`loss`, a name or a function, as a function of `(targets, logits)`."""
+    return loss if callable(loss) else LOSSES[loss]
+
+
+def check_dlr(loss, num_classes):
+    """Raises if `loss` is "dlr" and there are too few classes for it."""
+    if loss == "dlr" and num_classes < 3:
+        raise ValueError(
+            "`loss='dlr'` needs at least 3 classes: use loss='cross_entropy' or "
+            f"loss='margin'. Received: a network of {num_classes} classes"
+        )
