@@ -11,9 +11,9 @@ import os
 
 import numpy as np
 
+from keras_robustlt.data.arrays import check_images, check_labels
 from keras_robustlt.data.augmentation import get_augmentation
 from keras_robustlt.data.resumption import fingerprint
-from keras_robustlt.data.sources import check_images, check_labels
 
 
 def pipeline(
