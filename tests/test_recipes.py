@@ -686,13 +686,14 @@ SMALL_DATA = {
             "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
-            ["--method=robal", "--imbalance_type=step"],
+            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"],
         ),
         (
             "tinyimagenet",
             "TAET",
             [3, 1, 1],
-            ["--method=taet", "--norobustlt", "--num_classes=3"],
+            ["--method=taet", "--norobustlt", "--num_classes=3"]
+            + ["--model=small_resnet"],
         ),
         (
             "imagenet",
