@@ -658,8 +658,8 @@ def test_a_full_disk(monkeypatch, tmp_path):
 
     monkeypatch.setattr(one_run, "run", run)
     message = (
-        "^error: .*No space left on device: 'somewhere' .a run in .*run.. What was "
-        "done before is kept: started again, the same command goes on from there.$"
+        "^error: .*No space left on device: 'somewhere'. Started again, the same "
+        "command goes on from what is done in .*run.$"
     )
     with pytest.raises(SystemExit, match=message):
         run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
