@@ -14,7 +14,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, checks, losses, methods, metrics, networks
+from keras_robustlt import (
+    attacks,
+    backend,
+    callbacks,
+    checks,
+    class_frequencies,
+    fit_arguments,
+    losses,
+    methods,
+    metrics,
+    networks,
+)
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
 from keras_robustlt.backend import replicas
@@ -51,7 +62,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `(batch, ...)`, to logits of shape `(batch, num_classes)`. Normalisation
             of the images belongs inside.
         class_counts: Integers of shape `(num_classes,)`: training images of each
-            class.
+            class, in the order of the labels, as `np.bincount(labels)` gives them. Or
+            a dictionary or pandas Series with the labels as keys, in any order.
         epsilon: Float. The base budget, in pixel units. Defaults to `8 / 255`.
         alpha: Float in `[0, 1]`. Strength of class-wise perturbation balancing; `0`
             is without. Defaults to `0.3`.
@@ -74,8 +86,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
         budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
-            `granularity` and `weighting`: `"uniform"`, `"cfa"`, `"dafa"` or a
-            `keras_robustlt.budget.Budget`.
+            `granularity` and `weighting`, which then may not be given: `"uniform"`,
+            `"cfa"`, `"dafa"` or a `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
             `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
@@ -120,14 +132,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         network,
         class_counts,
         epsilon=8 / 255,
-        alpha=0.3,
-        beta=0.8,
+        alpha=None,
+        beta=None,
         method="at",
         attack=None,
         attack_steps="full",
         evaluation_attack=None,
-        granularity="epoch",
-        weighting="perturbation",
+        granularity=None,
+        weighting=None,
         budget=None,
         augmentation="none",
         batchnorm_statistics="adversarial",
@@ -145,26 +157,35 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`network` must be a keras.Model that gives logits. "
                 f"Received: network={network!r} (of type {type(network).__name__})"
             )
-        checks.logits_not_probabilities(network)
+        checks.network(network)
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        self.attack = attack or attacks.PGD(self.epsilon)
+        self.attack = attacks.PGD(self.epsilon) if attack is None else attack
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
-        self.evaluation_attack = evaluation_attack or attacks.PGD(
-            self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
-        )
+        _runs_inside_a_step("attack", self.attack)
+        if evaluation_attack is None:
+            evaluation_attack = attacks.PGD(
+                self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
+            )
+        self.evaluation_attack = evaluation_attack
+        _runs_inside_a_step("evaluation_attack", evaluation_attack)
         for argument in ("attack", "evaluation_attack"):
-            _runs_inside_a_step(argument, getattr(self, argument))
             if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
                 raise ValueError(
                     f"`{argument}` must have the epsilon of the model. Received: "
                     f"epsilon={self.epsilon} and {argument}.epsilon="
                     f"{getattr(self, argument).epsilon}"
                 )
-        self.budget = _budget(budget, alpha, beta, granularity, weighting)
+        self.budget = _budget(
+            budget,
+            alpha=alpha,
+            beta=beta,
+            granularity=granularity,
+            weighting=weighting,
+        )
         self.averaging = weight_averaging.get(averaging)
         self.augmentation = checks.one_of(
             "augmentation", augmentation, tuple(AUGMENTATIONS)
@@ -172,11 +193,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
-        self.total_epochs = total_epochs and checks.positive_integer(
-            "total_epochs", total_epochs
-        )
+        self.total_epochs = total_epochs
+        if total_epochs is not None:
+            self.total_epochs = checks.positive_integer("total_epochs", total_epochs)
         self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
-        self.seed = seed
+        self.seed = seed = checks.seed(seed)
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
@@ -199,7 +220,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         def accuracy(prefix):
             return metrics.ClasswiseAccuracy(
-                self.class_counts, tail_fraction, f"{prefix}_", f"{prefix}_accuracy"
+                self.class_counts,
+                self.tail_fraction,
+                prefix=f"{prefix}_",
+                name=f"{prefix}_accuracy",
             )
 
         self.adversarial_accuracy = keras.metrics.Mean("adversarial_accuracy")
@@ -210,7 +234,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
-            self._check_outputs(network.output_shape)
+            checks.outputs(network.output_shape, self.num_classes)
 
     # What happens in a step
 
@@ -241,6 +265,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x = self._augmented(x)
         images = {"clean": x}
@@ -297,6 +322,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The batch of `evaluate`, with its adversarial images."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x_adv = self.evaluation_attack(
             self.inference_network, x, y, seed=self.evaluation_seed
@@ -355,7 +381,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The method's loss on the logits, and the network's own regularisation."""
-        self._check_outputs(next(iter(y_pred.values())).shape)
+        checks.outputs(next(iter(y_pred.values())).shape, self.num_classes)
         targets = losses.one_hot(y, self.num_classes)
         targets, y_pred, sample_weight = replicas.gathered(
             (targets, y_pred, sample_weight)
@@ -444,6 +470,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             **kwargs: `metrics`, `jit_compile`, ... as in Keras.
         """
         self._criterion = losses.criterion(loss)
+        for argument in ("metrics", "weighted_metrics"):
+            for metric in keras.tree.flatten(kwargs.get(argument)):
+                metrics.refuse_probabilities(argument, metric)
         self._loss = loss
         optimizer = keras.optimizers.get(optimizer)
         float16 = any(
@@ -469,9 +498,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        self._check_data(call.arguments)
-        _add_callback(call, ScheduleClock(call.arguments.get("x")))
-        if hasattr(call.arguments.get("x"), "epoch"):
+        labels = fit_arguments.check(call.arguments, self.class_counts)
+        clock = ScheduleClock(call.arguments.get("x"))
+        if labels is not None:
+            split = call.arguments.get("validation_split")
+            fit_arguments.check_classes(labels, self.class_counts, split)
+            clock.labels_compared = True
+        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
+        _maximize(call.arguments["callbacks"], self._accuracies())
+        if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
@@ -493,7 +528,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             call.arguments.get("callbacks"), keras.callbacks.CallbackList
         )
         if not in_fit:
-            self._check_data(call.arguments)
+            fit_arguments.check(call.arguments, self.class_counts)
             # Robust accuracy does not depend on what was evaluated before.
             self.evaluation_seed.state.assign(
                 keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
@@ -506,33 +541,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         try:
             result = super().evaluate(*call.args[1:], **call.kwargs)
             self.batch_check.raise_if_wrong()
+            seen = ops.convert_to_numpy(self.clean_accuracy.total)
+            class_frequencies.check_evaluated(seen, in_fit)
             return result
         finally:
             self._evaluating = self._validating = False
 
-    def _check_data(self, arguments):
-        """Looks at arrays before a step is done; `batch_check` sees the rest."""
-        batch_size = arguments.get("batch_size") or 32
-        found = [("x", "y", arguments.get("x"), arguments.get("y"), batch_size)]
-        validation = arguments.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            names = "validation_data[0]", "validation_data[1]"
-            size = arguments.get("validation_batch_size") or batch_size
-            found.append((*names, *validation[:2], size))
-        for x_name, y_name, x, y, size in found:
-            if isinstance(x, np.ndarray):
-                checks.images(x, x_name)
-                checks.equal_parts(len(x), size)
-            if isinstance(y, (np.ndarray, list)):
-                checks.labels(y, self.num_classes, y_name)
-
-    def _check_outputs(self, shape):
-        if len(shape) != 2 or shape[-1] != self.num_classes:
-            raise ValueError(
-                "`network` must give logits of shape (batch, num_classes), and "
-                f"`class_counts` has {self.num_classes} classes. Received a network "
-                f"with outputs of shape {tuple(shape)}"
-            )
+    def _accuracies(self):
+        """The names of the results of which a callback may want the highest."""
+        results = self.clean_accuracy.results, self.robust_accuracy.results
+        return {self.adversarial_accuracy.name, *results[0], *results[1]}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -585,6 +603,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
 
 def _runs_inside_a_step(argument, attack):
+    if not callable(attack) or not hasattr(attack, "epsilon"):
+        raise ValueError(
+            f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
+            f"steps=10). Received: {argument}={attack!r}"
+        )
     if not getattr(attack, "runs_compiled", True):
         raise ValueError(
             f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
@@ -594,8 +617,18 @@ def _runs_inside_a_step(argument, attack):
         )
 
 
-def _budget(rule, *robustlt):
-    return budgets.RobustLT(*robustlt) if rule is None else budgets.get(rule)
+def _budget(rule, **robustlt):
+    given = {name: value for name, value in robustlt.items() if value is not None}
+    if rule is None:
+        return budgets.RobustLT(**given)
+    if given:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in given)} belong to the budget of "
+            "RobustLT, and `budget` takes its place. Give a rule its own arguments, "
+            "such as budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
+            f"Received: budget={rule!r}, {given}"
+        )
+    return budgets.get(rule)
 
 
 def _feature_networks(*every):
@@ -617,16 +650,12 @@ def _attacked(logits, images):
     }
 
 
-def _add_callback(call, callback):
-    """Puts `callback` first: the schedule is set before others look at it."""
-    callbacks = call.arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.callbacks.insert(0, callback)
-        callback.set_model(callbacks.model)
-        callback.set_params(callbacks.params)
-        return
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    call.arguments["callbacks"] = [callback, *callbacks]
+def _maximize(callbacks, accuracies):
+    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
+
+    Keras looks for the direction among the metrics given to `compile`.
+    """
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
+        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"

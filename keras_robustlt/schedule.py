@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_robustlt import class_frequencies
+from keras_robustlt.data.resumption import epoch_variables
+
 
 class Schedule:
     """The clock that budgets and methods read.
@@ -70,7 +73,9 @@ class ScheduleClock(keras.callbacks.Callback):
         super().__init__()
         # Pipelines of this package draw their order from (seed, epoch): told the
         # epoch, they give the same batches after a restart.
-        self.dataset_epoch = getattr(dataset, "epoch", None)
+        self.dataset_epochs = epoch_variables(dataset)
+        # Labels in arrays are looked at before training, others after an epoch.
+        self.labels_compared = False
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -86,8 +91,8 @@ class ScheduleClock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.schedule.begin_epoch(epoch)
-        if self.dataset_epoch is not None:
-            self.dataset_epoch.assign(epoch)
+        for variable in self.dataset_epochs:
+            variable.assign(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         # After the first step of all, so that a mistake costs no more, and at the end
@@ -97,12 +102,20 @@ class ScheduleClock(keras.callbacks.Callback):
             self.model.batch_check.raise_if_wrong()
 
     def on_test_begin(self, logs=None):
-        self.model.batch_check.raise_if_wrong()  # before validation resets it
+        self._look_at_epoch()  # before validation resets what is known of it
 
     def on_test_end(self, logs=None):
         self.model.batch_check.raise_if_wrong()
 
+    def _look_at_epoch(self):
+        model = self.model
+        model.batch_check.raise_if_wrong()
+        if not self.labels_compared:
+            self.labels_compared = True
+            labels = ops.convert_to_numpy(model.batch_check.labels)
+            class_frequencies.compare(model.class_counts, labels)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.model.batch_check.raise_if_wrong()
+        self._look_at_epoch()
         if self.model.averaging is not None:
             self.model.averaging.end_epoch(self.model, logs or {})

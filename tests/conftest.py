@@ -20,12 +20,39 @@ ROOT = TESTS.parent
 SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
 
 
+# What another backend can make different. The other tests run on TensorFlow, and on
+# JAX with the slow ones.
+DEPEND_ON_BACKEND = {
+    "test_apgd",
+    "test_attack_steps",
+    "test_attacks",
+    "test_autoattack",
+    "test_averaging",
+    "test_callbacks",
+    "test_data_on_device",
+    "test_distribution",
+    "test_evaluation",
+    "test_fab",
+    "test_golden",
+    "test_golden_methods",
+    "test_layers",
+    "test_losses",
+    "test_methods",
+    "test_model",
+    "test_optimizers",
+    "test_saving",
+    "test_square",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    if keras.backend.backend() == "jax":
-        for item in items:
-            if item.get_closest_marker("slow_on_jax"):
-                item.add_marker(pytest.mark.slow)
+    if keras.backend.backend() != "jax":
+        return
+    for item in items:
+        depends = item.path.stem in DEPEND_ON_BACKEND
+        if not depends or item.get_closest_marker("slow_on_jax"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

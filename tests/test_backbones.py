@@ -139,7 +139,7 @@ def test_trains_and_is_saved(head, tmp_path):
     network.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras")
     np.testing.assert_allclose(loaded(x), network(x), atol=1e-6)
-    assert not loaded.get_layer("backbone").trainable
+    assert not loaded.get_layer("backbone").trainable_variables
 
 
 def test_freezes_the_first_layers():
@@ -173,10 +173,10 @@ def test_tokens_and_features():
 def test_keras_cv():
     keras_cv = pytest.importorskip("keras_cv")
     for rescales in (True, False):
-        theirs = keras_cv.models.ResNetV2Backbone(
-            stackwise_filters=[8],
-            stackwise_blocks=[1],
-            stackwise_strides=[1],
+        theirs = keras_cv.models.ResNetBackbone(
+            stackwise_filters=[8, 8],
+            stackwise_blocks=[1, 1],
+            stackwise_strides=[1, 2],
             include_rescaling=rescales,
             input_shape=(16, 16, 3),
         )

@@ -103,7 +103,7 @@ def test_what_the_config_says(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attacks=cleen"], "`attacks` must be of.*'cleen'"),
+        (["--attacks=cleen"], "An attack must be .*'cleen'"),
         (["--class_counts=1,b"], "--class_counts must be whole numbers"),
         (["--class_counts=1,2"], "`class_counts` must have 4 entries"),
         (["--data=nowhere.npz"], "no file or folder is there"),

@@ -16,7 +16,6 @@ from tiny_models import (
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation.progress import Progress, duration
-from keras_robustlt.evaluation.runners import attack_by_name
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.
@@ -334,27 +333,6 @@ def test_without_class_counts():
     assert results.settings["tail_classes"] is None
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "expected"),
-    [
-        ("autoattack", krl.attacks.AutoAttack, {"version": "standard"}),
-        ("autoattack-plus", krl.attacks.AutoAttack, {"version": "plus"}),
-        ("autoattack-rand", krl.attacks.AutoAttack, {"version": "rand"}),
-        ("apgd-ce", krl.attacks.APGD, {"loss": "cross_entropy", "steps": 100}),
-        ("apgd-dlr", krl.attacks.APGD, {"loss": "dlr"}),
-        ("apgd-t", krl.attacks.APGDT, {"targets": 9}),
-        ("fab-t", krl.attacks.FAB, {"targets": 9}),
-        ("square", krl.attacks.Square, {"queries": 5000}),
-    ],
-)
-def test_names(name, kind, expected):
-    attack = attack_by_name(name, epsilon=0.1, batch_size=3)
-    assert type(attack) is kind
-    config = attack.get_config()
-    assert expected.items() <= config.items()
-    assert (config["epsilon"], config["batch_size"]) == (0.1, 3)
-
-
 # Going on
 
 
@@ -579,12 +557,23 @@ def test_results_need_no_backend():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"attacks": ["clean", "autoattack9"]}, "`attacks` must be of.*'autoattack9'"),
-        ({"attacks": ["pgd"]}, "`attacks` must be of 'clean', 'fgsm', 'pgdN'"),
+        ({"attacks": ["clean", "autoattack9"]}, "An attack must be .*'autoattack9'"),
+        ({"attacks": ["pgd"]}, "An attack must be 'clean', 'fgsm', 'pgdN'"),
         ({"epsilon": 8, "attacks": ["fgsm"]}, "8 / 255"),
         ({"attacks": []}, "`attacks` names no attack"),
         ({"attacks": {"union": PGD}}, "must not call an attack 'union'"),
-        ({"attacks": {"mine": 3}}, "must hold attacks, functions or None.*'mine': 3"),
+        ({"attacks": {"labels": PGD}}, "must not call an attack 'labels'"),
+        ({"attacks": {1: PGD}}, "a dictionary from names to attacks"),
+        ({"attacks": [PGD]}, "a list of names"),
+        ({"attacks": PGD}, "a list of names"),
+        ({"attacks": ["clean", "apgd-t"], "cache": "never.txt"}, "classes"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+        ({"seed": 0.5}, "`seed` must be an integer of at least 0"),
+        ({"epsilon": "8/255"}, "`epsilon` must be a number"),
+        ({"epsilon": -0.1}, "`epsilon` must be a number"),
+        ({"epsilon": np.nan}, "`epsilon` must be a number"),
+        ({"tail_fraction": 2}, "`tail_fraction` must be a number"),
+        ({"attacks": {"mine": 3}}, "attacks, functions or None.*'mine': 3"),
         ({"attacks": ["autoattack"]}, "at least 4 classes"),
         ({"class_counts": [3, 2, 1]}, "`class_counts` must have 2 entries"),
         ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),

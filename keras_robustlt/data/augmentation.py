@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_robustlt.data import autoaugment, array_ops, randaugment
+from keras_robustlt.data import array_ops, autoaugment, randaugment
 from keras_robustlt.data.operations import pixels_at, rotate
 from keras_robustlt.data.sources import check_images
 

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from keras_robustlt.data.augmentation import get_augmentation
+from keras_robustlt.data.resumption import fingerprint
 from keras_robustlt.data.sources import check_images, check_labels
 
 
@@ -94,6 +95,17 @@ def pipeline(
     augment = get_augmentation(augmentation, images.shape[1:])
     class_table = _class_table(labels, num_classes) if balanced_sampling else None
 
+    # By which a checkpoint knows the data again.
+    made_of = {
+        "images": fingerprint(images),
+        "labels": fingerprint(labels),
+        "batch_size": batch_size,
+        "augmentation": augmentation,
+        "shuffle": shuffle,
+        "seed": seed,
+        "balanced_sampling": balanced_sampling,
+    }
+
     import tensorflow as tf
 
     # Not on an accelerator: tf.data runs on the host.
@@ -148,6 +160,7 @@ def pipeline(
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
     dataset.epoch = epoch_variable
+    dataset.made_of = made_of
     return dataset
 
 

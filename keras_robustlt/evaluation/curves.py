@@ -6,7 +6,7 @@ Both use PGD, which takes a budget for each image: one compiled function does fo
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, checks
+from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
 from keras_robustlt.evaluation import inputs, runners
 from keras_robustlt.evaluation.evaluate import evaluate
@@ -161,7 +161,7 @@ def adversarial_examples(
 def _attack(attack, model):
     """The PGD that a name stands for, with the budget of the model, or is given."""
     if isinstance(attack, str) and attack != "clean":
-        attack = runners.attack_by_name(attack, inputs.budget_of(model), batch_size=1)
+        attack = attacks.get(attack, inputs.budget_of(model))
     if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
         raise ValueError(
             "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "

@@ -61,14 +61,14 @@ def network_of(model):
     return FunctionLayer(model)
 
 
-def budget_of(model, epsilon=None):
+def budget_of(model, epsilon=None, otherwise=EPSILON):
     """`epsilon`, or else that of a `RobustLTModel`, or else the usual one.
 
     An `epsilon` of another model is something else, such as that of a normalisation.
     """
     if epsilon is not None:
         return epsilon
-    return model.epsilon if isinstance(model, RobustLTModel) else EPSILON
+    return model.epsilon if isinstance(model, RobustLTModel) else otherwise
 
 
 def tail_of(model, class_counts=None, tail_fraction=None):
@@ -88,6 +88,7 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
+    _check_weights(network)
     logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:1]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
@@ -102,6 +103,19 @@ def num_classes_of(network, images, class_counts=None):
             f"has outputs. Received: {class_counts.tolist()}"
         )
     return num_classes
+
+
+def _check_weights(network):
+    for variable in network.weights:
+        value = ops.convert_to_numpy(ops.cast(variable, "float32"))
+        if not np.isfinite(value).all():
+            raise ValueError(
+                "`model` must have weights that are finite numbers: its training has "
+                "diverged. Take weights from before, or train with a lower learning "
+                f"rate. Received: {variable.path!r} with "
+                f"{int(np.sum(~np.isfinite(value)))} of {value.size} values that are "
+                "infinite or no numbers (NaN)"
+            )
 
 
 def class_names_of(class_names, num_classes):
