@@ -133,6 +133,7 @@ TRAIN = [
     ("--data=cifar10 --data_dir=", ("--data_dir= is empty",)),
     ("--data=tinyimagenet --data_dir=empty", ("tiny-imagenet-200",)),
     ("--data=digits --augmentation=base --epochs=1", ("augmentation", "base")),
+    ("--data=data.npz --attacks=apgd-dlr --model=small_resnet", ("classes",)),
 ]
 
 SWEEP = [
@@ -204,12 +205,23 @@ REPORT = [
     ("empty --nmaes=a", ("Unknown command line flag 'nmaes'",)),
 ]
 
+PREDICT = [
+    ("", ("give a network and images",)),
+    ("other.keras", ("give a network and images",)),
+    ("nothing.keras image.png", ("nothing.keras",)),
+    ("other.keras nothing.png", ("nothing.png",)),
+    ("file file", ("file cannot be read",)),
+    ("other.keras file", ("file is no image",)),
+    *[(f"other.keras file {flag}", names) for flag, names in each("top", ["0"], "")],
+]
+
 ROWS = [
     *(("train", f"--data=digits {flags}", names) for flags, names in OF_A_RUN),
     *(("train", *row) for row in TRAIN),
     *(("sweep", *row) for row in SWEEP),
     *(("evaluate", *row) for row in EVALUATE),
     *(("report", *row) for row in REPORT),
+    *(("predict", *row) for row in PREDICT),
     ("", "trian", ("'trian' is no command", "train")),
 ]
 # Of each kind a few.

@@ -658,8 +658,8 @@ def test_a_full_disk(monkeypatch, tmp_path):
 
     monkeypatch.setattr(one_run, "run", run)
     message = (
-        "^error: .*No space left on device: 'somewhere' .a run in .*run.. What was "
-        "done before is kept: started again, the same command goes on from there.$"
+        "^error: .*No space left on device: 'somewhere'. Started again, the same "
+        "command goes on from what is done in .*run.$"
     )
     with pytest.raises(SystemExit, match=message):
         run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
@@ -686,13 +686,14 @@ SMALL_DATA = {
             "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
-            ["--method=robal", "--imbalance_type=step"],
+            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"],
         ),
         (
             "tinyimagenet",
             "TAET",
             [3, 1, 1],
-            ["--method=taet", "--norobustlt", "--num_classes=3"],
+            ["--method=taet", "--norobustlt", "--num_classes=3"]
+            + ["--model=small_resnet"],
         ),
         (
             "imagenet",

@@ -356,10 +356,11 @@ def _check_names(given, settings):
         with _naming(f"--model={settings['model']}"):
             krl.networks.builder(settings["model"])
     if "attacks" in given:
-        from keras_robustlt.evaluation.runners import attacks_of
-
         with _naming(f"--attacks={shown(settings['attacks'])}"):
-            attacks_of(settings["attacks"], settings["epsilon"], batch_size=1)
+            if not settings["attacks"]:
+                raise ValueError("name one or more, such as clean,pgd20.")
+            for name in settings["attacks"]:
+                krl.attacks.get(name)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from absl import logging
 import keras_robustlt as krl
 from keras_robustlt.evaluation.inputs import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
+from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, workdir
 from keras_robustlt.experiments.presets import name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
@@ -48,6 +49,8 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     keras.utils.set_random_seed(settings["seed"])
 
     data = load_data(settings, data_dir, devices.shard(distribute))
+    # Whether these attacks suit the classes is said now, not after training.
+    attacks_of(settings["attacks"], data.num_classes, settings["epsilon"], 1)
     with contextlib.ExitStack() as stack:
         with distribution:
             model = build_model(settings, data, int(data.train.cardinality()))

@@ -198,8 +198,8 @@ def _mistakes(folder):
         raise
     except OSError as error:
         raise SystemExit(
-            f"error: {error} (a run in {folder}). What was done before is kept: "
-            "started again, the same command goes on from there."
+            f"error: {error}. Started again, the same command goes on from what is "
+            f"done in {folder}."
         ) from None
 
 
