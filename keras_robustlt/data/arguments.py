@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def is_number(value, low=-math.inf, high=math.inf):
     """Whether `value` is a finite number in `[low, high]`, and no boolean."""
@@ -26,7 +28,7 @@ def check_seed(seed):
 
 def check_flag(name, value):
     """Raises a `ValueError` if `value` is not `True` or `False`."""
-    if value not in (True, False):
+    if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
 
 

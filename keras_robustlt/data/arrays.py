@@ -238,7 +238,7 @@ def _read_member(archive, info):
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def check_memory(wanted, advice="It may be no data set"):
+def check_memory(wanted, advice="It may be no data set."):
     """Refuses what cannot fit, such as gigabytes of zeros in a small archive."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

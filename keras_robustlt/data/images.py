@@ -25,6 +25,8 @@ ORIENTATION = 0x0112  # The EXIF tag.
 # The largest value of 12 bits, as scanners and microscopes store them in 16.
 TWELVE_BITS = 4095
 
+SMALLER = "Pass a smaller `image_size`."
+
 Header = collections.namedtuple("Header", "mode size format frames upright transparent")
 
 
@@ -181,7 +183,7 @@ class ImageFiles:
         channels = 1 if self.gray else 3
         size = self.size or (1, 1)
         shape = (len(self.files), *size, channels)
-        check_memory(math.prod(shape), "Pass a smaller `image_size`")
+        check_memory(math.prod(shape), SMALLER)
         out = np.zeros(shape, np.uint8)
         for i, pixels in enumerate(self._decoded()):
             if pixels is not None:
@@ -362,6 +364,8 @@ def resize(images, height, width):
     """Resizes an array of uint8 images."""
     if images.shape[1:3] == (height, width):
         return images
+    num_images, *_, num_channels = images.shape
+    check_memory(num_images * height * width * num_channels, SMALLER)
     from PIL import Image
 
     def resized(plane):
