@@ -14,7 +14,7 @@ import pytest
 from tiny_models import FIT, conv_network, dense_network, tiny_model, weights_of
 
 import keras_robustlt as krl
-from keras_robustlt import files
+from keras_robustlt import callbacks, files
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import Checkpoint, HistoryCSV, ScheduleInspector
 from keras_robustlt.data import resumption
@@ -61,13 +61,13 @@ def quick_model(**arguments):
     return tiny_model(**{"method": "standard", "beta": 0, **arguments})
 
 
-def fit(directory, *callbacks, model=None, x=X, y=Y, **arguments):
+def fit(directory, *others, model=None, x=X, y=Y, **arguments):
     """The same command again: new objects, the files of the directory."""
     keras.utils.set_random_seed(3)
     model = model if isinstance(model, keras.Model) else (model or quick_model)()
     arguments = {**FIT, "epochs": 2, **arguments}
-    callbacks = [*callbacks, Checkpoint(directory)]
-    return model, model.fit(x, y, callbacks=callbacks, **arguments)
+    listed = [*others, Checkpoint(directory)]
+    return model, model.fit(x, y, callbacks=listed, **arguments)
 
 
 # Going on
@@ -78,7 +78,7 @@ def fit(directory, *callbacks, model=None, x=X, y=Y, **arguments):
     [
         (1, 1, {"method": "awp", "averaging": 0.5, "augmentation": "base"}),
         (2, 1, {"method": "reat", "averaging": krl.averaging.FAWA(0.0)}),
-        (2, 2, {"budget": "cfa"}),
+        (2, 2, {"budget": "cfa", "method": krl.methods.TAET(ce_epochs=2)}),
     ],
 )
 def test_interrupted_training_ends_as_an_uninterrupted_one(
@@ -92,7 +92,7 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
         network = conv_network(input_shape=LARGE.shape[1:])
         model = tiny_model(network, optimizer=optimizer, **options)
         folder = tmp_path / name
-        callbacks = [
+        listed = [
             ScheduleInspector(folder),
             HistoryCSV(folder / "history.csv"),
             Checkpoint(folder / "state", every=every),
@@ -102,7 +102,7 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
         arguments = {**FIT, "shuffle": True}
         if model.averaging is not None:
             arguments["validation_data"] = (LARGE, Y)
-        history = model.fit(LARGE, Y, epochs=epochs, callbacks=callbacks, **arguments)
+        history = model.fit(LARGE, Y, epochs=epochs, callbacks=listed, **arguments)
         return model, history
 
     whole = run("whole")
@@ -148,15 +148,15 @@ def test_killed_training_ends_as_an_uninterrupted_one(tmp_path):
 
 
 def test_finished_run_does_nothing_more_and_can_be_made_longer(tmp_path):
-    callbacks = [HistoryCSV(tmp_path / "history.csv")]
-    first, history = fit(tmp_path, *callbacks)
+    table_of = HistoryCSV(tmp_path / "history.csv")
+    first, history = fit(tmp_path, table_of)
     table = (tmp_path / "history.csv").read_text()
-    again, same = fit(tmp_path, *callbacks)
+    again, same = fit(tmp_path, table_of)
     assert int(again.optimizer.iterations) == 6
     assert (same.epoch, same.history) == (history.epoch, history.history)
     np.testing.assert_array_equal(weights_of(first), weights_of(again))
     assert (tmp_path / "history.csv").read_text() == table
-    longer, history = fit(tmp_path, *callbacks, epochs=3)
+    longer, history = fit(tmp_path, table_of, epochs=3)
     assert history.epoch == [0, 1, 2]
     assert int(longer.optimizer.iterations) == 9
     # Another `fit` of a resumed model is a new training.
@@ -200,7 +200,7 @@ def test_half_precision_goes_on(tmp_path):
 
 
 def test_best_weights_come_back(tmp_path):
-    def run(*extra, first=False):
+    def run(*extra):
         stop = keras.callbacks.EarlyStopping(
             "score", mode="max", patience=2, restore_best_weights=True
         )
@@ -212,9 +212,9 @@ def test_best_weights_come_back(tmp_path):
             save_weights_only=True,
         )
         plateau = keras.callbacks.ReduceLROnPlateau("score", 0.5, 1, mode="max")
-        callbacks = [Score(0.5, 1.0, 0.4, 0.3, 0.2), plateau, *extra]
-        # After Checkpoint, which `fit` moves.
-        listed = [*callbacks, Checkpoint(tmp_path), stop, best]
+        score = Score(0.5, 1.0, 0.4, 0.3, 0.2)
+        # Two after Checkpoint, which `fit` moves.
+        listed = [score, plateau, *extra, Checkpoint(tmp_path), stop, best]
         keras.utils.set_random_seed(3)
         model = quick_model()
         history = model.fit(X, Y, epochs=5, callbacks=listed, **FIT)
@@ -252,6 +252,21 @@ def test_one_callback_goes_on(tmp_path, rival):
     twice = Checkpoint(tmp_path)
     with pytest.raises(ValueError, match="another Checkpoint"):
         quick_model().fit(X, Y, callbacks=[twice, twice], **FIT)
+
+
+def test_order_of_callbacks(tmp_path):
+    model, checkpoint = quick_model(), Checkpoint(tmp_path)
+    stop, score = keras.callbacks.EarlyStopping(), Score()
+    given = keras.callbacks.CallbackList(
+        [checkpoint, score, stop, Interrupt(3)], add_history=True, model=model, epochs=1
+    )
+    clock = keras.callbacks.Callback()
+    listed = callbacks.prepared(model, {"x": X, "callbacks": given}, clock)
+    assert listed is given
+    assert listed.callbacks[:4] == [clock, score, stop, checkpoint]
+    assert all(each.model is model for each in listed.callbacks)
+    assert callbacks.prepared(model, {}, clock) == [clock]
+    assert callbacks.prepared(model, {"callbacks": stop}, clock) == [clock, stop]
 
 
 # Another training
