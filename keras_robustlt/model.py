@@ -107,6 +107,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             from `keras.utils.set_random_seed`.
         name: String. The name of the model.
 
+    Attributes:
+        network: The classifier that is trained.
+        averaged_network: That with the average of the weights; `None` without one.
+        inference_network: Which of the two `evaluate` and `predict` use.
+        class_counts: Int64 array of shape `(num_classes,)`.
+        method: The base method, an object; its own attributes may be read.
+        budget: The rule for the budgets, an object: `budget.class_epsilon(schedule)`
+            gives those of the classes where training stands.
+        schedule: Where training stands: the integer variables `epoch`, from 0, `step`
+            of this epoch, from 1, `epochs` and `steps_per_epoch`, 0 if not known yet.
+
     Raises:
         ValueError: If an argument is out of range, `network` gives probabilities, or
             the number of its outputs is not that of `class_counts`.

@@ -333,6 +333,82 @@ def test_without_class_counts():
     assert results.settings["tail_classes"] is None
 
 
+# What attacks of one's own may give
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda x: x * np.nan, "not a number"),
+        (lambda x: x + 1, r"must hold images in \[0, 1\]"),
+        (lambda x: np.uint8(255 * x), "must hold floating-point images"),
+        (lambda x: x[:3], r"must return images of the shape \(7, 1\).*\(3, 1\)"),
+        (lambda x: None, "must return images"),
+    ],
+)
+def test_what_an_attack_of_ones_own_gives_is_checked(give, message):
+    attacks = {"mine": lambda network, x, y, seed: give(x)}
+    with pytest.raises(ValueError, match=rf"`attacks\['mine'\]` .*{message}"):
+        evaluate(attacks=attacks)
+
+
+def test_an_attack_that_leaves_its_ball():
+    class Brighter(krl.attacks.Attack):
+        def __call__(self, network, x, y, epsilon=None, seed=None):
+            return np.minimum(x + 0.2, 1)
+
+    with pytest.raises(ValueError, match="within its epsilon=0.1 .* of 0.2"):
+        evaluate(attacks={"mine": Brighter(0.1)})
+    assert evaluate(attacks={"mine": Brighter(0.2)})["mine"]["all"] < 1
+
+
+def test_a_function_that_leaves_the_budget_is_found():
+    attacks = {"mine": lambda network, x, y, seed: np.maximum(x - 0.2, 0)}
+    with pytest.warns(krl.RobustnessWarning, match=r"mine \(by 0.2\)"):
+        results = evaluate(attacks=attacks, epsilon=0.1)
+    assert results["mine"]["largest_change"] == pytest.approx(0.2)
+    evaluate(attacks=attacks, epsilon=0.2)
+    # Nobody has said which budget it shall have.
+    evaluate(attacks=attacks, epsilon=None)
+
+
+def test_an_attack_cannot_change_the_data():
+    def darken(network, x, y, seed):
+        x *= 0.5
+        return x
+
+    x = X.copy()
+    results = evaluate(x, attacks={"dark": darken, "clean": None}, epsilon=1)
+    assert results["clean"]["per_class"] == pytest.approx(CLEAN["per_class"])
+    np.testing.assert_array_equal(x, X)
+
+
+# Numbers that are none
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    network = threshold_network(0.5)
+    network.layers[-1].bias.assign([np.nan, 0.0])
+    for work in (krl.evaluate, krl.diagnose, krl.robustness_curve):
+        with pytest.raises(ValueError, match="bias' with 1 of 2 values"):
+            work(network, X, Y)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_robustness(value):
+    def network(x):
+        logits = keras.ops.concatenate([x - 0.5, 0.5 - x], axis=1)
+        return keras.ops.where(x > 0.8, value, logits)
+
+    attacks = {"clean": None, "auto": krl.attacks.AutoAttack(["square"], 0.1)}
+    attacks["auto"].attacks["square"].queries = 2
+    with pytest.warns(krl.RobustnessWarning, match=r"after clean \(1\), auto \(1\)"):
+        results = evaluate(model=network, attacks=attacks, per_example=True)
+    for name in attacks:
+        assert not results.robust[name][0]
+    assert np.sum(results["clean"]["confusion"]) == 6
+
+
 # Going on
 
 
@@ -422,11 +498,27 @@ def test_another_evaluation_is_refused(tmp_path, changed, message):
 def test_not_a_cache(tmp_path):
     path = tmp_path / "cache.npz"
     path.write_text("something else")
-    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+    with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
         evaluate(cache=path)
     np.savez(path, x=X)
-    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+    with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
         evaluate(cache=path)
+
+
+@pytest.mark.parametrize("part", ["predicted", "seconds", "stages"])
+def test_a_damaged_cache_is_named(tmp_path, part):
+    path = tmp_path / "cache.npz"
+    evaluate(cache=path)
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    key = f"chunk/0/pgd/{part}"
+    for change in (arrays[key][..., :0], arrays[key].astype("O"), None):
+        changed = {**arrays, key: change}
+        if change is None:
+            del changed[key]
+        np.savez(path, **changed)
+        with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
+            evaluate(cache=path)
 
 
 # What is shown and written
@@ -481,6 +573,17 @@ def test_on_a_terminal_it_is_one_line():
     progress.close()
     assert "\n" not in stream.getvalue()
     assert "clean: chunk 1/1, after a stage, 0 s left" in stream.getvalue()
+
+
+def test_nobody_reads_on():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    progress = Progress(["clean"], 1, 1, Closed())
+    progress.begin("clean", 0)
+    progress.end(3.0)
+    assert not progress.verbose
 
 
 def test_durations():
@@ -591,7 +694,7 @@ def test_results_need_no_backend():
             {"model": dense_network(2, (1,), activation="softmax")},
             "Remove the softmax",
         ),
-        ({"model": lambda x: x}, "Received: 1 output"),
+        ({"model": lambda x: x}, r"Dense\(2\).*Received: 1 output"),
         ({"model": lambda x: x[:, 0]}, "must give logits of shape"),
     ],
 )

@@ -92,8 +92,8 @@ class Cache:
         if not self.path.exists():
             self._arrays = {"what": np.array(json.dumps(what)), "logits": logits}
             return
-        self._arrays = read_arrays(self.path, "cache", "`evaluate` wrote")
         try:
+            self._arrays = read_arrays(self.path)
             before = json.loads(str(self._arrays["what"]))
             logits_before = self._arrays["logits"]
             if not isinstance(before, dict) or logits_before.dtype.kind != "f":

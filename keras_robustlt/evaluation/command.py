@@ -23,6 +23,7 @@ import pathlib
 from absl import app, flags
 
 import keras_robustlt as krl
+from keras_robustlt.files import make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
 DEFAULT_SEED = 102
@@ -119,20 +120,29 @@ def main(argv, values):
         raise app.UsageError("give --data, such as --data=cifar10.")
     if values.per_example and not values.output:
         raise app.UsageError("--per_example writes beside --output: give it too.")
+    path = pathlib.Path(argv[1])
     try:
-        return _evaluate(pathlib.Path(argv[1]), values)
-    except (FileNotFoundError, ValueError) as error:
+        results, heading = _evaluate(path, values)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+    # Only now that the files are there: a terminal may fail.
+    classes = len(results.settings["class_names"])
+    print(heading, results.table(per_class=classes <= 20), sep="\n")
+    return results
 
 
 def _evaluate(path, values):
+    """The results, written to the files, and what to call them."""
     from keras_robustlt.evaluation.inputs import class_balanced_subset
 
     config = _config(path, values.config)
-    settings = config.get("settings", {})
+    settings = config["settings"]
+    output, flags_file = _check_files(path, values)
     epsilon = values.epsilon
     if epsilon is None:
-        epsilon = settings.get("epsilon", 8 / 255)
+        epsilon = settings.get("epsilon")
     class_counts = config.get("class_counts")
     if values.class_counts is not None:
         class_counts = _integers("--class_counts", values.class_counts)
@@ -163,30 +173,63 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
-    print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
-    print(results.table(per_class=data.num_classes <= 20))
-    if values.output:
-        output = pathlib.Path(values.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
+    if output:
         results.to_json(output, network=str(path), data=data.name)
-        if values.per_example:
-            results.to_npz(output.with_suffix(".npz"))
-    return results
+    if flags_file:
+        results.to_npz(flags_file)
+    return results, f"{path} on {len(y)} test images of {data.name}, accuracy in %:"
+
+
+def _check_files(network, values):
+    """The files of --output and --per_example, or None.
+
+    Raises:
+        ValueError: If a file to write is another one that is read or written.
+        OSError: If a file cannot be written where it shall be.
+    """
+    output = values.output and pathlib.Path(values.output)
+    if output and (output.suffix != ".json" or output.is_dir()):
+        raise ValueError(
+            "--output must be the path of a file whose name ends in .json. "
+            f"Received: --output={output}"
+        )
+    flags_file = output.with_suffix(".npz") if values.per_example else None
+    cache = values.cache and pathlib.Path(values.cache)
+    written = {"--output": output, "--per_example": flags_file, "--cache": cache}
+    config = values.config or network.with_name("config.json")
+    known = {"the network": network, "--config": config, "--data": values.data}
+    of_file = {pathlib.Path(read).resolve(): name for name, read in known.items()}
+    for name, file in written.items():
+        if not file:
+            continue
+        other = of_file.setdefault(file.resolve(), name)
+        if other != name:
+            raise ValueError(
+                f"{name} and {other} must be two files. Received for both: {file}"
+            )
+        make_folder(file.parent)
+    return output, flags_file
 
 
 def _config(network, path):
-    """What the config.json says; empty if there is none."""
+    """What the config.json says, with its "settings"; nothing if there is none."""
     if path is None:
         path = network.with_name("config.json")
         if not path.exists():
-            return {}
+            return {"settings": {}}
         print(f"Epsilon and class counts that are not given are those of {path}.")
     try:
-        return json.loads(pathlib.Path(path).read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(pathlib.Path(path).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}")
+        settings = config.setdefault("settings", {})
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are no dictionary")
+    except ValueError as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"
         ) from None
+    return config
 
 
 def _network(path):
@@ -198,7 +241,13 @@ def _network(path):
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no network at {str(path)!r}.")
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # of whatever layer cannot be made from the file
+        said = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path} is no network that Keras can read: {type(error).__name__}: {said}"
+        ) from None
 
 
 def _integers(name, texts):

@@ -22,7 +22,11 @@ __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
 
 UNION = "union"
 # What these names are for in the files of the results.
-RESERVED = {UNION: "the worst case over all attacks", "labels": "the labels"}
+RESERVED = {
+    UNION: "the worst case over all attacks",
+    "labels": "the labels",
+    "file": "the file itself",
+}
 NO_CLASS = -1
 
 
@@ -101,9 +105,10 @@ def runners(network, attacks, seed):
 
 def _timed(stages_on, chunk, tell):
     """What an attack yields, with the seconds that each stage takes."""
-    names, predictions, seconds, moved = [], [], [], []
+    names, predictions, seconds = [], [], []
     began = time.perf_counter()
-    for name, predicted, *moved in stages_on(chunk, tell):
+    for stage in stages_on(chunk, tell):
+        name, predicted, *moved = stage
         names.append(name)
         predictions.append(predicted)
         seconds.append(time.perf_counter() - began)

@@ -26,6 +26,8 @@ with a chance of at most 1% to be wrong on images drawn at random:
 Where no stronger attack has run, a short one tries its hand at some images.
 """
 
+import warnings
+
 import numpy as np
 from keras import ops
 
@@ -114,6 +116,13 @@ def examine(network, attacks, outcomes, labels, sample, budget=None):
     found.append(random_network(network, sample.images[some_of(np.arange(n))]))
     found.append(_statistics(network, sample))
     return [finding for finding in found if finding]
+
+
+def warn(findings):
+    """A warning for each finding, in the name of the caller of the caller."""
+    for finding in findings:
+        message = RobustnessWarning(finding["message"], finding)
+        warnings.warn(message, stacklevel=3)
 
 
 class Run:
