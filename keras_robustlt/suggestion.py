@@ -21,7 +21,7 @@ BALANCED_RATIO = 2
 # The budget of the rarest class in units of epsilon, at most.
 MOST_OF_RAREST = 2.0
 # Steps after which small networks change little, and bounds on passes over the data.
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 30, 200
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 30, 200
 BATCH_SIZES = (16, 32, 64, 128)
 # Images that are looked at; each is compared with each.
 EXAMPLES = 600

@@ -8,7 +8,7 @@ from absl import flags
 
 import keras_robustlt as krl
 from keras_robustlt.experiments import devices
-from keras_robustlt.experiments.presets import METHODS
+from keras_robustlt.experiments.presets import METHODS, OPTIMIZERS, SCHEDULES
 from keras_robustlt.flag_types import (
     CLASSES,
     COUNT,
@@ -116,7 +116,31 @@ def define_flags(values, tables, workdir):
         ),
     )
     choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
-    text("initial_weights", "A .keras file of the same network to start from.")
+    text(
+        "backbone",
+        described(
+            "backbone",
+            "A pretrained network in place of --model: one of keras.applications, such "
+            "as mobilenet_v2, or a preset of keras-hub.",
+        ),
+    )
+    text(
+        "backbone_weights",
+        described("backbone_weights", "imagenet, none, or a file of its weights."),
+    )
+    text(
+        "freeze",
+        described(
+            "freeze",
+            "What of the backbone stays as it is: none, backbone, or a number of its "
+            "first layers.",
+        ),
+    )
+    text(
+        "initial_weights",
+        "A .keras file of the same network to start from; its last layer may be of "
+        "another number of classes.",
+    )
     number(
         AVERAGING,
         "averaging",
@@ -126,6 +150,7 @@ def define_flags(values, tables, workdir):
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
     number(CLASSES, "num_classes", "The first so many classes of the data.")
     number(COUNT, "image_size", "Height and width to bring the images to.")
+    choice("on_bad", ["error", "skip"], "What to do about files that are no images.")
     number(RATIO, "imbalance_ratio", "Largest class over smallest.")
     choice("imbalance_type", ["exp", "step"], "How class sizes fall.")
     number(COUNT, "largest_class", "Training images of the largest class.")
@@ -148,12 +173,21 @@ def define_flags(values, tables, workdir):
         define_number(values, kind, alias, None, f"Another name of --{name}.")
     number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(COUNT, "batch_size", "Batch size.")
-    number(POSITIVE, "learning_rate", "Learning rate at the start.")
-    number(NOT_NEGATIVE, "weight_decay", "Weight decay, coupled with the momentum.")
+    choice("optimizer", list(OPTIMIZERS), "Optimiser.")
+    number(POSITIVE, "learning_rate", "Learning rate, at its highest.")
+    choice("schedule", list(SCHEDULES), "How the learning rate falls.")
+    number(PART, "warmup", "Share of training over which the learning rate rises.")
+    number(NOT_NEGATIVE, "weight_decay", "Weight decay, coupled with SGD's momentum.")
     number(
         POSITIVE,
         "gradient_clipping",
         "Largest norm of the gradient. 1 for vision transformers.",
+    )
+    choice(
+        "keep",
+        ["last", "best"],
+        "The weights to evaluate: of the last epoch, or of the one whose balanced "
+        "accuracy under attack was best on validation images.",
     )
     choice(
         "precision",
@@ -180,11 +214,14 @@ def define_flags(values, tables, workdir):
     switch("deterministic", False, "Bit-reproducible operations; slower on a GPU.")
     texts("attacks", "Attacks of the final evaluation.")
     number(COUNT, "test_examples", "Evaluate on about so many test images.")
+    compares = {name: table.compares for name, table in tables.items()}
     switch(
         "compare",
-        False,
-        "Train without and with the rule for the budget, side by side, and compare.",
+        None,
+        "Train without and with the rule for the budget, side by side, and compare. "
+        f"Default: {common(compares)}.",
     )
+    switch("dry_run", False, "Say what would be done, and do nothing.")
     switch("print_settings", False, "Print the settings of the run, as JSON, only.")
 
 
@@ -291,6 +328,12 @@ def settings_from_flags(values, table):
             "--averaging=fawa looks at validation images: give --validation_fraction, "
             "such as 0.2."
         )
+    if settings["keep"] == "best" and not settings["validation_fraction"]:
+        if not table.has_validation(given):
+            raise ValueError(
+                "--keep=best chooses by validation images: give --validation_fraction, "
+                "such as 0.2."
+            )
     _check_names(given, settings)
     settings.update({key: values[key].value for key in OF_THE_RUN})
     return {**settings, "preset": preset}
@@ -343,6 +386,12 @@ def _check_what_does_nothing(given, settings):
         refuse(OF_ROBUSTLT, f"with --budget={settings['budget']}")
     elif settings["beta"] == 0:
         refuse(("granularity", "weighting", "adaptive_steps"), "with --beta=0")
+    if settings["backbone"] is None:
+        refuse(("backbone_weights", "freeze"), "without --backbone")
+    else:
+        refuse(("model",), "with --backbone")
+    if settings["schedule"] == "step":
+        refuse(("warmup",), "with --schedule=step")
     if settings["imbalance_ratio"] is None:
         refuse(("imbalance_type", "largest_class"), "without --imbalance_ratio")
 
@@ -355,6 +404,11 @@ def _check_names(given, settings):
     if "model" in given:
         with _naming(f"--model={settings['model']}"):
             krl.networks.builder(settings["model"])
+    freeze = str(settings["freeze"])
+    if freeze not in ("none", "backbone") and not freeze.isdigit():
+        raise ValueError(
+            f"--freeze={freeze} must be none, backbone or a number of layers."
+        )
     if "attacks" in given:
         with _naming(f"--attacks={shown(settings['attacks'])}"):
             if not settings["attacks"]:

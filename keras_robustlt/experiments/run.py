@@ -77,6 +77,9 @@ def train(settings, data, model, folder, chief=True):
         krl.callbacks.HistoryCSV(folder / "history.csv"),
         krl.callbacks.Checkpoint(folder / "checkpoints"),
     ]
+    best = folder / "best.weights.h5"
+    if settings["keep"] == "best":
+        callbacks.insert(0, best_epoch(best))
     left = announce(settings, data, model, folder)
     model.fit(
         data.train,
@@ -84,6 +87,19 @@ def train(settings, data, model, folder, chief=True):
         validation_data=data.validation,
         verbose=0,
         callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
+    )
+    if settings["keep"] == "best":
+        model.load_weights(best)
+
+
+def best_epoch(path):
+    """Keeps the weights of the epoch that validation images under attack find best."""
+    return keras.callbacks.ModelCheckpoint(
+        path,
+        monitor="val_robust_balanced_accuracy",
+        mode="max",
+        save_best_only=True,
+        save_weights_only=True,
     )
 
 
@@ -148,6 +164,7 @@ def load_data(settings, data_dir, shard=None):
         shard=shard,
         classes=settings["num_classes"],
         image_size=settings["image_size"],
+        on_bad=settings["on_bad"],
     )
     if settings["test_examples"]:
         test = class_balanced_subset(
@@ -182,38 +199,68 @@ def build_model(settings, data, steps_per_epoch, **options):
         seed=settings["seed"],
         **options,
     )
-    model.compile(
-        krl.optimizers.SGD(
-            learning_rate(settings, steps_per_epoch),
-            momentum=settings["momentum"],
-            nesterov=True,
-            weight_decay=settings["weight_decay"],
-            global_clipnorm=settings["gradient_clipping"],
-        )
-    )
+    model.compile(optimizer(settings, steps_per_epoch))
     return model
+
+
+def optimizer(settings, steps_per_epoch):
+    """The optimiser, with its learning rate."""
+    common = {
+        "learning_rate": learning_rate(settings, steps_per_epoch),
+        "weight_decay": settings["weight_decay"],
+        "global_clipnorm": settings["gradient_clipping"],
+    }
+    if settings["optimizer"] == "sgd":
+        return krl.optimizers.SGD(
+            momentum=settings["momentum"], nesterov=True, **common
+        )
+    adamw = keras.optimizers.AdamW(**common)
+    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adamw
 
 
 def build_network(settings, data):
     """The network, with the weights to start from."""
-    options = {"head": settings["head"]}
-    if settings["pixel_mean"] is not None:
-        options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
-    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
-        options.update(mean=0.0, std=1.0)
-    network = krl.networks.get(
-        settings["model"],
-        classes=data.num_classes,
-        input_shape=data.input_shape,
-        **options,
-    )
+    if settings["backbone"] is not None:
+        network = build_backbone(settings, data)
+    else:
+        network = _build_named(settings, data)
     if settings["initial_weights"]:
         set_initial_weights(network, settings)
     return network
 
 
+def build_backbone(settings, data):
+    """A classifier on a pretrained network."""
+    weights, freeze = settings["backbone_weights"], settings["freeze"]
+    return krl.networks.from_backbone(
+        settings["backbone"],
+        classes=data.num_classes,
+        input_shape=data.input_shape,
+        weights=None if weights == "none" else weights,
+        head=settings["head"],
+        freeze=int(freeze) if freeze.isdigit() else freeze,
+    )
+
+
+def _build_named(settings, data):
+    options = {"head": settings["head"]}
+    if settings["pixel_mean"] is not None:
+        options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
+    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
+        options.update(mean=0.0, std=1.0)
+    return krl.networks.get(
+        settings["model"],
+        classes=data.num_classes,
+        input_shape=data.input_shape,
+        **options,
+    )
+
+
 def set_initial_weights(network, settings):
     """Gives the network the weights of the file that the settings name.
+
+    The last layer keeps its own where the file's is of another number of classes.
 
     Raises:
         ValueError: If it cannot be read, or its network is another one.
@@ -221,7 +268,16 @@ def set_initial_weights(network, settings):
     path = settings["initial_weights"]
     try:
         trained = keras.saving.load_model(path, compile=False)
-        network.set_weights(trained.get_weights())
+        ours, theirs = _with_weights(network), _with_weights(trained)
+        if _shapes(ours) != _shapes(theirs) and _shapes(ours[:-1]) == _shapes(
+            theirs[:-1]
+        ):
+            print(f"  The last layer of {path} is of other classes and begins anew.")
+            ours, theirs = ours[:-1], theirs[:-1]
+        elif _shapes(ours) != _shapes(theirs):
+            raise ValueError("its layers are others")
+        for layer, source in zip(ours, theirs, strict=True):
+            layer.set_weights(source.get_weights())
     except (OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -230,9 +286,26 @@ def set_initial_weights(network, settings):
         ) from None
 
 
+def _with_weights(network):
+    return [layer for layer in network.layers if layer.weights]
+
+
+def _shapes(layers):
+    return [[tuple(weight.shape) for weight in layer.weights] for layer in layers]
+
+
 def learning_rate(settings, steps_per_epoch):
-    """The rate, a tenth of it after each milestone."""
+    """The rate: a tenth of it after each milestone, or up and down a cosine."""
     rate, epochs = settings["learning_rate"], settings["epochs"]
+    if settings["schedule"] != "step":
+        steps = epochs * steps_per_epoch
+        rising = round(settings["warmup"] * steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else rate,
+            decay_steps=steps - rising,
+            warmup_target=rate if rising else None,
+            warmup_steps=rising,
+        )
     if not settings["milestones"]:
         return rate
     # A boundary is the last step of the rate before it.
@@ -293,7 +366,8 @@ def announce(settings, data, model, folder):
     steps = int(data.train.cardinality())
     print(f"{name_of(settings)} on {data}")
     print(
-        f"  {settings['model']}, {model.network.count_params():,} parameters; "
+        f"  {settings['backbone'] or settings['model']}, "
+        f"{model.network.count_params():,} parameters; "
         f"{settings['epochs']} epochs of {steps} steps of "
         f"{settings['batch_size']} images; PGD-{settings['pgd_steps']}, epsilon "
         f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "
