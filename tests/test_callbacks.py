@@ -9,12 +9,20 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tiny_models import COUNTS, conv_network, dense_network, tiny_model, weights_of
+from tiny_models import (
+    COUNTS,
+    ONE_EPOCH,
+    conv_network,
+    dense_network,
+    tiny_model,
+    weights_of,
+)
 
 import keras_robustlt as krl
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import Checkpoint, HistoryCSV, ScheduleInspector
 
+pytestmark = ONE_EPOCH
 TESTS = pathlib.Path(__file__).resolve().parent
 FIT = {"batch_size": 4, "verbose": 0, "shuffle": False}
 EPSILON = krl.budget.classwise_epsilon(COUNTS, 0.1, 0.3)
