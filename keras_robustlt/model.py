@@ -446,9 +446,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if "clean" in y_pred:
                 self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
             y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(y, y_pred, sample_weight)
-        return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_metrics_result(self):
         """Results of the metrics that the current kind of step updates."""
