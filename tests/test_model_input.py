@@ -5,10 +5,12 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from tiny_models import COUNTS, FIT, dense_network, tiny_model
+from tiny_models import COUNTS, FIT, ONE_EPOCH, dense_network, tiny_model
 
 import keras_robustlt as krl
 from keras_robustlt import backend
+
+pytestmark = ONE_EPOCH
 
 
 def test_probabilities_of_a_functional_network():
@@ -87,7 +89,7 @@ def test_attacks_that_cannot_run_inside_a_step(argument):
     class OnTheHost(krl.attacks.PGD):
         runs_compiled = False
 
-    with pytest.raises(ValueError, match=f"`{argument}` runs inside.*Use PGD or FGSM"):
+    with pytest.raises(ValueError, match=f"`{argument}` runs inside.*Use PGD, FGSM"):
         tiny_model(**{argument: OnTheHost(0.1)})
 
 
