@@ -135,7 +135,9 @@ class Cache:
         if not there:
             return None
         kinds = "".join(array.dtype.kind for array in there)
-        if kinds != "Uiff" or there[1].shape != (len(there[0]), self._sizes[number]):
+        shapes = [array.shape for array in there]
+        n, size = there[0].size, self._sizes[number]
+        if kinds != "Uiff" or shapes != [(n,), (n, size), (n,), ()]:
             raise self._damaged(f"of {parts[0]}")
         return Outcome(there[0].tolist(), *there[1:])
 

@@ -175,7 +175,8 @@ def _in_stages(network, predict, attack, seed, chunk, tell):
     found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
     for number, stage in enumerate(found):
         tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
-        yield stage.name, stage.predicted
+        known = predict(stage.x_adv, chunk.batch_size) != NO_CLASS
+        yield stage.name, np.where(known, stage.predicted, NO_CLASS)
 
 
 class _InBatches:

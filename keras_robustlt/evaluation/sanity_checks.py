@@ -348,24 +348,25 @@ def _vanishing(network, runs, sample):
         )
         names = ", ".join(run.name for run in blind)
         finding = zero_gradients(zero, f" that are still right after {names}", loss)
-        if finding:
+        of_all = np.mean([run.right for run in blind]) * zero.mean()
+        if finding and of_all > TOLERATED:
             return finding
     return None
 
 
 def zero_gradients(flags, which="", loss="cross_entropy"):
-    """The finding, if any, of images where the gradient is zero."""
+    """The finding, if any, of images where the gradient is zero, or none."""
     zero, examples = int(flags.sum()), len(flags)
     if not too_many(zero, examples, TOLERATED):
         return None
     return {
         "check": "zero_gradients",
-        "message": f"The {FLAT[loss]} has a gradient of exactly zero, or none that is "
-        f"a number, at {zero} of {examples} images{which}. An attack that follows it "
-        "does not know where to go there: what it leaves is no robustness. If the "
-        "logits are very large, use attacks that do not depend on their scale ('cw20', "
-        "'apgd-dlr', 'autoattack'); if a layer rounds, gradients cannot attack it, and "
-        "'square' can.",
+        "message": f"The {FLAT[loss]} has a gradient of exactly zero at {zero} of "
+        f"{examples} images{which}. An attack that follows it does not know where to "
+        "go there: what it leaves is no robustness. If the logits are very large, use "
+        "attacks that do not depend on their scale ('cw20', 'apgd-dlr', 'autoattack'); "
+        "if a layer rounds, gradients cannot attack it, and 'square' can; if the "
+        "network computes in float16, evaluate it in float32.",
         "zero_gradients": zero,
         "examples": examples,
     }
@@ -376,7 +377,9 @@ def random_network(network, images):
     images = ops.convert_to_tensor(images)
     # Not frozen, as attacks have it: that would be the same draw again.
     calls = [
-        ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
+        np.nan_to_num(
+            ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
+        )
         for _ in range(CALLS)
     ]
     first, others = calls[0], np.stack(calls[1:])
