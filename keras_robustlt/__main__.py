@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("experiments.train", "trains and evaluates a network"),
     "sweep": ("experiments.sweep", "trains with each of several settings"),
     "evaluate": ("evaluation.command", "attacks a saved network, class by class"),
+    "predict": ("deployment.command", "says what a network takes images for"),
     "report": ("reporting.command", "writes a page on runs, side by side"),
 }
 
@@ -40,15 +41,28 @@ def main(argv):
     # Before the backend is loaded: TensorFlow's messages about itself are not wanted.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module = importlib.import_module(f"keras_robustlt.{COMMANDS[command][0]}")
+    name = f"{argv[0]} {command}"
+    call(name, arguments, module.__doc__, module.define_flags, module.main)
+
+
+def call(name, arguments, help, define_flags, main):
+    """Calls a command, or shows its help.
+
+    Args:
+        name: String, what the command is called.
+        arguments: List of strings.
+        help: String, what it says of itself.
+        define_flags: Function that defines flags in an `absl.flags.FlagValues`.
+        main: Function of the name with what is no flag, and of the parsed flags.
+    """
     values = flags.FlagValues()
-    module.define_flags(values)
+    define_flags(values)
     if any(map(_asks_for_help, arguments)):
-        print(module.__doc__)
+        print(help)
         print(values.get_help(include_special_flags=False).strip("\n"))
         return
-    name = f"{argv[0]} {command}"
     try:
-        module.main(values([name, *arguments]), values)
+        main(values([name, *arguments]), values)
     except (app.UsageError, flags.Error) as error:
         _exit(error)
 
@@ -67,8 +81,8 @@ def _exit(message):
     sys.exit(2)
 
 
-def run():
-    """Runs the command of `sys.argv`; whatever ends it early is said in one line."""
+def run(main=main):
+    """Runs `main` with `sys.argv`; whatever ends it early is said in one line."""
     # A name that the terminal cannot show is no reason to fail.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:

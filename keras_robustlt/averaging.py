@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
-from keras_robustlt import checks
+from keras_robustlt import checks, configurable
 
 __all__ = ["EMA", "FAWA", "WeightAveraging", "get"]
 
 
-class WeightAveraging:
+class WeightAveraging(configurable.Configurable):
     """A rule for averaging the network's weights along training.
 
     `RobustLTModel(averaging=...)` then has an `averaged_network` beside its `network`,
@@ -34,13 +34,6 @@ class WeightAveraging:
 
     def end_epoch(self, model, logs):
         """Looks at the logs of an epoch when it ends, validation included."""
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -162,14 +155,30 @@ def get(averaging):
     Raises:
         ValueError: If it is something else.
     """
-    if averaging is None or isinstance(averaging, WeightAveraging):
-        return averaging
-    if isinstance(averaging, dict):
-        return keras.saving.deserialize_keras_object(averaging)
+    if averaging is None:
+        return None
     if isinstance(averaging, (int, float)) and not isinstance(averaging, bool):
         return EMA(averaging)
-    raise ValueError(
-        "`averaging` must be None, a float (the momentum of an exponential moving "
-        "average) or an object of a subclass of "
-        f"keras_robustlt.averaging.WeightAveraging. Received: {averaging!r}"
+    return configurable.get(
+        "averaging",
+        averaging,
+        WeightAveraging,
+        others="None, a float (the momentum of an exponential moving average)",
     )
+
+
+def copy_of(network):
+    """A network of the same architecture and weights, which are not trained."""
+    copy = network.__class__.from_config(
+        {**network.get_config(), "name": f"{network.name}_average"}
+    )
+    copy.set_weights(network.get_weights())
+    copy.trainable = False
+    return copy
+
+
+def move(average, network, keep):
+    """Moves the network `average`, which keeps the share `keep`, towards `network`."""
+    for old, new in zip(average.variables, network.variables, strict=True):
+        if keras.backend.is_float_dtype(new.dtype):
+            old.assign(keep * old + (1.0 - keep) * new)

@@ -65,7 +65,9 @@ class ScheduleInspector(keras.callbacks.Callback):
                 "`tensorboard=True` needs the tensorboard package, which TensorFlow "
                 "does not bring: pip install 'keras-robustlt[tensorboard]'."
             )
-        self.directory = directory and files.local_path("directory", directory)
+        self.directory = (
+            None if directory is None else files.local_path("directory", directory)
+        )
         self.class_names = class_names
         self.tensorboard = tensorboard
 

@@ -1,4 +1,4 @@
-"""What methods, budgets, attacks and averaging rules have in common: a configuration."""
+"""The configuration that methods, budgets, attacks and averaging rules have."""
 
 import keras
 
@@ -23,7 +23,7 @@ class Configurable:
         return f"{type(self).__name__}({arguments})"
 
 
-def get(argument, value, kind, by_name, options=None):
+def get(argument, value, kind, by_name=(), options=None, others=""):
     """An object from its name, its configuration or itself.
 
     Args:
@@ -33,6 +33,7 @@ def get(argument, value, kind, by_name, options=None):
         kind: A subclass of `Configurable`.
         by_name: Dictionary from names to what makes an object of `kind`.
         options: Dictionary of arguments, where `value` is a name.
+        others: String. What else the caller takes, for the message.
 
     Returns:
         An object of the class `kind`.
@@ -51,7 +52,9 @@ def get(argument, value, kind, by_name, options=None):
         return value
     if isinstance(value, str) and value in by_name:
         return by_name[value](**(options or {}))
+    names = f"one of {', '.join(map(repr, by_name))}" if by_name else ""
+    module = kind.__module__.removesuffix(".base")
     raise ValueError(
-        f"`{argument}` must be one of {', '.join(map(repr, by_name))} or an object of "
-        f"a subclass of {kind.__module__}.{kind.__name__}. Received: {value!r}"
+        f"`{argument}` must be {', '.join(filter(None, (names, others)))} or an object "
+        f"of a subclass of {module}.{kind.__name__}. Received: {value!r}"
     )

@@ -110,7 +110,10 @@ def read_rows(path, before=None):
         return [], []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            (first, *names), *rows = csv.reader(file)
+            lines = list(csv.reader(file))
+        if not any(lines[:1]):
+            raise ValueError("it has no first line")
+        (first, *names), *rows = lines
         for number, row in enumerate(rows, 2):
             if len(row) != len(names) + 1:
                 raise ValueError(f"line {number} has {len(row)} columns")

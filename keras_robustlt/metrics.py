@@ -4,10 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks
+from keras_robustlt import checks, losses
 from keras_robustlt.losses import one_hot
 
 __all__ = ["ClasswiseAccuracy", "summarize", "tail_classes"]
+
+RESULTS = "accuracy", "tail_accuracy", "balanced_accuracy", "worst_accuracy"
 
 
 def tail_classes(class_counts, fraction=0.8):
@@ -72,6 +74,17 @@ def summarize(correct, total, tail):
     }
 
 
+def refuse_probabilities(argument, metric):
+    """Raises a ValueError if a metric, by name or as an object, takes probabilities."""
+    if metric in ("ce", "crossentropy"):
+        raise ValueError(
+            f"`{argument}` must be of logits: write keras.metrics.CategoricalCross"
+            f"entropy(from_logits=True). Received: {metric!r}"
+        )
+    if metric is not None:
+        losses.refuse_probabilities(argument, keras.metrics.get(metric))
+
+
 @keras.saving.register_keras_serializable(package="keras_robustlt")
 class ClasswiseAccuracy(keras.metrics.Metric):
     """Accuracy over all examples and the tail's, and mean and lowest of the classes.
@@ -104,8 +117,9 @@ class ClasswiseAccuracy(keras.metrics.Metric):
     ):
         super().__init__(name=name, **kwargs)
         self.class_counts = checks.class_counts(class_counts)
-        self.tail_fraction = tail_fraction
+        self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
         self.prefix = prefix
+        self.results = [f"{prefix}{name}" for name in RESULTS]
         self.tail = tail_classes(self.class_counts, tail_fraction)
         shape = self.class_counts.shape
         self.correct = self.add_variable(shape, initializer="zeros", name="correct")
@@ -131,17 +145,14 @@ class ClasswiseAccuracy(keras.metrics.Metric):
 
         present = ops.cast(self.total > 0, self.dtype)
         per_class = ops.divide_no_nan(self.correct.value, self.total.value)
-        return {
-            f"{self.prefix}accuracy": share(self.correct, self.total),
-            f"{self.prefix}tail_accuracy": share(
-                ops.take(self.correct, tail), ops.take(self.total, tail)
-            ),
-            f"{self.prefix}balanced_accuracy": share(per_class * present, present),
+        values = (
+            share(self.correct, self.total),
+            share(ops.take(self.correct, tail), ops.take(self.total, tail)),
+            share(per_class * present, present),
             # 0 as long as there are no examples at all.
-            f"{self.prefix}worst_accuracy": ops.min(
-                ops.where(self.total > 0, per_class, ops.max(per_class))
-            ),
-        }
+            ops.min(ops.where(self.total > 0, per_class, ops.max(per_class))),
+        )
+        return dict(zip(self.results, values, strict=True))
 
     def get_config(self):
         return {

@@ -16,17 +16,20 @@ from keras import ops
 
 from keras_robustlt import (
     attacks,
-    averaging,
     backend,
-    budget,
     callbacks,
     checks,
+    class_frequencies,
+    fit_arguments,
     losses,
     methods,
     metrics,
     networks,
 )
+from keras_robustlt import averaging as weight_averaging
+from keras_robustlt import budget as budgets
 from keras_robustlt.backend import replicas
+from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
 from keras_robustlt.schedule import Schedule, ScheduleClock
 
@@ -36,7 +39,7 @@ BATCHNORM_STATISTICS = ("adversarial", "mixed")
 ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
 # The images that a step hands to `call`, in the order of the forward passes.
-IMAGES = ("adversarial", "robust", "clean")
+INPUT_KEYS = ("adversarial", "robust", "clean")
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -59,7 +62,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `(batch, ...)`, to logits of shape `(batch, num_classes)`. Normalisation
             of the images belongs inside.
         class_counts: Integers of shape `(num_classes,)`: training images of each
-            class.
+            class, in the order of the labels, as `np.bincount(labels)` gives them. Or
+            a dictionary or pandas Series with the labels as keys, in any order.
         epsilon: Float. The base budget, in pixel units. Defaults to `8 / 255`.
         alpha: Float in `[0, 1]`. Strength of class-wise perturbation balancing; `0`
             is without. Defaults to `0.3`.
@@ -82,8 +86,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
         budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
-            `granularity` and `weighting`: `"uniform"`, `"cfa"`, `"dafa"` or a
-            `keras_robustlt.budget.Budget`.
+            `granularity` and `weighting`, which then may not be given: `"uniform"`,
+            `"cfa"`, `"dafa"` or a `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
             `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
@@ -139,14 +143,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         network,
         class_counts,
         epsilon=8 / 255,
-        alpha=0.3,
-        beta=0.8,
+        alpha=None,
+        beta=None,
         method="at",
         attack=None,
         attack_steps="full",
         evaluation_attack=None,
-        granularity="epoch",
-        weighting="perturbation",
+        granularity=None,
+        weighting=None,
         budget=None,
         augmentation="none",
         batchnorm_statistics="adversarial",
@@ -164,17 +168,21 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`network` must be a keras.Model that gives logits. "
                 f"Received: network={network!r} (of type {type(network).__name__})"
             )
-        checks.logits_not_probabilities(network)
+        checks.network(network)
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        self.attack = attack or attacks.PGD(self.epsilon)
+        self.attack = attacks.PGD(self.epsilon) if attack is None else attack
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
-        self.evaluation_attack = evaluation_attack or attacks.PGD(
-            self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
-        )
+        _runs_inside_a_step("attack", self.attack)
+        if evaluation_attack is None:
+            evaluation_attack = attacks.PGD(
+                self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
+            )
+        self.evaluation_attack = evaluation_attack
+        _runs_inside_a_step("evaluation_attack", evaluation_attack)
         for argument in ("attack", "evaluation_attack"):
             if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
                 raise ValueError(
@@ -182,19 +190,25 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                     f"epsilon={self.epsilon} and {argument}.epsilon="
                     f"{getattr(self, argument).epsilon}"
                 )
-        self.budget = _budget(budget, alpha, beta, granularity, weighting)
-        self.averaging = _averaging(averaging)
+        self.budget = _budget(
+            budget,
+            alpha=alpha,
+            beta=beta,
+            granularity=granularity,
+            weighting=weighting,
+        )
+        self.averaging = weight_averaging.get(averaging)
         self.augmentation = checks.one_of(
             "augmentation", augmentation, tuple(AUGMENTATIONS)
         )
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
-        self.total_epochs = total_epochs and checks.positive_integer(
-            "total_epochs", total_epochs
-        )
+        self.total_epochs = total_epochs
+        if total_epochs is not None:
+            self.total_epochs = checks.positive_integer("total_epochs", total_epochs)
         self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
-        self.seed = seed
+        self.seed = seed = checks.seed(seed)
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
@@ -207,32 +221,35 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.budget.build(self)
         if self.averaging is not None:
             self.averaging.build(self)
-            self.averaged_network = _copy(network)
+            self.averaged_network = weight_averaging.copy_of(network)
         if self.method.uses_features:
             self._with_features = _feature_networks(network, self.inference_network)
         wanted = set(self.method.inputs)
         if self.budget.uses_clean_loss or batchnorm_statistics == "mixed":
             wanted.add("clean")
-        self._wanted = tuple(image for image in IMAGES if image in wanted)
+        self._wanted = tuple(image for image in INPUT_KEYS if image in wanted)
 
         def accuracy(prefix):
             return metrics.ClasswiseAccuracy(
-                self.class_counts, tail_fraction, f"{prefix}_", f"{prefix}_accuracy"
+                self.class_counts,
+                self.tail_fraction,
+                prefix=f"{prefix}_",
+                name=f"{prefix}_accuracy",
             )
 
         self.adversarial_accuracy = keras.metrics.Mean("adversarial_accuracy")
         self.clean_accuracy = accuracy("clean")
         self.robust_accuracy = accuracy("robust")
-        self.batch_check = checks.BatchCheck(self.num_classes)
+        self.batch_check = BatchCheck(self.num_classes)
         self._criterion = losses.cross_entropy
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
-            self._check_outputs(network.output_shape)
+            checks.outputs(network.output_shape, self.num_classes)
 
     # What happens in a step
 
-    def begin_step(self, data):
+    def prepare_step(self, data):
         """All that comes before Keras's training step.
 
         Args:
@@ -259,14 +276,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x = self._augmented(x)
         images = {"clean": x}
         if "adversarial" in self._wanted:
             class_epsilon = self.budget.class_epsilon(self.schedule)
-            attacks = self.method.attacks(self.schedule)
-            if attacks is not None:
-                class_epsilon = ops.where(attacks, class_epsilon, 0.0)
+            attacking = self.method.attacks(self.schedule)
+            if attacking is not None:
+                class_epsilon = ops.where(attacking, class_epsilon, 0.0)
             images["adversarial"] = self._training_attack(x, y, class_epsilon)
         return images, y, sample_weight
 
@@ -301,7 +319,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
 
         # Without a budget the attack gives the images themselves.
-        return backend.unless_idle(ops.max(class_epsilon) > 0, perturb, x)
+        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
 
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
@@ -315,6 +333,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The batch of `evaluate`, with its adversarial images."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x_adv = self.evaluation_attack(
             self.inference_network, x, y, seed=self.evaluation_seed
@@ -328,26 +347,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             batch: The `training_batch`.
         """
         images, _, _ = batch
-        self._agree_on_statistics(images["clean"])
+        num_images = ops.shape(images["clean"])[0]
+        replicas.average_statistics(self.network, num_images)
         keep = self.averaging and self.averaging.keep(self.schedule)
         if keep is not None:
             self.update_average(keep)
-
-    def _agree_on_statistics(self, images):
-        """Moving statistics become their mean over the replicas, by images."""
-        if replicas.together() == 1:
-            return
-        size = ops.cast(ops.shape(images)[0], "float32")
-        share = size / replicas.summed([size])[0]
-        moving = [
-            variable
-            for variable in self.network.non_trainable_variables
-            if keras.backend.is_float_dtype(variable.dtype)
-        ]
-        # Without an image there are no statistics.
-        parts = [ops.where(size > 0, share * v.value, 0.0) for v in moving]
-        for variable, mean in zip(moving, replicas.summed(parts), strict=True):
-            variable.assign(mean)
 
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
@@ -358,7 +362,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             network = self._with_features(network)
         wanted = self._wanted if training else inputs
         logits = {}
-        for name in [image for image in IMAGES if image in wanted]:
+        for name in [image for image in INPUT_KEYS if image in wanted]:
             frozen = name == "clean" and training and not self._clean_moves_statistics
             forward = backend.frozen(network) if frozen else network
             outputs = forward(inputs[name], training=training)
@@ -378,12 +382,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def update_average(self, keep):
         """Moves the averaged network, which keeps the share `keep`, to the network."""
-        pairs = zip(
-            self.averaged_network.variables, self.network.variables, strict=True
-        )
-        for average, variable in pairs:
-            if keras.backend.is_float_dtype(variable.dtype):
-                average.assign(keep * average + (1.0 - keep) * variable)
+        weight_averaging.move(self.averaged_network, self.network, keep)
 
     @property
     def _clean_moves_statistics(self):
@@ -393,7 +392,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The method's loss on the logits, and the network's own regularisation."""
-        self._check_outputs(next(iter(y_pred.values())).shape)
+        checks.outputs(next(iter(y_pred.values())).shape, self.num_classes)
         targets = losses.one_hot(y, self.num_classes)
         targets, y_pred, sample_weight = replicas.gathered(
             (targets, y_pred, sample_weight)
@@ -414,7 +413,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         extras = [ops.sum(ops.cast(extra, "float32")) for extra in self.losses]
         # The gradients of the replicas will be added up.
-        return (ops.mean(loss) + sum(extras)) / replicas.together()
+        return (ops.mean(loss) + sum(extras)) / replicas.num_replicas()
 
     def _weighted(self, loss, targets, logits):
         """The loss with the budget's weights, of the clean loss and of the classes."""
@@ -481,7 +480,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 names. Defaults to `None`, the cross-entropy.
             **kwargs: `metrics`, `jit_compile`, ... as in Keras.
         """
-        self._criterion = losses.cross_entropy if loss is None else _criterion(loss)
+        self._criterion = losses.criterion(loss)
+        for argument in ("metrics", "weighted_metrics"):
+            for metric in keras.tree.flatten(kwargs.get(argument)):
+                metrics.refuse_probabilities(argument, metric)
         self._loss = loss
         optimizer = keras.optimizers.get(optimizer)
         float16 = any(
@@ -507,9 +509,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        self._check_data(call.arguments)
+        labels = fit_arguments.check(call.arguments, self.class_counts)
         clock = ScheduleClock(call.arguments.get("x"))
+        if labels is not None:
+            split = call.arguments.get("validation_split")
+            fit_arguments.check_classes(labels, self.class_counts, split)
+            clock.labels_compared = True
         call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
+        _maximize(call.arguments["callbacks"], self._accuracies())
         if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
@@ -532,7 +539,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             call.arguments.get("callbacks"), keras.callbacks.CallbackList
         )
         if not in_fit:
-            self._check_data(call.arguments)
+            fit_arguments.check(call.arguments, self.class_counts)
             # Robust accuracy does not depend on what was evaluated before.
             self.evaluation_seed.state.assign(
                 keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
@@ -545,33 +552,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         try:
             result = super().evaluate(*call.args[1:], **call.kwargs)
             self.batch_check.raise_if_wrong()
+            seen = ops.convert_to_numpy(self.clean_accuracy.total)
+            class_frequencies.check_evaluated(seen, in_fit)
             return result
         finally:
             self._evaluating = self._validating = False
 
-    def _check_data(self, arguments):
-        """Looks at arrays before a step is done; `batch_check` sees the rest."""
-        batch_size = arguments.get("batch_size") or 32
-        found = [("x", "y", arguments.get("x"), arguments.get("y"), batch_size)]
-        validation = arguments.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            names = "validation_data[0]", "validation_data[1]"
-            size = arguments.get("validation_batch_size") or batch_size
-            found.append((*names, *validation[:2], size))
-        for x_name, y_name, x, y, size in found:
-            if isinstance(x, np.ndarray):
-                checks.images(x, x_name)
-                checks.equal_parts(len(x), size)
-            if isinstance(y, (np.ndarray, list)):
-                checks.labels(y, self.num_classes, y_name)
-
-    def _check_outputs(self, shape):
-        if len(shape) != 2 or shape[-1] != self.num_classes:
-            raise ValueError(
-                "`network` must give logits of shape (batch, num_classes), and "
-                f"`class_counts` has {self.num_classes} classes. Received a network "
-                f"with outputs of shape {tuple(shape)}"
-            )
+    def _accuracies(self):
+        """The names of the results of which a callback may want the highest."""
+        results = self.clean_accuracy.results, self.robust_accuracy.results
+        return {self.adversarial_accuracy.name, *results[0], *results[1]}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -623,22 +613,33 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         return cls(**config)
 
 
-# The constructor has arguments of the modules' names.
-_averaging = averaging.get
+def _runs_inside_a_step(argument, attack):
+    if not callable(attack) or not hasattr(attack, "epsilon"):
+        raise ValueError(
+            f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
+            f"steps=10). Received: {argument}={attack!r}"
+        )
+    if not getattr(attack, "runs_compiled", True):
+        raise ValueError(
+            f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
+            "cannot, as it stops with each image by itself. Use PGD or FGSM, and "
+            "`keras_robustlt.evaluate(model, x, y, attacks=...)` for attacks such as "
+            f"this one. Received: {argument}={attack!r}"
+        )
 
 
-def _budget(rule, *robustlt):
-    return budget.RobustLT(*robustlt) if rule is None else budget.get(rule)
-
-
-def _copy(network):
-    """A network of the same architecture and weights."""
-    copy = network.__class__.from_config(
-        {**network.get_config(), "name": f"{network.name}_average"}
-    )
-    copy.set_weights(network.get_weights())
-    copy.trainable = False
-    return copy
+def _budget(rule, **robustlt):
+    given = {name: value for name, value in robustlt.items() if value is not None}
+    if rule is None:
+        return budgets.RobustLT(**given)
+    if given:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in given)} belong to the budget of "
+            "RobustLT, and `budget` takes its place. Give a rule its own arguments, "
+            "such as budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
+            f"Received: budget={rule!r}, {given}"
+        )
+    return budgets.get(rule)
 
 
 def _feature_networks(*every):
@@ -660,27 +661,12 @@ def _attacked(logits, images):
     }
 
 
-def _criterion(loss):
-    """A function of one-hot targets and logits with a value for each example."""
-    by_name = {
-        "categorical_crossentropy": losses.cross_entropy,
-        "sparse_categorical_crossentropy": losses.cross_entropy,
-        "categorical_focal_crossentropy": functools.partial(
-            keras.losses.categorical_focal_crossentropy, from_logits=True
-        ),
-    }
-    if loss in by_name:
-        return by_name[loss]
-    function = keras.losses.get(loss)
-    if not isinstance(function, keras.losses.Loss):
-        return function
-    if function.get_config().get("from_logits") is False:
-        raise ValueError(
-            f"`loss` must take logits: write {type(function).__name__}("
-            "from_logits=True). Received a loss with from_logits=False"
-        )
-    if isinstance(function, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, logits: function.call(
-            ops.argmax(targets, axis=-1), logits
-        )
-    return function.call
+def _maximize(callbacks, accuracies):
+    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
+
+    Keras looks for the direction among the metrics given to `compile`.
+    """
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
+        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_robustlt import class_frequencies
 from keras_robustlt.data.resumption import epoch_variables
 
 
@@ -48,6 +49,11 @@ class Schedule:
         """Says that the next training step begins; called inside it."""
         self.step.assign_add(1)
 
+    @property
+    def begins_epoch(self):
+        """Whether this step is the first of its epoch, a boolean scalar."""
+        return ops.equal(self.step, 1)
+
     def position(self, granularity):
         """The iteration `t`, from 1, and the total `T`, as float32 scalars."""
         epoch = ops.cast(self.epoch, "float32")
@@ -68,6 +74,8 @@ class ScheduleClock(keras.callbacks.Callback):
         # Pipelines of this package draw their order from (seed, epoch): told the
         # epoch, they give the same batches after a restart.
         self.dataset_epochs = epoch_variables(dataset)
+        # Labels in arrays are looked at before training, others after an epoch.
+        self.labels_compared = False
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -94,12 +102,20 @@ class ScheduleClock(keras.callbacks.Callback):
             self.model.batch_check.raise_if_wrong()
 
     def on_test_begin(self, logs=None):
-        self.model.batch_check.raise_if_wrong()  # before validation resets it
+        self._look_at_epoch()  # before validation resets what is known of it
 
     def on_test_end(self, logs=None):
         self.model.batch_check.raise_if_wrong()
 
+    def _look_at_epoch(self):
+        model = self.model
+        model.batch_check.raise_if_wrong()
+        if not self.labels_compared:
+            self.labels_compared = True
+            labels = ops.convert_to_numpy(model.batch_check.labels)
+            class_frequencies.compare(model.class_counts, labels)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.model.batch_check.raise_if_wrong()
+        self._look_at_epoch()
         if self.model.averaging is not None:
             self.model.averaging.end_epoch(self.model, logs or {})

@@ -567,8 +567,8 @@ def test_augmentation_inside_the_step(images, same_network):
     for name in ("none", "base"):
         model = tiny_model(dense_network(input_shape=(16, 16, 3)), augmentation=name)
         model.schedule.start(epochs=4)
-        (batches[name], _, _), _ = model.begin_step((x, y))
-        (again, _, _), _ = model.begin_step((x, y))
+        (batches[name], _, _), _ = model.prepare_step((x, y))
+        (again, _, _), _ = model.prepare_step((x, y))
         # The first epoch's adversarial images are the clean ones, as augmented.
         clean = keras.ops.convert_to_numpy(batches[name]["clean"])
         np.testing.assert_array_equal(clean, batches[name]["adversarial"])

@@ -1,11 +1,14 @@
 """What is wrong with the network, the arguments or the data is said clearly."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
 from tiny_models import COUNTS, FIT, dense_network, tiny_model
 
 import keras_robustlt as krl
+from keras_robustlt import backend
 
 
 def test_probabilities_of_a_functional_network():
@@ -77,6 +80,21 @@ def test_bad_arguments(arguments, message):
     }
     with pytest.raises(ValueError, match=message):
         krl.RobustLTModel(**arguments)
+
+
+@pytest.mark.parametrize("argument", ["attack", "evaluation_attack"])
+def test_attacks_that_cannot_run_inside_a_step(argument):
+    class OnTheHost(krl.attacks.PGD):
+        runs_compiled = False
+
+    with pytest.raises(ValueError, match=f"`{argument}` runs inside.*Use PGD or FGSM"):
+        tiny_model(**{argument: OnTheHost(0.1)})
+
+
+def test_backends_without_gradients(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(ImportError, match="tensorflow and jax.*KERAS_BACKEND=numpy"):
+        importlib.reload(backend)
 
 
 def with_nan(x, y):

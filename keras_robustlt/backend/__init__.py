@@ -1,4 +1,4 @@
-"""The only code that differs between TensorFlow, JAX and PyTorch.
+"""The only code that differs between TensorFlow and JAX.
 
 Each backend's module has the same names:
 
@@ -40,19 +40,11 @@ elif keras.backend.backend() == "jax":
         gradient_and_outputs,
         on_accelerator,
     )
-elif keras.backend.backend() == "torch":
-    from keras_robustlt.backend.torch import (
-        StepAdapter,
-        choose,
-        compiled,
-        gradient,
-        gradient_and_outputs,
-        on_accelerator,
-    )
 else:
     raise ImportError(
-        "keras_robustlt needs gradients: use the tensorflow, jax or torch backend of "
-        f"Keras. Received: KERAS_BACKEND={keras.backend.backend()}"
+        "keras_robustlt runs on the tensorflow and jax backends of Keras. Set "
+        "KERAS_BACKEND to one of them before Keras is imported. Received: "
+        f"KERAS_BACKEND={keras.backend.backend()}"
     )
 
 __all__ = [
@@ -64,9 +56,9 @@ __all__ = [
     "gradient_and_outputs",
     "on_accelerator",
     "repeat",
+    "run_if",
     "shapes_are_static",
     "trial_update",
-    "unless_idle",
 ]
 
 
@@ -143,12 +135,12 @@ def repeat(times, step, state, at_most=None):
     return ops.fori_loop(0, times, lambda _, state: step(state), state)
 
 
-def unless_idle(needed, work, otherwise, communicates=False):
-    """`work()`, or `otherwise`, which is the same, where it is not `needed`.
+def run_if(needed, work, otherwise, communicates=False):
+    """`work()` if it is `needed`, `otherwise` else, which must be what it would give.
 
     Work that `communicates` with other replicas is always done where there are some:
     they cannot wait for each other inside a conditional.
     """
-    if control_flow_is_slow() or (communicates and replicas.together() > 1):
+    if control_flow_is_slow() or (communicates and replicas.num_replicas() > 1):
         return work()
     return ops.cond(needed, work, lambda: otherwise)

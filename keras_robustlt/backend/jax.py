@@ -37,7 +37,7 @@ class StepAdapter:
         mapping = self._mapping(trainable, non_trainable)
         mapping += zip(self.optimizer.variables, optimizer, strict=True)
         with keras.StatelessScope(mapping) as scope:
-            batch, shift = self.begin_step(data)
+            batch, shift = self.prepare_step(data)
         non_trainable = self._non_trainable(scope)
         trainable = self._shifted(trainable, shift, 1)
         logs, state = super().train_step(

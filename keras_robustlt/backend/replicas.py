@@ -23,7 +23,7 @@ def _context():
     return context if context and context.num_replicas_in_sync > 1 else None
 
 
-def together():
+def num_replicas():
     """How many replicas share the batch."""
     context = _context()
     return context.num_replicas_in_sync if context else 1
@@ -78,6 +78,29 @@ def drawn(draw, shape):
     first = ops.sum(sizes[: context.replica_id_in_sync_group])
     whole = draw((ops.sum(sizes), *shape[1:]))
     return whole[first : first + shape[0]]
+
+
+def average_statistics(network, num_images):
+    """Moving statistics become their mean over the replicas, by images.
+
+    Args:
+        network: The network, whose floating-point variables that are not trained
+            they are.
+        num_images: Integer scalar. The images that this replica has seen.
+    """
+    if num_replicas() == 1:
+        return
+    size = ops.cast(num_images, "float32")
+    share = size / summed([size])[0]
+    moving = [
+        variable
+        for variable in network.non_trainable_variables
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+    # Without an image there are no statistics.
+    parts = [ops.where(size > 0, share * v.value, 0.0) for v in moving]
+    for variable, mean in zip(moving, summed(parts), strict=True):
+        variable.assign(mean)
 
 
 def is_chief(model):

@@ -46,7 +46,7 @@ class StepAdapter:
         super().compile(*args, **kwargs)
 
     def train_step(self, data):
-        batch, shift = self.begin_step(data)
+        batch, shift = self.prepare_step(data)
         for weight, change in shift:
             weight.assign_add(change)
         logs = super().train_step(batch)

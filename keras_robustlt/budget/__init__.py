@@ -16,8 +16,7 @@ is their product, in the form in which a training step asks for it. Other rules,
 comparison, come through the same door: `CFA`, `DAFA`, and any subclass of `Budget`.
 """
 
-import keras
-
+from keras_robustlt import configurable
 from keras_robustlt.budget.base import Budget
 from keras_robustlt.budget.cfa import CFA
 from keras_robustlt.budget.dafa import DAFA, class_distance_weights
@@ -53,20 +52,11 @@ def get(budget, **options):
         A `Budget`.
 
     Raises:
-        ValueError: If there is no such budget.
+        ValueError: If there is no such budget, or `options` are given with an object.
 
     Example:
 
     >>> krl.budget.get("cfa")
     CFA(base=0.5, start=0.05)
     """
-    if isinstance(budget, Budget):
-        return budget
-    if isinstance(budget, dict):
-        return keras.saving.deserialize_keras_object(budget)
-    if budget in BY_NAME:
-        return BY_NAME[budget](**options)
-    raise ValueError(
-        f"`budget` must be one of {', '.join(map(repr, BY_NAME))} or an object of a "
-        f"subclass of keras_robustlt.budget.Budget. Received: {budget!r}"
-    )
+    return configurable.get("budget", budget, Budget, BY_NAME, options)

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt.configurable import Configurable
+
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class Budget:
+class Budget(Configurable):
     """A rule for the perturbation budget, in the form that a training step asks for.
 
     `RobustLTModel` calls `build` once and, in every training step and inside the
@@ -88,14 +90,3 @@ class Budget:
     def granularity(self):
         """The unit in which the rule counts iterations: `"epoch"` or `"step"`."""
         return "epoch"
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
-        return f"{type(self).__name__}({arguments})"

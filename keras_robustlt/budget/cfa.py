@@ -53,18 +53,15 @@ class CFA(Budget):
         self.accuracy = weight("accuracy", none + 1.0 - self.base)
         self.hits = weight("hits", none)
         self.seen = weight("seen", none)
-        self.counted_epoch = weight("counted_epoch", 0.0)
 
     def begin_step(self, schedule):
         # The first step of an epoch finds the counts of the epoch before complete.
-        epoch = ops.cast(schedule.epoch, "float32")
-        new_epoch = ops.not_equal(epoch, self.counted_epoch.value)
+        new_epoch = schedule.begins_epoch
         hits, seen, before = self.hits.value, self.seen.value, self.accuracy.value
         latest = ops.where(seen > 0, hits / ops.maximum(seen, 1.0), before)
         self.accuracy.assign(ops.where(new_epoch, latest, before))
         for count in (self.hits, self.seen):
             count.assign(ops.where(new_epoch, 0.0, count.value))
-        self.counted_epoch.assign(epoch)
 
     def update(self, targets, logits):
         predicted = ops.one_hot(ops.argmax(logits, axis=-1), targets.shape[-1])

@@ -31,7 +31,7 @@ def epoch_variables(data):
 
     `data` is a pipeline of this package, or one with `map`, `prefetch`, ... after it.
     """
-    return _walk(data)[0]
+    return [pipeline.epoch for pipeline in _walk(data)[0]]
 
 
 def unknown_order(arguments):
@@ -100,11 +100,10 @@ def _described(data):
     if hasattr(data, "made_of"):
         return {"kind": "pipeline", **data.made_of}
     if hasattr(data, "element_spec"):
-        inside = [each for each in _inputs(data) if _walk(each)[0]]
         return {
             "kind": "tf.data.Dataset",
             "elements": repr(data.element_spec),
-            "inside": [_described(each) for each in inside],
+            "inside": [getattr(each, "made_of", None) for each in _walk(data)[0]],
         }
     return {"kind": type(data).__name__}
 
@@ -136,25 +135,24 @@ def _is_array(data):
 
 
 def _walk(dataset):
-    """The epoch variables inside of `dataset`, and what makes its order unknown."""
-    epoch = getattr(dataset, "epoch", None)
-    if hasattr(epoch, "assign"):
-        return [epoch], None
-    variables, reasons = [], []
+    """The pipelines inside of `dataset`, and what makes its order unknown."""
+    if hasattr(getattr(dataset, "epoch", None), "assign"):
+        return [dataset], None
+    pipelines, reasons = [], []
     for each in _inputs(dataset):
         inner, reason = _walk(each)
-        variables += inner
+        pipelines += inner
         reasons.append(reason)
     kind = type(dataset).__name__.lower()
-    if "cache" in kind and variables:
-        variables, reason = [], "`cache` after the pipeline"
-    elif "repeat" in kind and variables:
-        variables, reason = [], "`repeat` after the pipeline"
+    if "cache" in kind and pipelines:
+        pipelines, reason = [], "`cache` after the pipeline"
+    elif "repeat" in kind and pipelines:
+        pipelines, reason = [], "`repeat` after the pipeline"
     elif "shuffle" in kind and getattr(dataset, "_reshuffle_each_iteration", True):
         reason = "`shuffle`"
     else:
         reason = _state_of(dataset)
-    return variables, next(filter(None, [*reasons, reason]), None)
+    return pipelines, next(filter(None, [*reasons, reason]), None)
 
 
 # What `tf.data` says of a data set's parts has no public name.

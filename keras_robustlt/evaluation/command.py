@@ -24,6 +24,7 @@ from absl import app, flags
 
 import keras_robustlt as krl
 from keras_robustlt.files import make_folder
+from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
 DEFAULT_SEED = 102
 
@@ -33,6 +34,9 @@ def define_flags(values):
 
     def text(name, default, help):
         flags.DEFINE_string(name, default, help, flag_values=values)
+
+    def number(kind, name, default, help):
+        define_number(values, kind, name, default, help)
 
     text(
         "data",
@@ -48,19 +52,19 @@ def define_flags(values):
         "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab-t, square.",
         flag_values=values,
     )
-    text(
+    number(
+        EPSILON,
         "epsilon",
         None,
         "Budget in pixel units of [0, 1], such as 8/255. Default: that of the config, "
         "or 8/255.",
     )
-    flags.DEFINE_integer(
+    number(
+        COUNT,
         "examples",
         None,
         "Only so many test images, drawn from all classes as evenly as they come. "
         "Default: all.",
-        lower_bound=1,
-        flag_values=values,
     )
     text("output", None, "JSON file to write the results to.")
     flags.DEFINE_bool(
@@ -83,20 +87,15 @@ def define_flags(values):
         "config; without any there is no tail.",
         flag_values=values,
     )
-    flags.DEFINE_integer("batch_size", 250, "Images at once.", flag_values=values)
-    flags.DEFINE_integer(
-        "chunk_size",
-        1000,
-        "Images between two writes of --cache.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of the attacks.", flag_values=values)
-    flags.DEFINE_integer(
+    number(COUNT, "batch_size", 250, "Images at once.")
+    number(COUNT, "chunk_size", 1000, "Images between two writes of --cache.")
+    number(SEED, "seed", 0, "Seed of the attacks.")
+    number(
+        SEED,
         "data_seed",
         None,
         "Seed that held test images out, where the data have no test set (digits, "
         f"folders). Default: that of the config, or {DEFAULT_SEED}.",
-        flag_values=values,
     )
 
 
@@ -141,7 +140,7 @@ def _evaluate(path, values):
     config = _config(path, values.config)
     settings = config["settings"]
     output, flags_file = _check_files(path, values)
-    epsilon = _epsilon(values.epsilon)
+    epsilon = values.epsilon
     if epsilon is None:
         epsilon = settings.get("epsilon")
     class_counts = config.get("class_counts")
@@ -248,19 +247,6 @@ def _network(path):
         said = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{path} is no network that Keras can read: {type(error).__name__}: {said}"
-        ) from None
-
-
-def _epsilon(text):
-    """The number that a text such as "8/255" says."""
-    if text is None:
-        return None
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(numerator) / (float(denominator) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"--epsilon must be a number, such as 8/255 or 0.03. Received: {text!r}"
         ) from None
 
 

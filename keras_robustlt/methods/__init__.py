@@ -1,7 +1,6 @@
 """Base methods of adversarial training, each usable with any budget."""
 
-import keras
-
+from keras_robustlt import configurable
 from keras_robustlt.methods.at import AT
 from keras_robustlt.methods.at_bsl import ATBSL
 from keras_robustlt.methods.awp import AWP
@@ -55,7 +54,7 @@ def get(method, **options):
         A `Method`.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If there is no such method, or `options` are given with an object.
 
     Example:
 
@@ -64,17 +63,10 @@ def get(method, **options):
     >>> krl.methods.get("trades", beta=4)
     TRADES(beta=4.0)
     """
-    if isinstance(method, Method):
-        return method
-    if isinstance(method, dict):
-        return keras.saving.deserialize_keras_object(method)
-    base, *over = str(method).split("+")
-    if base in BY_NAME and over == ["awp"]:
-        return AWP(get(base, **options))
-    if base in BY_NAME and not over:
-        return BY_NAME[base](**options)
-    raise ValueError(
-        f"`method` must be one of {', '.join(map(repr, BY_NAME))}, one with '+awp' "
-        "behind it, or an object of a subclass of keras_robustlt.methods.Method. "
-        f"Received: {method!r}"
+    if isinstance(method, str) and method.removesuffix("+awp") in BY_NAME:
+        base, *over = method.split("+")
+        method = BY_NAME[base](**options)
+        return AWP(method) if over else method
+    return configurable.get(
+        "method", method, Method, BY_NAME, options, "one with '+awp' behind it"
     )

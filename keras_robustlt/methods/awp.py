@@ -72,7 +72,7 @@ class AWP(Method):
                 return [change * ops.cast(needed, change.dtype) for change in changes]
 
             none = [ops.zeros_like(kernel.value) for kernel in kernels]
-            changes = backend.unless_idle(needed, ascent, none, communicates=True)
+            changes = backend.run_if(needed, ascent, none, communicates=True)
         return list(zip(kernels, changes, strict=True))
 
     def _ascent(self, model, batch):

@@ -1,9 +1,10 @@
 """What a base method is."""
 
 from keras_robustlt import losses
+from keras_robustlt.configurable import Configurable
 
 
-class Method:
+class Method(Configurable):
     """A base method: which images its loss looks at, and the loss.
 
     A method does not know about budgets: `RobustLTModel` perturbs the images within
@@ -82,14 +83,3 @@ class Method:
             after the update.
         """
         return []
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
-        return f"{type(self).__name__}({arguments})"

@@ -64,20 +64,16 @@ class REAT(Method):
 
         self.last_predictions = counter("last_predictions", counts, counts.shape)
         self.predictions = counter("predictions", 0.0, counts.shape)
-        self.counted_epoch = counter("counted_epoch", 0.0, ())
 
     def begin_step(self, schedule):
         # The first step of an epoch finds the counts of the epoch before complete.
-        epoch = ops.cast(schedule.epoch, "float32")
         new_epoch = ops.logical_and(
-            ops.not_equal(epoch, self.counted_epoch.value),
-            ops.any(self.predictions.value > 0),
+            schedule.begins_epoch, ops.any(self.predictions.value > 0)
         )
         self.last_predictions.assign(
             ops.where(new_epoch, self.predictions.value, self.last_predictions.value)
         )
         self.predictions.assign(ops.where(new_epoch, 0.0, self.predictions.value))
-        self.counted_epoch.assign(epoch)
 
     def attack_weights(self, predictions):
         """Weights of the classes in the attack from their numbers of predictions."""
