@@ -150,7 +150,8 @@ class Cache:
 
     def _damaged(self, error):
         return ValueError(
-            "`cache` is damaged. Delete it to start over, or give another one. "
+            "`cache` is damaged, or a file of something else: give another path, or "
+            "delete it if that is what it was. "
             f"Received: cache={str(self.path)!r} ({error})"
         )
 
