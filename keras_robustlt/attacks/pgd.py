@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import base
+from keras_robustlt.attacks import base, gradients
 from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
@@ -158,15 +158,14 @@ class PGD(base.Attack):
             step_size = step_size * self.steps / ops.cast(steps, "float32")
         step_size = self._per_image(step_size, x)
         loss = self._loss(loss)
-        forward = backend.frozen(network)
+        gradient_of = gradients.gradient_of(network, training)
 
-        def total_loss(x_adv):
-            logits = ops.cast(forward(x_adv, training=training), "float32")
-            # The sum, so that the gradient of an image does not shrink with the batch.
-            return ops.sum(loss(losses.one_hot(y, logits.shape[-1]), logits))
+        def values(logits):
+            return loss(losses.one_hot(y, logits.shape[-1]), logits)
 
         def step(x_adv):
-            direction = self._norm.steepest(backend.gradient(total_loss, x_adv))
+            gradient, *_ = gradient_of(values, x_adv)
+            direction = self._norm.steepest(gradient)
             moved = x_adv + step_size * direction - x
             return ops.clip(x + self._norm.project(moved, epsilon), 0.0, 1.0)
 
@@ -177,10 +176,10 @@ class PGD(base.Attack):
 
     def _better(self, network, first, second, y, training, loss):
         """For each image the one that is misclassified, or has the higher loss."""
-        forward = backend.frozen(network)
+        logits_of = gradients.logits_of(network, training)
 
         def judge(x_adv):
-            logits = ops.cast(forward(x_adv, training=training), "float32")
+            logits = logits_of(x_adv)
             targets = losses.one_hot(y, logits.shape[-1])
             right = ops.equal(ops.argmax(logits, -1), ops.argmax(targets, -1))
             return right, self._loss(loss)(targets, logits)
@@ -198,9 +197,7 @@ class PGD(base.Attack):
         if value is None:
             return self.epsilon
         value = ops.cast(value, "float32")
-        if len(value.shape) == 0:
-            return value
-        return ops.reshape(value, (-1,) + (1,) * (len(x.shape) - 1))
+        return gradients.per_image(value, x) if len(value.shape) else value
 
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
