@@ -412,6 +412,16 @@ def test_logits_that_are_no_numbers_are_no_robustness(value):
     assert np.sum(results["clean"]["confusion"]) == 6
 
 
+def test_logits_beyond_float16_are_found():
+    network = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(2, dtype="float16")]
+    )
+    network.set_weights([np.array([[6e4, -6e4]]), np.array([2e4, 0.0])])
+    with pytest.warns(krl.RobustnessWarning, match="too large for the precision"):
+        results = evaluate(model=network, attacks={"clean": None}, per_example=True)
+    assert not results.robust["clean"][0]
+
+
 # Going on
 
 

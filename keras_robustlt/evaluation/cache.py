@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from keras import ops
 
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import gradients
 from keras_robustlt.files import read_arrays, replacing
 
 __all__ = ["Cache", "NoCache", "Outcome"]
@@ -86,7 +86,7 @@ class Cache:
         # Through JSON, so that it compares with what is read back.
         what = json.loads(json.dumps(what, default=repr))
         what["network"] = _weights(network)
-        logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
+        logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
         logits = ops.convert_to_numpy(logits)
         self._logits_differ = False
         if not self.path.exists():

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, norms
+from keras_robustlt.attacks import active_set, gradients, norms
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
@@ -229,6 +229,6 @@ class _Predictions:
 
 
 def _predicted(network, images):
-    logits = active_set.logits_of(network)(images)
+    logits = gradients.logits_of(network)(images)
     known = ops.all(ops.isfinite(logits), axis=-1)
     return ops.where(known, ops.cast(ops.argmax(logits, axis=-1), "int32"), NO_CLASS)

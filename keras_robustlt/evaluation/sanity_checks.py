@@ -32,7 +32,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend
-from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set
+from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set, gradients
 from keras_robustlt.attacks.base import LOSSES
 from keras_robustlt.evaluation.runners import NO_CLASS
 
@@ -99,9 +99,8 @@ def examine(network, attacks, outcomes, labels, sample, budget=None):
             runs.append(Run(name, attack, of_stages[-1]))
             continue
         ensemble = []
-        for (stage, part), right in zip(
-            attack.attacks.items(), of_stages[1:], strict=True
-        ):
+        stages = outcomes[name].stages[1:], attack.attacks.values(), of_stages[1:]
+        for stage, part, right in zip(*stages, strict=True):
             # The parts of an ensemble have its budget, whatever their own is.
             run = Run(f"{name}/{stage}", part, right, attack.epsilon, ensemble[:])
             ensemble.append(run)
@@ -481,32 +480,26 @@ def statistics_that_do_not_fit(clean, in_training):
 
 
 def vanishing_gradients(network, images, labels, loss="cross_entropy"):
-    """Where a loss of an attack is flat, and where it is zero, in float32.
+    """Where a loss of an attack is flat, as attacks see it, and where it is zero.
 
     Returns:
         Two boolean arrays of shape `(examples,)`.
     """
-    logits_of = active_set.logits_of(network)
+    gradient_of = gradients.gradient_of(network)
     flat, zero = [], []
     # In some batches, for what a network does may depend on the draw.
     for number, part in enumerate(np.array_split(np.arange(len(images)), BATCHES)):
         if not part.size:
             continue
-        y, draw = labels[part], ops.convert_to_tensor(number, "int32")
 
-        def total(x, y=y, draw=draw):
-            logits = logits_of(x, draw=draw)
-            values = LOSSES[loss](active_set.one_hot(y, logits), logits)
-            return ops.sum(values), values
+        def loss_of(logits, y=labels[part]):
+            return LOSSES[loss](active_set.one_hot(y, logits), logits)
 
         x = ops.convert_to_tensor(images[part])
-        gradient, values = backend.gradient_and_outputs(total, x)
-        zero.append(ops.convert_to_numpy(values) == 0)
-        if gradient is None:  # TensorFlow, where no path leads to the images
-            flat.append(np.ones(part.size, bool))
-            continue
-        gradient = ops.convert_to_numpy(gradient).reshape(part.size, -1)
-        flat.append(~gradient.any(axis=1) | ~np.isfinite(gradient).all(axis=1))
+        draw = ops.convert_to_tensor(number, "int32")
+        gradient, values, _ = map(ops.convert_to_numpy, gradient_of(loss_of, x, draw))
+        flat.append(~gradient.reshape(part.size, -1).any(axis=1))
+        zero.append(values == 0)
     return np.concatenate(flat), np.concatenate(zero)
 
 
