@@ -111,6 +111,7 @@ def test_what_the_config_says(files, capsys):
         (["--data=nowhere.npz"], "no file or folder is there"),
         (["--config=nowhere.json"], "nowhere.json"),
         (["--config=data.npz"], "--config must be the config.json of a run"),
+        (["--cache=results.txt"], "--cache must be .* ends in .npz"),
         (["--output=results.txt"], "--output must be .* ends in .json"),
         (["--output=config.json"], "--output and --config must be two files"),
         (
@@ -161,6 +162,23 @@ def test_written_before_it_is_printed(files, monkeypatch):
     with pytest.raises(BrokenPipeError):
         command(files[0], "--attacks=clean", f"--output={output}")
     assert krl.EvaluationResults.from_json(output)["clean"]["all"] >= 0
+
+
+def test_printed_where_it_cannot_be_written(files, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(krl.EvaluationResults, "to_json", full)
+    with pytest.raises(SystemExit, match="error: .*No space left"):
+        command(files[0], "--attacks=clean", f"--output={files[0] / 'a.json'}")
+    assert "20 test images of data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"settings": 3}'])
+def test_a_damaged_config_is_named(files, content):
+    (files[0] / "config.json").write_bytes(content)
+    with pytest.raises(SystemExit, match="--config must be .*config.json"):
+        command(files[0], "--attacks=clean")
 
 
 @pytest.mark.slow_on_jax
