@@ -518,7 +518,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
+        self._check_batch(keras.Model.train_on_batch, args, kwargs)
         return super().train_on_batch(*args, **kwargs)
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(self, *args, **kwargs):
+        self._check_batch(keras.Model.test_on_batch, args, kwargs)
+        return super().test_on_batch(*args, **kwargs)
+
+    def _check_batch(self, method, args, kwargs):
+        call = inspect.signature(method).bind(self, *args, **kwargs)
+        fit_arguments.check(call.arguments, self.class_counts)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
