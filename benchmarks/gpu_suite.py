@@ -39,6 +39,7 @@ import tables
 import workers
 
 NETWORKS = ("wrn-28-10", "resnet18")
+SEED = 102  # of the data, the network and training
 # In float32 with the highest precision of products. TensorFlow's and JAX's steps on one
 # CPU are 1e-6 apart in the gradient and in the update, and agree in all signs; a GPU's
 # algorithms round more. Where a sign differs the attacks part, so a whole step may
@@ -304,6 +305,7 @@ def train(arguments, device):
     import keras
 
     import keras_robustlt as krl
+    from keras_robustlt.experiments.run import build_model
 
     limit = TimeLimit(arguments.minutes)
     workdir = pathlib.Path(arguments.workdir or arguments.output)
@@ -311,12 +313,13 @@ def train(arguments, device):
     keras.config.set_dtype_policy(
         "mixed_bfloat16" if arguments.precision == "bfloat16" else "float32"
     )
-    keras.utils.set_random_seed(102)
+    keras.utils.set_random_seed(SEED)
     data = krl.data.long_tail_arrays(
         arguments.data or random_data(workdir), imbalance_ratio=None
     )
     (x, y), (x_test, y_test) = data.train, data.test
-    model = training_model(settings, data)
+    steps = -(-len(x) // settings["batch_size"])
+    model = build_model(settings, data, steps, augmentation=settings["augmentation"])
     results = Results(arguments.output, "train", device=device, training=settings)
     name = f"{settings['method']}{'+robustlt' if arguments.robustlt else ''}"
 
@@ -373,7 +376,6 @@ def train(arguments, device):
 
 def training_settings(arguments):
     """The recipe's settings, with what the command line changes."""
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
     from keras_robustlt.experiments.presets import CIFAR10LT
 
     given = {
@@ -384,49 +386,12 @@ def training_settings(arguments):
     }
     if arguments.dry_run:
         given |= {"model": "wrn-10-1", "epochs": 2, "batch_size": 4}
-        given |= {"attack_steps": 1, "attacks": ["clean"], "augmentation": "base"}
+        given |= {"pgd_steps": 1, "attacks": ["clean"], "augmentation": "base"}
     for name in ("epochs", "augmentation"):
         if getattr(arguments, name):
             given[name] = getattr(arguments, name)
-    return CIFAR10LT.settings("paper", given)
-
-
-def training_model(settings, data):
-    import keras
-
-    import keras_robustlt as krl
-
-    network = krl.networks.get(
-        settings["model"],
-        classes=data.num_classes,
-        input_shape=data.input_shape,
-        head=settings["head"],
-    )
-    robustlt = settings["budget"] == "robustlt"
-    model = krl.RobustLTModel(
-        network,
-        data.class_counts,
-        epsilon=settings["epsilon"],
-        alpha=settings["alpha"] if robustlt else 0.0,
-        beta=settings["beta"] if robustlt else 0.0,
-        method=krl.methods.get(settings["method"], **settings["method_options"]),
-        attack=krl.attacks.PGD(settings["epsilon"], steps=settings["attack_steps"]),
-        augmentation=settings["augmentation"],
-        seed=102,
-    )
-    steps = -(-int(data.class_counts.sum()) // settings["batch_size"])
-    epochs, rate = settings["epochs"], settings["learning_rate"]
-    milestones = [round(share * epochs) * steps - 1 for share in settings["milestones"]]
-    rates = [rate * 0.1**i for i in range(len(milestones) + 1)]
-    model.compile(
-        krl.optimizers.SGD(
-            keras.optimizers.schedules.PiecewiseConstantDecay(milestones, rates),
-            momentum=settings["momentum"],
-            nesterov=True,
-            weight_decay=settings["weight_decay"],
-        )
-    )
-    return model
+    settings = CIFAR10LT.settings("paper", given)
+    return {**settings, "seed": SEED, "initial_weights": None}
 
 
 def random_data(workdir):

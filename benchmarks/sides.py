@@ -68,6 +68,15 @@ class Cell:
         """
         return 2 * self.attack_steps + (6 if self.method in ("robal", "awp") else 3)
 
+    @property
+    def attack(self):
+        """The arguments of PGD."""
+        return {
+            "epsilon": EPSILON,
+            "step_size": STEP_SIZE,
+            "steps": self.attack_steps,
+        }
+
     def batch(self):
         """A fixed batch of random images in [0, 1], and labels."""
         generator = np.random.default_rng(0)
@@ -110,7 +119,7 @@ class Ours:
             alpha=0.3,
             beta=0.0,
             method=cell.method,
-            attack=krl.attacks.PGD(EPSILON, cell.attack_steps, STEP_SIZE),
+            attack=krl.attacks.PGD(**cell.attack),
         )
         self.model.compile(
             krl.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),

@@ -239,8 +239,6 @@ class Trainer:
     """
 
     def __init__(self, cell):
-        import sides
-
         self.cell = cell
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         head = "cosine" if cell.method == "robal" else "linear"
@@ -259,11 +257,7 @@ class Trainer:
         self.awp = None
         if cell.method == "awp":
             self.awp = WeightPerturbation(self.network)
-        self.attack = {
-            "epsilon": sides.EPSILON,
-            "step_size": sides.STEP_SIZE,
-            "steps": cell.attack_steps,
-        }
+        self.attack = cell.attack
 
     def build_optimizer(self, **options):
         return torch.optim.SGD(

@@ -45,9 +45,13 @@ _MEMBERS = {
     "Diagnosis": "evaluation.diagnose",
     "RobustnessWarning": "evaluation.sanity_checks",
     "adversarial_examples": "evaluation.curves",
+    "class_names_of": "deployment.export",
     "diagnose": "evaluation.diagnose",
+    "export": "deployment.export",
     "report": "reporting",
+    "Suggestion": "suggestion",
     "robustness_curve": "evaluation.curves",
+    "suggest": "suggestion",
 }
 
 __all__ = [*_MEMBERS, *_SUBMODULES]

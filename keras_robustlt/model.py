@@ -17,6 +17,7 @@ from keras import ops
 from keras_robustlt import (
     attacks,
     backend,
+    callbacks,
     checks,
     class_frequencies,
     fit_arguments,
@@ -105,6 +106,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         seed: Integer. Seed of the random starts. Defaults to `None`, which draws it
             from `keras.utils.set_random_seed`.
         name: String. The name of the model.
+
+    Attributes:
+        network: The classifier that is trained.
+        averaged_network: That with the average of the weights; `None` without one.
+        inference_network: Which of the two `evaluate` and `predict` use.
+        class_counts: Int64 array of shape `(num_classes,)`.
+        method: The base method, an object; its own attributes may be read.
+        budget: The rule for the budgets, an object: `budget.class_epsilon(schedule)`
+            gives those of the classes where training stands.
+        schedule: Where training stands: the integer variables `epoch`, from 0, `step`
+            of this epoch, from 1, `epochs` and `steps_per_epoch`, 0 if not known yet.
 
     Raises:
         ValueError: If an argument is out of range, `network` gives probabilities, or
@@ -503,9 +515,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             split = call.arguments.get("validation_split")
             fit_arguments.check_classes(labels, self.class_counts, split)
             clock.labels_compared = True
-        _add_callback(call, clock)
+        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
         _maximize(call.arguments["callbacks"], self._accuracies())
-        if hasattr(call.arguments.get("x"), "epoch"):
+        if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
@@ -668,18 +680,3 @@ def _maximize(callbacks, accuracies):
         monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
         if monitor in accuracies and getattr(callback, "mode", None) == "auto":
             callback.mode = "max"
-
-
-def _add_callback(call, callback):
-    """Puts `callback` first: the schedule is set before others look at it."""
-    callbacks = call.arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.callbacks.insert(0, callback)
-        callback.set_model(callbacks.model)
-        callback.set_params(callbacks.params)
-        return
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    call.arguments["callbacks"] = [callback, *callbacks]

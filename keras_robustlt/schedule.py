@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_robustlt import class_frequencies
+from keras_robustlt.data.resumption import epoch_variables
 
 
 class Schedule:
@@ -72,7 +73,7 @@ class ScheduleClock(keras.callbacks.Callback):
         super().__init__()
         # Pipelines of this package draw their order from (seed, epoch): told the
         # epoch, they give the same batches after a restart.
-        self.dataset_epoch = getattr(dataset, "epoch", None)
+        self.dataset_epochs = epoch_variables(dataset)
         # Labels in arrays are looked at before training, others after an epoch.
         self.labels_compared = False
 
@@ -90,8 +91,8 @@ class ScheduleClock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.schedule.begin_epoch(epoch)
-        if self.dataset_epoch is not None:
-            self.dataset_epoch.assign(epoch)
+        for variable in self.dataset_epochs:
+            variable.assign(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         # After the first step of all, so that a mistake costs no more, and at the end

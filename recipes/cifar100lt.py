@@ -20,12 +20,8 @@ The method brings its own hyper-parameters, those of the paper for this data set
 Any setting can be changed by its flag.
 """
 
-from keras_robustlt.experiments import run as runner
-from absl import app, flags
+from keras_robustlt.experiments import train
 from keras_robustlt.experiments.presets import CIFAR100LT
 
-main = runner.recipe(CIFAR100LT, workdir="runs/cifar100lt")
-flags.adopt_module_key_flags(runner)
-
 if __name__ == "__main__":
-    app.run(main)
+    train.recipe(CIFAR100LT, workdir="runs/cifar100lt", help=__doc__)

@@ -26,12 +26,8 @@ Any setting can be changed by its flag. --num_classes=1000 takes all classes, in
 of the authors' first 20, and 16 GB of memory more.
 """
 
-from keras_robustlt.experiments import run as runner
-from absl import app, flags
+from keras_robustlt.experiments import train
 from keras_robustlt.experiments.presets import IMAGENETLT
 
-main = runner.recipe(IMAGENETLT, workdir="runs/imagenet")
-flags.adopt_module_key_flags(runner)
-
 if __name__ == "__main__":
-    app.run(main)
+    train.recipe(IMAGENETLT, workdir="runs/imagenet", help=__doc__)

@@ -27,12 +27,8 @@ Any setting can be changed by its flag. --num_classes=200 takes all classes, in 
 the first 20 of the paper.
 """
 
-from keras_robustlt.experiments import run as runner
-from absl import app, flags
+from keras_robustlt.experiments import train
 from keras_robustlt.experiments.presets import TINYIMAGENETLT
 
-main = runner.recipe(TINYIMAGENETLT, workdir="runs/tiny")
-flags.adopt_module_key_flags(runner)
-
 if __name__ == "__main__":
-    app.run(main)
+    train.recipe(TINYIMAGENETLT, workdir="runs/tiny", help=__doc__)

@@ -15,16 +15,44 @@ import pytest
 # What the imports made stays: collections of garbage need not look at it again.
 gc.freeze()
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
 SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
+
+
+# What another backend can make different. The other tests run on TensorFlow, and on
+# JAX with the slow ones.
+DEPEND_ON_BACKEND = {
+    "test_apgd",
+    "test_attack_steps",
+    "test_attacks",
+    "test_autoattack",
+    "test_averaging",
+    "test_callbacks",
+    "test_data_on_device",
+    "test_distribution",
+    "test_evaluation",
+    "test_fab",
+    "test_golden",
+    "test_golden_methods",
+    "test_layers",
+    "test_losses",
+    "test_methods",
+    "test_model",
+    "test_optimizers",
+    "test_saving",
+    "test_square",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    if keras.backend.backend() == "jax":
-        for item in items:
-            if item.get_closest_marker("slow_on_jax"):
-                item.add_marker(pytest.mark.slow)
+    if keras.backend.backend() != "jax":
+        return
+    for item in items:
+        depends = item.path.stem in DEPEND_ON_BACKEND
+        if not depends or item.get_closest_marker("slow_on_jax"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +78,25 @@ def compile_equal_steps_once(tmp_path_factory):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+class Reference(dict):
+    """Reference arrays by name; a test that asks for others is skipped."""
+
+    def __missing__(self, key):
+        pytest.skip(f"the reference array {key} is not here (ROBUSTLT_SHARED)")
+
+
 @pytest.fixture(scope="session")
 def golden():
-    """Loads the reference arrays called `name`, or skips the test."""
+    """Loads the reference arrays called `name`: all of them, or the choice here."""
 
     def load(name):
         path = SHARED / "golden" / f"{name}.npz"
         if not path.exists():
+            path = TESTS / "golden" / f"{name}.npz"
+        if not path.exists():
             pytest.skip(f"reference arrays {name}.npz are not here (ROBUSTLT_SHARED)")
         with np.load(path) as arrays:
-            return dict(arrays)
+            return Reference(arrays)
 
     return load
 

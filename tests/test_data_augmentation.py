@@ -5,7 +5,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from keras_robustlt import plots
 from keras_robustlt.backend import compiled
-from keras_robustlt.data import AUGMENTATIONS, augment, array_ops
+from keras_robustlt.data import AUGMENTATIONS, array_ops, augment
 from keras_robustlt.data.autoaugment import MAX_LEVEL, NUM_DRAWS, POLICY
 from keras_robustlt.data.operations import OPERATIONS, apply_operations
 from keras_robustlt.data.randaugment import CHOICES

@@ -28,6 +28,7 @@ OTHER_CASES = [
     "at/dafa",
 ]
 BATCH_NORM = "mart"  # the case whose network has batch normalisation
+PROCESSES_CASE = "at_bsl"
 
 
 def start(kind, output, *cases, **environment):
@@ -59,12 +60,13 @@ def assert_same(several, one, tolerance=2e-6):
         )
 
 
-def train_on_devices(folder, cases):
-    """The results on one device and on two."""
-    paths = [folder / f"{kind}.npz" for kind in ("one", DEVICES)]
-    for process in [start(path.stem, path, *cases) for path in paths]:
+def train_on_devices(folder, cases, on_one=()):
+    """The results on one device, which trains `on_one` too, and on two."""
+    cases_of = {"one": [*cases, *on_one], DEVICES: cases}
+    paths = {kind: folder / f"{kind}.npz" for kind in cases_of}
+    for process in [start(kind, paths[kind], *cases_of[kind]) for kind in cases_of]:
         finish(process)
-    return [load(path) for path in paths]
+    return [load(path) for path in paths.values()]
 
 
 def of_case(case, results):
@@ -73,7 +75,8 @@ def of_case(case, results):
 
 @pytest.fixture(scope="module")
 def one_and_two(tmp_path_factory):
-    return train_on_devices(tmp_path_factory.mktemp("runs"), [*CASES, BATCH_NORM])
+    folder = tmp_path_factory.mktemp("runs")
+    return train_on_devices(folder, [*CASES, BATCH_NORM], on_one=[PROCESSES_CASE])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,17 +124,15 @@ def cluster():
     return environment
 
 
-def test_two_processes_go_on_where_one_was_killed(tmp_path, cluster):
-    case = "at_bsl"
+def test_two_processes_go_on_where_one_was_killed(tmp_path, cluster, one_and_two):
     checkpoints = tmp_path / "checkpoints"
-    one = start("one", tmp_path / "one.npz", case)
 
     def pair(**environment):
         return [
             start(
                 PROCESSES,
                 tmp_path / f"{index}.npz",
-                case,
+                PROCESSES_CASE,
                 CHECKPOINTS=str(checkpoints),
                 **cluster(index),
                 **(environment if index == 1 else {}),
@@ -149,8 +150,7 @@ def test_two_processes_go_on_where_one_was_killed(tmp_path, cluster):
 
     for process in pair():
         finish(process)
-    finish(one)
-    expected = load(tmp_path / "one.npz")
+    expected = of_case(PROCESSES_CASE, one_and_two[0])
     for index in range(2):
         assert_same(load(tmp_path / f"{index}.npz"), expected)
     assert len((checkpoints / "history.csv").read_text().splitlines()) == 4

@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import pathlib
@@ -13,8 +12,6 @@ from tiny_models import dense_network
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation import command as evaluate_command
-from keras_robustlt.evaluation import evaluate as evaluation
-from keras_robustlt.evaluation.command import first_of_each_class
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -108,16 +105,28 @@ def test_what_the_config_says(files, capsys):
     [
         (["--epsilon=eight"], "--epsilon must be a number.*'eight'"),
         (["--epsilon=8"], "write 8 / 255"),
-        (["--attacks=cleen"], "`attacks` must be of.*'cleen'"),
+        (["--attacks=cleen"], "An attack must be .*'cleen'"),
         (["--class_counts=1,b"], "--class_counts must be whole numbers"),
         (["--class_counts=1,2"], "`class_counts` must have 4 entries"),
         (["--data=nowhere.npz"], "no file or folder is there"),
         (["--config=nowhere.json"], "nowhere.json"),
+        (["--config=data.npz"], "--config must be the config.json of a run"),
+        (["--output=results.txt"], "--output must be .* ends in .json"),
+        (["--output=config.json"], "--output and --config must be two files"),
+        (
+            ["--output=a.json", "--per_example", "--cache=a.npz"],
+            "--cache and --per_example must be two files. .*a.npz",
+        ),
+        (["--cache=data.npz"], "--cache and --data must be two files"),
+        (["--output=network.keras/a.json"], "Cannot write .*network.keras"),
     ],
 )
-def test_bad_flags(files, arguments, message):
+def test_bad_flags(files, arguments, message, monkeypatch):
+    before = sorted(files[0].iterdir())
+    monkeypatch.chdir(files[0])
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
         command(files[0], *arguments)
+    assert sorted(files[0].iterdir()) == before
 
 
 def test_what_must_be_given(files):
@@ -137,39 +146,29 @@ def test_what_must_be_given(files):
         command(folder, "--per_example")
 
 
-def test_first_of_each_class():
-    labels = np.array([0, 0, 0, 1, 0, 2, 1])
-    assert first_of_each_class(labels).tolist() == list(range(7))
-    assert first_of_each_class(labels, 3).tolist() == [0, 3, 5]
-    assert first_of_each_class(labels, 5).tolist() == [0, 1, 3, 5, 6]
-    assert first_of_each_class(labels, 100).tolist() == list(range(7))
+def test_a_network_that_cannot_be_read(files):
+    (files[0] / "broken.keras").write_text("nothing")
+    with pytest.raises(SystemExit, match="broken.keras is no network that Keras can"):
+        command(files[0], network="broken.keras")
+
+
+def test_written_before_it_is_printed(files, monkeypatch):
+    def closed(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    output = files[0] / "results.json"
+    with pytest.raises(BrokenPipeError):
+        command(files[0], "--attacks=clean", f"--output={output}")
+    assert krl.EvaluationResults.from_json(output)["clean"]["all"] >= 0
 
 
 @pytest.mark.slow_on_jax
 def test_command_line(files):
     arguments = ["network.keras", "--data=data.npz", "--attacks=clean,fgsm"]
     code, printed, errors = python(
-        "-m", "keras_robustlt.evaluate", *arguments, folder=files[0]
+        "-m", "keras_robustlt", "evaluate", *arguments, folder=files[0]
     )
     assert code == 0, errors
     assert "fgsm: chunk 1/1, done in" in printed
     assert "attack" in printed and "tail" in printed
-
-
-def test_help():
-    _, printed, _ = python("-m", "keras_robustlt.evaluate", "--help")
-    assert "python -m keras_robustlt.evaluate network.keras" in printed
-    for flag in ("--attacks", "--cache", "--class_counts", "--config", "--epsilon"):
-        assert flag in printed
-
-
-@pytest.mark.parametrize("used_before", [False, True])
-def test_the_function_stays_the_function(monkeypatch, used_before):
-    name = "keras_robustlt.evaluate"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr(krl, "evaluate", raising=False)
-    if used_before:
-        assert krl.evaluate is evaluation.evaluate
-    assert importlib.import_module(name) is evaluation.evaluate
-    assert krl.evaluate is evaluation.evaluate
-    assert importlib.import_module(name) is evaluation.evaluate

@@ -231,7 +231,7 @@ def test_training_is_fused_on_tensorflow(policy):
 
 
 def test_golden_statistics_of_a_training_pass(golden):
-    arrays = group(golden("train_step"), "pgdat.")
+    arrays = group(golden("train_step"), "atbsl.")
     start, step = group(arrays, "init."), group(arrays, "step1.")
     network = tiny_cnn(start)
     network(step["x_adv"], training=True)

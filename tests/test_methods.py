@@ -201,22 +201,6 @@ def test_predictions_of_an_epoch_weigh_the_attack_of_the_next(images):
     assert float(keras.ops.sum(method.predictions)) == len(y)
 
 
-@pytest.mark.parametrize("method", ["reat", "taet", "awp"])
-def test_methods_with_a_state_resume(images, tmp_path, method):
-    def model():
-        keras.utils.set_random_seed(3)
-        options = {"ce_epochs": 3} if method == "taet" else {}
-        return tiny_model(method=krl.methods.get(method, **options))
-
-    whole = trained(images, model(), epochs=4)
-    for epochs in (2, 4):
-        checkpoint = krl.callbacks.Checkpoint(tmp_path)
-        part = model()
-        part.total_epochs = 4
-        weights = trained(images, part, epochs=epochs, callbacks=[checkpoint])
-    np.testing.assert_array_equal(weights, whole)
-
-
 def test_features_of_networks(images):
     x, _ = images
     network = conv_network()

@@ -1,9 +1,9 @@
 import csv
+import io
 import json
 import os
 import pathlib
 import runpy
-import signal
 import subprocess
 import sys
 import types
@@ -11,10 +11,15 @@ import types
 import keras
 import numpy as np
 import pytest
-from absl.flags import FLAGS, UnrecognizedFlagError
+from absl import flags
+from PIL import Image
+from test_repository import run_python
 from tiny_data import write_cifar100, write_imagenet64, write_tiny_imagenet
 
 from keras_robustlt import methods
+from keras_robustlt.experiments import devices, presets, progress, train
+from keras_robustlt.experiments import flags as run_flags
+from keras_robustlt.experiments import run as one_run
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,30 +27,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 # A run of seconds: two epochs of five steps.
 SHORT = (
+    "--data=digits",
     "--epochs=2",
     "--batch_size=64",
     "--model=small_resnet",
-    "--attack_steps=1",
+    "--pgd_steps=1",
     "--attacks=clean,pgd2",
 )
 
 
-def start(recipe, *flags, **options):
-    return subprocess.Popen(
-        [sys.executable, str(RECIPES / f"{recipe}.py"), *flags],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
-
-
-def run(recipe, *flags):
-    """The exit code of a recipe and what it printed."""
-    process = start(recipe, *flags)
-    printed, _ = process.communicate()
-    return process.returncode, printed
+def run_here(*arguments):
+    """Runs `train` in this process, where the imports are done."""
+    values = flags.FlagValues()
+    train.define_flags(values)
+    train.main(values(["train", *arguments]), values)
 
 
 def read_csv(path):
@@ -53,64 +48,33 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The directory of a run and what the run printed."""
-    workdir = tmp_path_factory.mktemp("recipes") / "run"
-    code, printed = run("digitslt", *SHORT, f"--workdir={workdir}")
-    assert code == 0, printed
-    return workdir, printed
-
-
-@pytest.fixture
-def presets(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    from keras_robustlt.experiments import presets
-
-    return presets
-
-
-@pytest.fixture
-def runner(presets):
-    """The module, with the flags that a test defines gone when it is over."""
-    from keras_robustlt.experiments import run as runner
-
-    before = set(FLAGS)
-    yield runner
-    for name in set(FLAGS) - before:
-        delattr(FLAGS, name)
-    FLAGS.unparse_flags()
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
 
 
 # The tables
 
 
-def data_sets(presets):
-    return (
-        presets.CIFAR10LT,
-        presets.CIFAR100LT,
-        presets.TINYIMAGENETLT,
-        presets.IMAGENETLT,
-        presets.DIGITSLT,
-    )
+TABLES = {**presets.BY_NAME, "own": presets.OWN}
 
 
-def test_every_setting_has_a_flag_or_is_used_by_its_name(presets, runner):
-    source = (ROOT / "keras_robustlt" / "experiments" / "run.py").read_text()
-    keys = set(presets.TINYIMAGENETLT.settings("paper"))
-    runner.define_flags(presets.TINYIMAGENETLT, "paper", "somewhere")
-    without_flag = keys - set(FLAGS)
+def test_every_setting_has_a_flag_or_is_used_by_its_name():
+    source = pathlib.Path(one_run.__file__).read_text("utf-8")
+    keys = {*presets.COMMON, "data", "model"}
+    values = flags.FlagValues()
+    run_flags.define_flags(values, TABLES, "somewhere")
+    without_flag = keys - set(values)
     assert without_flag == {"data", "milestones", "momentum", "pixel_mean", "pixel_std"}
-    for key in keys - {"data"}:
+    for key in keys:
         assert f'settings["{key}"]' in source or f'"{key}"' in source, key
-    for data in data_sets(presets):
-        for preset in data.presets:
+    for table in TABLES.values():
+        for preset in table.presets:
             for method in presets.METHODS:
-                assert set(data.settings(preset, {"method": method})) == keys
+                assert set(table.settings(preset, {"method": method})) == keys
 
 
 @pytest.mark.parametrize(
-    "method, epochs, batch_size, attack_steps, milestones, augmentation, head",
+    "method, epochs, batch_size, pgd_steps, milestones, augmentation, head",
     [
         ("standard", 100, 128, 10, (75, 90), "base", "linear"),
         ("at", 100, 128, 10, (75, 90), "base", "linear"),
@@ -126,12 +90,12 @@ def test_every_setting_has_a_flag_or_is_used_by_its_name(presets, runner):
     ],
 )
 def test_settings_of_methods(
-    presets, method, epochs, batch_size, attack_steps, milestones, augmentation, head
+    method, epochs, batch_size, pgd_steps, milestones, augmentation, head
 ):
     settings = presets.CIFAR10LT.settings("paper", {"method": method})
     assert settings["epochs"] == epochs
     assert settings["batch_size"] == batch_size
-    assert settings["attack_steps"] == attack_steps
+    assert settings["pgd_steps"] == pgd_steps
     reached = [share * epochs for share in settings["milestones"]]
     assert reached == pytest.approx(milestones)
     assert settings["augmentation"] == augmentation
@@ -164,11 +128,9 @@ def test_settings_of_methods(
         ("IMAGENETLT", 50, 20, 0.3, {"at_bsl": 0.6, "at": 0.2}),
     ],
 )
-def test_settings_of_data_sets(
-    presets, table, imbalance_ratio, num_classes, alpha, beta
-):
+def test_settings_of_data_sets(table, imbalance_ratio, num_classes, alpha, beta):
     data = getattr(presets, table)
-    methods = beta if "other" not in beta else presets.METHODS
+    methods = beta if "other" not in beta else set(presets.METHODS) - {"standard"}
     for preset in ("paper", "resnet18", "cpu", "smoke"):
         for method in methods:
             settings = data.settings(preset, {"method": method})
@@ -197,7 +159,7 @@ def test_settings_of_data_sets(
         ("mart", {"beta": 5}),
     ],
 )
-def test_options_of_methods(presets, method, options):
+def test_options_of_methods(method, options):
     settings = presets.CIFAR10LT.settings("paper", {"method": method})
     assert settings["method_options"] == options
     config = methods.get(method, **options).get_config()
@@ -237,7 +199,7 @@ def test_options_of_methods(presets, method, options):
         ),
     ],
 )
-def test_settings_of_presets(presets, table, preset, method, expected):
+def test_settings_of_presets(table, preset, method, expected):
     common = dict(
         method=method,
         budget="robustlt",
@@ -252,7 +214,7 @@ def test_settings_of_presets(presets, table, preset, method, expected):
         balanced_sampling=False,
         validation_fraction=0.0,
         epsilon=8 / 255,
-        attack_steps=10,
+        pgd_steps=10,
         augmentation="aua",
         epochs=100,
         learning_rate=0.1,
@@ -275,29 +237,17 @@ def test_settings_of_presets(presets, table, preset, method, expected):
 # The flags
 
 
-def run_here(recipe, *given):
-    """Runs a recipe in this process, where the imports are done."""
-    module = runpy.run_path(str(RECIPES / f"{recipe}.py"))
-    FLAGS([recipe, *given])
-    module["main"]([recipe])
-
-
-def from_flags(runner, data, *given):
+def from_flags(table, *given):
     """The settings of a recipe that is started with these flags."""
-    before = set(FLAGS)
-    runner.define_flags(data, next(iter(data.presets)), "somewhere")
-    try:
-        FLAGS(["recipe", *given])
-        return runner.settings_from_flags(data)
-    finally:
-        for name in set(FLAGS) - before:
-            delattr(FLAGS, name)
-        FLAGS.unparse_flags()
+    values = flags.FlagValues()
+    run_flags.define_flags(values, {table.source: table}, "somewhere")
+    values(["recipe", *given])
+    return run_flags.settings_from_flags(values, table)
 
 
-def test_what_comes_later_wins(presets, runner):
+def test_what_comes_later_wins():
     def settings(*given):
-        return from_flags(runner, presets.TINYIMAGENETLT, *given)
+        return from_flags(presets.TINYIMAGENETLT, *given)
 
     # Data set over what all share; method over data set; beta of the two.
     awp = settings("--method=awp", "--robustlt")
@@ -336,12 +286,12 @@ def test_what_comes_later_wins(presets, runner):
     assert settings("--method=taet")["method_options"]["gamma"] == 0.1
 
 
-def test_budgets_by_flag(presets, runner):
+def test_budgets_by_flag():
     def settings(*given):
-        return from_flags(runner, presets.CIFAR10LT, "--method=at", *given)
+        return from_flags(presets.CIFAR10LT, "--method=at", *given)
 
     def rule(found):
-        return runner.settings_name(found), runner.budget(found).get_config()
+        return presets.name_of(found), one_run.budget(found).get_config()
 
     ours = {"alpha": 0.3, "beta": 0.8, "granularity": "epoch"}
     ours["weighting"] = "perturbation"
@@ -353,13 +303,14 @@ def test_budgets_by_flag(presets, runner):
         assert rule(base) == ("AT", {})
     assert rule(settings("--budget=cfa"))[0] == "AT + CFA"
     assert rule(settings("--budget=dafa", "--norobustlt"))[0] == "AT + DAFA"
+    assert settings("--method=standard")["budget"] == "uniform"
     assert rule(settings("--alpha=0"))[0] == "AT + AIW"
     assert rule(settings("--beta=0"))[0] == "AT + CPB"
 
 
-def test_names_of_runs(presets, runner):
+def test_names_of_runs():
     def name(**given):
-        return runner.settings_name(presets.CIFAR10LT.settings("paper", given))
+        return presets.name_of(presets.CIFAR10LT.settings("paper", given))
 
     assert name() == "AT-BSL + RobustLT"
     assert name(method="at_bsl+awp") == "AT-BSL + AWP + RobustLT"
@@ -370,57 +321,68 @@ def test_names_of_runs(presets, runner):
     assert fawa == "AT + CFA + FAWA"
 
 
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        (["--distribute=jax"], "set KERAS_BACKEND=jax"),
-        (["--distribute=multiworker"], "needs TF_CONFIG in the environment"),
-        (["--preset=huge"], "unknown --preset=huge. Choose one of: paper, resnet18"),
-        (["--ema=fast"], "could not convert string to float: 'fast'"),
-        (["--ema=2"], "`momentum` must be a number in"),
-        (["--averaging=fawa"], "--validation_fraction"),
-        (["--method_options=beta"], "name=value.*Received: --method_options=beta"),
-        (["--method_options=gama=3"], "unexpected keyword argument 'gama'"),
-        (["--norobustlt", "--budget=robustlt"], "contradicts --norobustlt"),
-        (["--robustlt", "--budget=cfa"], "--budget=cfa contradicts --robustlt"),
-    ],
-)
-def test_mistakes_in_flags(presets, runner, given, message):
-    with pytest.raises(SystemExit, match=message):
-        from_flags(runner, presets.CIFAR10LT, *given)
-
-
-def test_classes_only_where_there_is_a_choice(presets, runner):
-    with pytest.raises(UnrecognizedFlagError, match="num_classes"):
-        from_flags(runner, presets.CIFAR10LT, "--num_classes=5")
+def test_flags_reach_the_settings():
+    """Of every flag, by its name, and of those that change their values."""
+    found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--ema=0.9", "--seed=7")
+    assert (found["pgd_steps"], found["averaging"], found["seed"]) == (3, 0.9, 7)
+    given = {"num_classes": 5, "image_size": 16, "largest_class": 9, "epsilon": 0.05}
+    found = from_flags(presets.CIFAR10LT, *(f"--{k}={v}" for k, v in given.items()))
+    assert {key: found[key] for key in given} == given
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("data", "table"),
     [
-        (("--method=magic",), "should be one of <at|at_bsl|at_bsl+awp|awp|"),
-        (("smoke",), "what is 'smoke'"),
+        ("digits", presets.DIGITSLT),
+        ("digitslt", presets.DIGITSLT),
+        ("cifar10", presets.CIFAR10LT),
+        ("cifar100lt", presets.CIFAR100LT),
+        ("tinyimagenet", presets.TINYIMAGENETLT),
+        ("imagenet", presets.IMAGENETLT),
+        ("imagenet64", presets.IMAGENETLT),
     ],
 )
-def test_mistakes(flags, message, tmp_path):
-    code, printed = run("cifar10lt", *flags, f"--workdir={tmp_path / 'run'}")
-    assert code != 0
-    assert "Traceback" not in printed
-    assert message in printed
-    assert not (tmp_path / "run").exists()
+def test_data_by_name(data, table):
+    assert presets.table_of(data) is table
 
 
-def test_no_data(runner, tmp_path):
+def test_data_by_path(tmp_path):
+    table = presets.table_of(str(tmp_path))
+    settings = table.settings(table.default_preset)
+    assert settings["data"] == str(tmp_path)
+    assert settings["imbalance_ratio"] is None
+    with pytest.raises(ValueError, match="--data=nowhere is neither one of digits, "):
+        presets.table_of("nowhere")
+
+
+def test_no_data(tmp_path):
+    flags = ("--data=cifar10", "--data_dir=nowhere", f"--workdir={tmp_path / 'run'}")
     with pytest.raises(SystemExit, match="^error: .*data_dir='nowhere'"):
-        run_here("cifar10lt", "--data_dir=nowhere", f"--workdir={tmp_path / 'run'}")
+        run_here(*flags)
     assert not (tmp_path / "run").exists()
 
 
-def test_help():
-    code, printed = run("digitslt", "--help")
+# The recipes, as scripts
+
+
+def run_recipe(monkeypatch, capsys, name, *arguments):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", list(presets.BY_NAME))
+def test_a_recipe_is_train_with_its_data(monkeypatch, capsys, data):
+    printed = run_recipe(monkeypatch, capsys, f"{data}lt", "--print_settings")
+    assert json.loads(printed) == train.settings_of([f"--data={data}"])
+    assert len((RECIPES / f"{data}lt.py").read_text("utf-8").splitlines()) <= 40
+
+
+def test_help(monkeypatch, capsys):
+    printed = run_recipe(monkeypatch, capsys, "digitslt", "--help")
     assert "without and with RobustLT" in printed
     printed = " ".join(printed.split())
-    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.3." in (
+    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.3" in (
         printed
     )
     assert "Default: 40. By method" not in printed  # the preset's, for all methods
@@ -430,24 +392,21 @@ def test_help():
 # What is built from the settings
 
 
-def built(runner, presets, **given):
+def built(**given):
     """The model of a run on digits, 7 steps an epoch."""
-    import tensorflow as tf
-
     settings = presets.DIGITSLT.settings("default", given)
     settings.update(seed=0, initial_weights=None)
     data = types.SimpleNamespace(
-        train=tf.data.Dataset.range(7),
         num_classes=3,
         input_shape=(8, 8, 1),
         class_counts=np.array([9, 5, 2]),
     )
-    return settings, runner.build_model(settings, data)
+    return settings, one_run.build_model(settings, data, 7)
 
 
-def test_optimizer(presets, runner):
+def test_optimizer():
     milestones = presets.METHODS["reat"]["milestones"]
-    _, model = built(runner, presets, epochs=80, milestones=milestones)
+    _, model = built(epochs=80, milestones=milestones)
     config = model.optimizer.get_config()
     assert config["nesterov"] and config["momentum"] == 0.9
     assert config["weight_decay"] == 5e-4 and config["global_clipnorm"] is None
@@ -458,21 +417,23 @@ def test_optimizer(presets, runner):
         assert [float(rate(first)), float(rate(last))] == pytest.approx(2 * [expected])
 
 
-def test_vision_transformers_clip_gradients(presets, runner):
+def test_vision_transformers_clip_gradients():
     settings = presets.CIFAR10LT.settings("paper", {"model": "vit-tiny"})
     assert settings["gradient_clipping"] == 1.0
     own = {"model": "vit-tiny", "gradient_clipping": 2.0}
     assert presets.CIFAR10LT.settings("paper", own)["gradient_clipping"] == 2.0
-    _, model = built(runner, presets, gradient_clipping=1.0)
+    _, model = built(gradient_clipping=1.0)
     assert model.optimizer.global_clipnorm == 1.0
 
 
-def test_pixels_are_normalized_by_the_data_set(presets, runner):
+def test_pixels_are_normalized_by_the_data_set():
     pixels = {"pixel_mean": [0.25], "pixel_std": [0.5]}
-    _, model = built(runner, presets, **pixels)
+    _, model = built(**pixels)
     layer = model.network.get_layer("normalization")
     assert np.ravel(layer.mean) == pytest.approx(0.25)
     assert np.ravel(layer.variance) == pytest.approx(0.25)
+    _, model = built(model="wrn-10-1")  # grey: not those of CIFAR-10
+    assert np.ravel(model.network.get_layer("normalization").mean) == 0
     for data in (presets.CIFAR100LT, presets.TINYIMAGENETLT, presets.IMAGENETLT):
         assert len(data.row["pixel_mean"]) == len(data.row["pixel_std"]) == 3
 
@@ -498,14 +459,12 @@ def test_pixels_are_normalized_by_the_data_set(presets, runner):
         (dict(method="taet+awp"), [6, 6, 26, 26, 26]),
     ],
 )
-def test_time_left_knows_what_methods_cost(presets, runner, monkeypatch, given, costs):
-    from keras_robustlt.experiments import progress
-
+def test_time_left_knows_what_methods_cost(monkeypatch, given, costs):
     monkeypatch.setattr(progress, "_forward_seconds", lambda *_: 0.5)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     network = keras.Sequential(layers)
-    monkeypatch.setattr(runner.krl.networks, "get", lambda *_, **__: network)
-    settings, model = built(runner, presets, epochs=5, **given)
+    monkeypatch.setattr(one_run.krl.networks, "get", lambda *_, **__: network)
+    settings, model = built(epochs=5, **given)
     left = progress.TimeLeft(settings, model, steps_per_epoch=7)
     assert left.costs == costs
     assert left() == 0.5 * 7 * sum(costs)
@@ -519,6 +478,63 @@ def test_time_left_knows_what_methods_cost(presets, runner, monkeypatch, given, 
 
 # Runs
 
+# Three trainings in a process of its own, where operations repeat themselves exactly:
+# one to its end, one that is told to end after an epoch, and one that goes on with it.
+RUNS = """
+import os, signal
+from absl import flags
+from keras_robustlt.experiments import train
+from keras_robustlt.experiments.progress import TrainingProgress
+
+def run(workdir, *arguments):
+    values = flags.FlagValues()
+    train.define_flags(values)
+    workdir = f"--workdir={{workdir}}"
+    train.main(values(["train", "--deterministic", *arguments, workdir]), values)
+
+print("== whole")
+run("whole", *{short})
+print("== interrupted")
+on_epoch_end = TrainingProgress.on_epoch_end
+
+def end_here(self, epoch, logs=None):
+    on_epoch_end(self, epoch, logs)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+TrainingProgress.on_epoch_end = end_here
+try:
+    run("parts", *{short})
+except SystemExit as ended:
+    print("exit", ended.code, os.listdir("parts"))
+TrainingProgress.on_epoch_end = on_epoch_end
+print("== resumed")
+run("parts", *{short})
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of the runs, and what each part of them printed."""
+    folder = tmp_path_factory.mktemp("recipes")
+    result = subprocess.run(
+        [sys.executable, "-c", RUNS.format(short=SHORT)],
+        cwd=folder,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    parts = (part.partition("\n") for part in result.stdout.split("== ")[1:])
+    return folder, {name: printed for name, _, printed in parts}
+
+
+@pytest.fixture(scope="module")
+def finished(runs):
+    """The directory of the run that nobody interrupted, and what it printed."""
+    folder, printed = runs
+    return folder / "whole", printed["whole"]
+
 
 def test_run_says_what_it_does(finished):
     workdir, printed = finished
@@ -527,7 +543,7 @@ def test_run_says_what_it_does(finished):
     assert "Estimated time" in printed
     assert "epoch 2/2" in printed and "left: 0 s" in printed
     assert "attack" in printed and "pgd2" in printed
-    assert f"Files: {workdir}" in printed
+    assert f"Files: {workdir.name}" in printed
 
 
 def test_files_of_a_run(finished):
@@ -561,7 +577,7 @@ def test_files_of_a_run(finished):
 
 def test_network_of_a_run_needs_only_keras(finished):
     workdir, _ = finished
-    expected = json.loads((workdir / "results.json").read_text())
+    expected = read_json(workdir / "results.json")
     code = f"""
 import sys
 import keras
@@ -572,72 +588,115 @@ import keras_robustlt as krl
 _, (x, y), _ = krl.data.long_tail_arrays("digits", seed=102)
 print(np.mean(network.predict(x, verbose=0).argmax(axis=1) == y))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    accuracy = float(result.stdout.splitlines()[-1])
+    printed = run_python("-c", code, KERAS_BACKEND="tensorflow")
+    accuracy = float(printed.splitlines()[-1])
     assert accuracy == pytest.approx(expected["attacks"]["clean"]["all"])
 
 
-def test_other_settings_in_the_same_directory(runner, finished):
+def test_other_settings_in_the_same_directory(finished):
     workdir, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
     with pytest.raises(SystemExit, match=message):
-        run_here("digitslt", *SHORT, "--alpha=0.5", f"--workdir={workdir}")
+        run_here(*SHORT, "--alpha=0.5", f"--workdir={workdir}")
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
-def test_killed_run_goes_on(finished, tmp_path):
-    workdir, _ = finished
-    flags = (*SHORT, "--deterministic", f"--workdir={tmp_path}")
-    with start("digitslt", *flags) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/2"):
-                process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert len(read_csv(tmp_path / "history.csv")) == 1
-    assert not (tmp_path / "results.json").exists()
-    code, printed = run("digitslt", *flags)
-    assert code == 0, printed
-    assert "epoch 1/2" not in printed
-    assert [row["epoch"] for row in read_csv(tmp_path / "history.csv")] == ["0", "1"]
-    first, second = (
-        json.loads((folder / "results.json").read_text())["attacks"]["clean"]["all"]
-        for folder in (workdir, tmp_path)
+def test_interrupted_run_goes_on_as_if_nothing_had_been(runs):
+    folder, printed = runs
+    assert (
+        "\nStopped. Started again, the same command goes on from here.\n"
+        in (printed["interrupted"])
     )
-    assert second == pytest.approx(first, abs=0.05)
+    assert "exit 143" in printed["interrupted"]
+    assert "epoch 1/2" in printed["interrupted"]
+    assert "results.json" not in printed["interrupted"]
+    assert "lock" not in printed["interrupted"]
+    assert "epoch 1/2" not in printed["resumed"] and "epoch 2/2" in printed["resumed"]
+    whole, parts = folder / "whole", folder / "parts"
+    for name in ("history.csv", "schedule.csv"):
+        assert (whole / name).read_text() == (parts / name).read_text()
+    states = (each / "checkpoints" / "training_state.npz" for each in (whole, parts))
+    with np.load(next(states)) as one, np.load(next(states)) as other:
+        assert set(one) == set(other)
+        for name in set(one) - {"meta"}:
+            np.testing.assert_array_equal(one[name], other[name])
+
+    def accuracies(folder):
+        entries = read_json(folder / "results.json")["attacks"]
+        return {
+            attack: {k: v for k, v in entry.items() if k != "seconds"}
+            for attack, entry in entries.items()
+        }
+
+    assert accuracies(whole) == accuracies(parts)
+
+
+def test_refused_where_another_process_is_at_it(monkeypatch, finished):
+    workdir, _ = finished
+    tensorflow = pytest.importorskip("tensorflow")
+    # Not for the tests that come after this one.
+    monkeypatch.setattr(
+        tensorflow.config.experimental, "enable_op_determinism", lambda: None
+    )
+    with one_run.workdir.held(workdir):
+        with pytest.raises(SystemExit, match="is in use, by process"):
+            run_here(*SHORT, "--deterministic", f"--workdir={workdir}")
+
+
+def test_test_examples_are_of_all_classes():
+    settings = presets.DIGITSLT.settings("default", {"test_examples": 100})
+    settings.update(seed=102)
+    x, y = one_run.load_data(settings, None).test
+    assert x.shape == (100, 8, 8, 1)
+    assert np.bincount(y).tolist() == [10] * 10
+
+
+def test_a_full_disk(monkeypatch, tmp_path):
+    def run(*arguments):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(one_run, "run", run)
+    message = (
+        "^error: .*No space left on device: 'somewhere'. Started again, the same "
+        "command goes on from what is done in .*run.$"
+    )
+    with pytest.raises(SystemExit, match=message):
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+
+
+def test_without_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="long_tail_arrays gives them") as ended:
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+    assert "\n" not in str(ended.value)
 
 
 SMALL_DATA = {
-    "cifar100lt": lambda root: write_cifar100(root, num_train=2),
-    "tinyimagenetlt": write_tiny_imagenet,
-    "imagenetlt": write_imagenet64,
+    "cifar100": lambda root: write_cifar100(root, num_train=2),
+    "tinyimagenet": write_tiny_imagenet,
+    "imagenet": write_imagenet64,
 }
 
 
 @pytest.mark.parametrize(
-    "recipe, name, counts, given",
+    "data, name, counts, given",
     [
         (
-            "cifar100lt",
+            "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
-            ["--method=robal", "--imbalance_type=step", "--largest_class=2"],
+            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"],
         ),
         (
-            "tinyimagenetlt",
+            "tinyimagenet",
             "TAET",
             [3, 1, 1],
-            ["--method=taet", "--norobustlt", "--num_classes=3"],
+            ["--method=taet", "--norobustlt", "--num_classes=3"]
+            + ["--model=small_resnet"],
         ),
         (
-            "imagenetlt",
+            "imagenet",
             "AT + CFA + EMA",
             [3, 1],
             ["--method=at", "--budget=cfa", "--ema=0.9", "--num_classes=2"]
@@ -645,32 +704,32 @@ SMALL_DATA = {
         ),
     ],
 )
-def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
-    SMALL_DATA[recipe](tmp_path)
+def test_data_sets(monkeypatch, tmp_path, data, name, counts, given):
+    SMALL_DATA[data](tmp_path)
     models = []
-    build_model = runner.build_model
+    build_model = one_run.build_model
 
     def keep_model(*arguments):
         models.append(build_model(*arguments))
         return models[-1]
 
-    monkeypatch.setattr(runner, "build_model", keep_model)
+    monkeypatch.setattr(one_run, "build_model", keep_model)
     run_here(
-        recipe,
+        f"--data={data}",
         "--preset=smoke",
         f"--data_dir={tmp_path}",
         f"--workdir={tmp_path / 'run'}",
-        f"--imbalance_ratio={2 if recipe == 'cifar100lt' else 3}",
+        f"--imbalance_ratio={2 if data == 'cifar100' else 3}",
         f"--largest_class={counts[0]}",
         "--epochs=1",
-        "--attack_steps=1",
+        "--pgd_steps=1",
         "--attacks=clean",
         *given,
     )
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = read_json(tmp_path / "run" / "config.json")
     assert config["name"] == name
     assert config["class_counts"] == counts
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = read_json(tmp_path / "run" / "results.json")
     assert np.isfinite(results["attacks"]["clean"]["all"])
     assert len(results["attacks"]["clean"]["per_class"]) == len(counts)
     assert np.isfinite(float(read_csv(tmp_path / "run" / "history.csv")[0]["loss"]))
@@ -685,10 +744,47 @@ def test_recipes(runner, monkeypatch, tmp_path, recipe, name, counts, given):
         assert not np.allclose(models[0].network(x), expected, rtol=1e-3)
 
 
-def test_processes_are_on_their_own_after_training(presets, monkeypatch):
-    jax = pytest.importorskip("jax")
-    from keras_robustlt.experiments import devices
+class ClosedAtTheEnd(io.StringIO):
+    """A terminal that is gone when the results come."""
 
+    def write(self, text):
+        if "accuracy in %" in text:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_folder_of_images(monkeypatch, tmp_path):
+    """Colours of one's own, as many as there are; all is written before it is shown."""
+    for name, count in (("blue", 6), ("red", 3)):
+        folder = tmp_path / "colours" / name
+        folder.mkdir(parents=True)
+        for index in range(count):
+            image = np.zeros((12, 10, 3), np.uint8)
+            image[..., 2 if name == "blue" else 0] = 200 + index
+            Image.fromarray(image).save(folder / f"{index}.png")
+    monkeypatch.setattr(sys, "stdout", ClosedAtTheEnd())
+    with pytest.raises(BrokenPipeError):
+        run_here(
+            f"--data={tmp_path / 'colours'}",
+            f"--workdir={tmp_path / 'run'}",
+            "--model=small_resnet",
+            "--image_size=8",
+            "--augmentation=none",
+            "--epochs=1",
+            "--pgd_steps=1",
+            "--attacks=clean",
+        )
+    config = read_json(tmp_path / "run" / "config.json")
+    assert config["class_names"] == ["blue", "red"]
+    assert config["class_counts"] == [5, 2]  # the others are held out for the test
+    network = keras.saving.load_model(tmp_path / "run" / "network.keras")
+    assert network.input_shape == (None, 8, 8, 3)
+    for name in ("results.json", "report.html"):
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_processes_are_on_their_own_after_training(monkeypatch):
+    jax = pytest.importorskip("jax")
     ended = []
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: ended.append(1))
     devices.leave("none")
@@ -701,9 +797,11 @@ def test_processes_are_on_their_own_after_training(presets, monkeypatch):
 
 @pytest.mark.slow
 def test_several_devices(tmp_path):
-    flags = [*SHORT, "--distribute=mirrored", "--cpu_devices=2"]
-    code, printed = run("digitslt", *flags, f"--workdir={tmp_path}")
-    assert code == 0, printed
-    results = json.loads((tmp_path / "results.json").read_text())
+    run_python(
+        *("-m", "keras_robustlt", "train", *SHORT, f"--workdir={tmp_path}"),
+        *("--distribute=mirrored", "--cpu_devices=2"),
+        KERAS_BACKEND="tensorflow",
+    )
+    results = read_json(tmp_path / "results.json")
     assert results["attacks"]["clean"]["all"] > 0.2
     assert len(read_csv(tmp_path / "history.csv")) == 2

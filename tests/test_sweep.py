@@ -1,3 +1,5 @@
+"""Many runs and one table, with a `train` that takes no time; and two real ones."""
+
 import csv
 import json
 import os
@@ -10,115 +12,126 @@ import sys
 import time
 
 import pytest
+from absl import app, flags
+from test_repository import run_python
+
+from keras_robustlt.experiments import jobs, summary, sweep, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-RECIPES = ROOT / "recipes"
+RUNS = pathlib.Path("runs")
 
-# A recipe that takes no time: accuracies are functions of its flags.
+# In place of `train`: accuracies are functions of its flags.
 FAKE = """
 import json, os, pathlib, sys, time
-given = dict(flag.lstrip("-").partition("=")[::2] for flag in sys.argv[1:])
-known = ("method", "budget", "seed", "workdir", "epochs", "fail", "wait")
-settings = {"epochs": int(given.get("epochs", 3))}
-for key in ("method", "budget"):
-    settings[key] = given[key]
-settings["seed"] = seed = int(given["seed"])
-if given["method"] not in ("at", "awp", "standard"):
-    sys.exit(f"there is no method {given['method']}")
-for key in given:
-    if key not in (*known, "print_settings"):
-        sys.exit(f"there is no flag {key}")
-if "print_settings" in given:
-    print(json.dumps(settings))
-    sys.exit()
-workdir = pathlib.Path(given["workdir"])
-begun = (workdir / "config.json").exists()
-name = given["method"].upper() + " + RobustLT" * (given["budget"] == "robustlt")
-config = {"settings": settings, "name": name}
-(workdir / "config.json").write_text(json.dumps(config))
-(workdir / "process").write_text(str(os.getpid()))
-for epoch in range(settings["epochs"]):
-    print(f"epoch {epoch + 1}/{settings['epochs']}  loss 1", flush=True)
-    if given.get("fail") == str(seed) and not begun:
-        sys.exit("the disk is full")
-    if "wait" in given and not begun:
-        time.sleep(60)
-clean = 0.5 + seed / 100 + 0.1 * (given["budget"] == "robustlt")
-groups = {"all": clean, "tail": clean / 2, "balanced": clean, "worst": None}
-results = {"attacks": {"clean": groups}, "training": settings, "seed": seed}
-(workdir / "results.json").write_text(json.dumps(results))
-print("threads", os.environ.get("TF_NUM_INTRAOP_THREADS"))
+from absl import app
+
+def given_of(arguments):
+    return {flag.lstrip("-").partition("=")[0]: flag for flag in arguments}
+
+def settings_of(arguments):
+    given = dict(flag.lstrip("-").partition("=")[::2] for flag in arguments)
+    settings = {"epochs": int(given.pop("epochs", 3)), "data": given.pop("data")}
+    for key in ("method", "budget"):
+        settings[key] = given.pop(key)
+    settings["seed"] = int(given.pop("seed"))
+    if settings["method"] not in ("at", "awp", "standard"):
+        raise app.UsageError(f"there is no method {settings['method']}")
+    for key in given:
+        if key not in ("workdir", "fail", "wait"):
+            raise app.UsageError(f"there is no flag {key}")
+    return settings
+
+def main(arguments):
+    settings = settings_of(arguments)
+    given = dict(flag.lstrip("-").partition("=")[::2] for flag in arguments)
+    seed, budget = settings["seed"], settings["budget"]
+    workdir = pathlib.Path(given["workdir"])
+    begun = (workdir / "config.json").exists()
+    name = settings["method"].upper() + " + RobustLT" * (budget == "robustlt")
+    config = {"settings": settings, "name": name}
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "process").write_text(str(os.getpid()))
+    for epoch in range(settings["epochs"]):
+        print(f"epoch {epoch + 1}/{settings['epochs']}  loss 1", flush=True)
+        if given.get("fail") == str(seed) and not begun:
+            sys.exit("the disk is full")
+        if "wait" in given and not begun:
+            time.sleep(60)
+    clean = 0.5 + seed / 100 + 0.1 * (budget == "robustlt")
+    groups = {"all": clean, "tail": clean / 2, "balanced": clean, "worst": None}
+    results = {"attacks": {"clean": groups}, "training": settings, "seed": seed}
+    (workdir / "results.json").write_text(json.dumps(results))
+    print("threads", os.environ.get("TF_NUM_INTRAOP_THREADS"))
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
 """
 
-
-@pytest.fixture
-def recipes(tmp_path):
-    """A directory with the sweep and one recipe, the fake one."""
-    directory = tmp_path / "recipes"
-    directory.mkdir()
-    for name in ("sweep", "jobs", "summary", "runner", "devices", "presets"):
-        shutil.copy(RECIPES / f"{name}.py", directory)
-    (directory / "fakelt.py").write_text(FAKE)
-    return directory
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    from keras_robustlt.experiments import jobs
-    from keras_robustlt.experiments import summary
-
-    return jobs, summary
-
-
-# A job in the background of a shell is started with interrupts ignored.
-WITH_INTERRUPTS = """
+# A sweep in a process of its own; a job in the background of a shell is started with
+# interrupts ignored.
+SWEEP = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import fake
+from keras_robustlt import __main__ as command_line
+from keras_robustlt.experiments import train
+train.COMMAND = [sys.executable, fake.__file__]
+train.given_of, train.settings_of = fake.given_of, fake.settings_of
+command_line.run()
 """
 
 
-def start(recipes, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = ["recipes/sweep.py", "--data=fakelt", "--workdir=runs", *flags]
-    return subprocess.Popen(
-        [sys.executable, "-c", WITH_INTERRUPTS, *command],
-        cwd=recipes.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def faked(tmp_path, monkeypatch):
+    """Sweeps run the fake, and write into a folder of their own."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "fake", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    import fake
+
+    monkeypatch.setattr(train, "COMMAND", [sys.executable, fake.__file__])
+    monkeypatch.setattr(train, "given_of", fake.given_of)
+    monkeypatch.setattr(train, "settings_of", fake.settings_of)
 
 
-def sweep(recipes, *flags):
-    """The exit code of a sweep and what it printed."""
-    process = start(recipes, *flags)
-    printed, _ = process.communicate()
-    return process.returncode, printed
+@pytest.fixture
+def run(faked, capsys):
+    """Runs a sweep over the fake: how it ended, `None` if well, and what it printed."""
+
+    def run(*arguments):
+        values = flags.FlagValues()
+        sweep.define_flags(values)
+        end = None
+        try:
+            argv = values(["sweep", "--data=fakelt", "--workdir=runs", *arguments])
+            sweep.main(argv, values)
+        except (SystemExit, app.UsageError, flags.Error) as error:
+            end = str(error)
+        return end, capsys.readouterr().out
+
+    return run
 
 
-def files(recipes, name):
-    return sorted(
-        str(path.relative_to(recipes.parent / "runs").parent)
-        for path in (recipes.parent / "runs").rglob(name)
-    )
+def files(name):
+    runs = pathlib.Path("runs")
+    return sorted(str(path.parent.relative_to(runs)) for path in runs.rglob(name))
 
 
-def test_grid_table_and_what_is_there_already(recipes):
+def test_grid_table_and_what_is_there_already(run):
     grid = ("--methods=at,standard", "--seeds=1,3", "--jobs=2")
-    code, printed = sweep(recipes, *grid)
-    assert code == 0, printed
+    end, printed = run(*grid)
+    assert end is None, end
     assert "6 runs, 0 of them finished before.\n2 at a time." in printed
     # Standard training has no budget: one row.
-    assert files(recipes, "results.json") == [
+    assert files("results.json") == [
         f"fakelt/{group}/seed{seed}"
         for group in ("at-robustlt", "at", "standard")
         for seed in (1, 3)
     ]
     assert "6 of 6 done" in printed
-    text = (recipes.parent / "runs" / "table.md").read_text()
+    text = (RUNS / "table.md").read_text()
     assert text.strip() in printed
     assert text.split("## ")[1].splitlines() == [
         "fakelt",
@@ -134,27 +147,28 @@ def test_grid_table_and_what_is_there_already(recipes):
         "| STANDARD      |     2 | 52.0 ± 1.4 | 26.0 ± 0.7 |     52.0 ± 1.4 "
         "|           - |",
     ]
-    log = (recipes.parent / "runs" / "fakelt" / "at" / "seed1" / "run.log").read_text()
-    assert "fakelt.py --method=at --budget=uniform --seed=1" in log
+    log = (RUNS / "fakelt" / "at" / "seed1" / "run.log").read_text()
+    assert "fake.py --data=fakelt --method=at --budget=uniform --seed=1" in log
     assert "epoch 3/3" in log
 
-    processes = [path.read_text() for path in recipes.parent.rglob("process")]
-    code, printed = sweep(recipes, *grid[:1], "--seeds=1,3,5")
-    assert code == 0, printed
+    processes = [path.read_text() for path in RUNS.rglob("process")]
+    end, printed = run(*grid[:1], "--seeds=1,3,5")
+    assert end is None, end
     assert "9 runs, 6 of them finished before" in printed
-    after = [path.read_text() for path in recipes.parent.rglob("process")]
+    after = [path.read_text() for path in RUNS.rglob("process")]
     assert len(after) == 9 and set(processes) < set(after)
 
 
-def test_numbers_in_all_formats(recipes):
+def test_numbers_in_all_formats(run):
     seeds = (1, 2, 4)
-    code, printed = sweep(recipes, "--seeds=1,2,4")
-    assert code == 0, printed
+    end, printed = run("--seeds=1,2,4")
+    assert end is None, end
     values = [0.5 + seed / 100 for seed in seeds]
-    rows = json.loads((recipes.parent / "runs" / "table.json").read_text())
+    rows = json.loads((RUNS / "table.json").read_text())
     assert [row["name"] for row in rows] == ["AT", "AT + RobustLT"]
     assert rows[0]["seeds"] == list(seeds)
-    assert rows[0]["settings"] == {"epochs": 3, "method": "at", "budget": "uniform"}
+    expected = {"epochs": 3, "data": "fakelt", "method": "at", "budget": "uniform"}
+    assert rows[0]["settings"] == expected
     clean = rows[0]["accuracy"]["clean"]
     assert clean["all"]["values"] == pytest.approx(values)
     assert clean["all"]["mean"] == pytest.approx(sum(values) / 3)
@@ -162,7 +176,7 @@ def test_numbers_in_all_formats(recipes):
     variance = sum((value - mean) ** 2 for value in values) / 2
     assert clean["all"]["std"] == pytest.approx(variance**0.5)
     assert clean["worst"] == {"mean": None, "std": None, "values": [None] * 3}
-    with (recipes.parent / "runs" / "table.csv").open(newline="") as file:
+    with (RUNS / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * 4
     assert lines[4]["name"] == "AT + RobustLT" and lines[4]["budget"] == "robustlt"
@@ -173,66 +187,71 @@ def test_numbers_in_all_formats(recipes):
     assert lines[3]["mean"] == lines[3]["std"] == ""
 
 
-def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(recipes):
+def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(run):
     flags = ("--budgets=uniform", "--seeds=1,2,3", "--", "--fail=2")
-    code, printed = sweep(recipes, *flags)
-    assert code == 1
+    end, printed = run(*flags)
+    assert end == "fakelt/at/seed2 failed: runs/fakelt/at/seed2/run.log"
     assert "fakelt/at/seed2 failed (exit code 1)" in printed
     assert "    the disk is full" in printed
     assert "2 of 3 done; 1 failed" in printed
-    assert printed.endswith("fakelt/at/seed2 failed: runs/fakelt/at/seed2/run.log\n")
-    assert files(recipes, "results.json") == ["fakelt/at/seed1", "fakelt/at/seed3"]
+    assert files("results.json") == ["fakelt/at/seed1", "fakelt/at/seed3"]
     assert "|     2 |" in printed  # the table, of two seeds
 
-    code, printed = sweep(recipes, *flags)
-    assert code == 0, printed
+    end, printed = run(*flags)
+    assert end is None, end
     assert "3 runs, 2 of them finished before" in printed
-    log = (recipes.parent / "runs/fakelt/at/seed2/run.log").read_text()
+    log = (RUNS / "fakelt/at/seed2/run.log").read_text()
     assert log.count("== ") == 2 and "the disk is full" in log
     assert "|     3 |" in printed
 
 
-def test_results_that_were_cut_short_are_not_results(recipes):
+def test_results_that_were_cut_short_are_not_results(run):
     flags = ("--budgets=uniform", "--seeds=1,2")
-    sweep(recipes, *flags)
-    path = recipes.parent / "runs/fakelt/at/seed1/results.json"
+    run(*flags)
+    path = RUNS / "fakelt/at/seed1/results.json"
     whole = path.read_text()
     path.write_text(whole[:40])
-    code, printed = sweep(recipes, *flags, "--table_only")
-    assert code == 0 and "|     1 |" in printed
-    code, printed = sweep(recipes, *flags)
+    end, printed = run(*flags, "--table_only")
+    assert end is None and "|     1 |" in printed
+    end, printed = run(*flags)
     assert "2 runs, 1 of them finished before" in printed
     assert path.read_text() == whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(recipes, number):
+def test_interrupted(run, number):
     flags = ("--budgets=uniform", "--seeds=1,2,3", "--jobs=2", "--", "--wait")
-    process = start(recipes, *flags)
-    running = [recipes.parent / f"runs/fakelt/at/seed{n}/process" for n in (1, 2)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP, "sweep", "--data=fakelt", "--workdir=runs"]
+        + [*flags],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.getcwd()}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    running = [RUNS / f"fakelt/at/seed{n}/process" for n in (1, 2)]
     deadline = time.monotonic() + 60
     while not all(path.exists() and path.read_text() for path in running):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
     printed, _ = process.communicate()
-    assert process.returncode == 130, printed
+    assert process.returncode == 128 + number, printed
     assert "Traceback" not in printed
     assert "Stopped. Started again, the same command goes on from here." in printed
     for path in running:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
-    assert files(recipes, "results.json") == []
-    assert not (recipes.parent / "runs/fakelt/at/seed3").exists()
+    assert files("results.json") == []
+    assert not (RUNS / "fakelt/at/seed3").exists()
 
     # Those that were interrupted do not wait again; the third would.
-    code, printed = sweep(recipes, *flags[:1], "--seeds=1,2", *flags[2:])
-    assert code == 0, printed
+    end, printed = run(*flags[:1], "--seeds=1,2", *flags[2:])
+    assert end is None, end
     assert "|     2 |" in printed
 
 
-def test_who_is_told_fails(modules, tmp_path):
-    jobs, _ = modules
+def test_who_is_told_fails(tmp_path):
     code = "import time; print('one', flush=True); time.sleep(60)"
     todo = [
         jobs.Job(name, [sys.executable, "-c", code], tmp_path / name) for name in "abc"
@@ -250,22 +269,21 @@ def test_who_is_told_fails(modules, tmp_path):
     ]
 
 
-def test_extra_flags_reach_the_runs(recipes):
-    code, printed = sweep(recipes, "--budgets=uniform", "--seeds=1", "--", "--epochs=5")
-    assert code == 0, printed
-    assert "epoch 5/5" in (recipes.parent / "runs/fakelt/at/seed1/run.log").read_text()
+def test_extra_flags_reach_the_runs(run):
+    end, printed = run("--budgets=uniform", "--seeds=1", "--", "--epochs=5")
+    assert end is None, end
+    assert "epoch 5/5" in (RUNS / "fakelt/at/seed1/run.log").read_text()
     # The settings of those that are there are others now.
-    code, printed = sweep(recipes, "--budgets=uniform", "--seeds=1,2")
-    assert code == 1
-    assert "runs/fakelt/at/seed1 holds a run with other settings" in printed
-    assert "epochs: 5 there, 3 now" in printed
-    assert files(recipes, "results.json") == ["fakelt/at/seed1"]
+    end, printed = run("--budgets=uniform", "--seeds=1,2")
+    assert "runs/fakelt/at/seed1 holds a run with other settings" in end
+    assert "epochs: 5 there, 3 now" in end
+    assert files("results.json") == ["fakelt/at/seed1"]
 
 
-def test_runs_of_other_settings_are_no_mean(recipes):
-    sweep(recipes, "--budgets=uniform", "--seeds=1,2", "--", "--epochs=5")
-    code, printed = sweep(recipes, "--budgets=uniform", "--seeds=4")
-    assert code == 0, printed
+def test_runs_of_other_settings_are_no_mean(run):
+    run("--budgets=uniform", "--seeds=1,2", "--", "--epochs=5")
+    end, printed = run("--budgets=uniform", "--seeds=4")
+    assert end is None, end
     assert "| AT (epochs 5) |     2 | 51.5 ± 0.7 |" in printed
     assert "| AT (epochs 3) |     1 |       54.0 |" in printed
 
@@ -273,34 +291,46 @@ def test_runs_of_other_settings_are_no_mean(recipes):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data=digits",), "--data=digits: there is no such recipe. .*: fakelt"),
+        (("--data=a/x.npz,b/x.npz",), "would share the directory x/at"),
+        (("--workdir=",), "--workdir= is empty"),
         (("--methods=at,magic",), "there is no method magic"),
-        (("--seeds=1,two",), "--seeds=two: seeds are whole numbers"),
+        (("--seeds=1,two",), "--seeds=two: it must be a whole number"),
         (("--seeds=",), "need values"),
         (("--jobs=0",), "--jobs"),
         (("--epochs=2",), "'epochs'"),
         (("--", "--epoks=2"), "there is no flag epoks"),
         (("--", "--seed=7"), "--seed=7 after -- would be the same for all runs"),
-        (("--", "--norobustlt"), "--norobustlt after --"),
+        (("--", "--data=digits"), "--data=digits after --"),
+        (("--", "--budget=cfa"), "--budget=cfa after --"),
     ],
 )
-def test_mistakes_are_refused_before_anything_starts(recipes, flags, message):
-    code, printed = sweep(recipes, *flags)
-    assert code != 0
-    assert "Traceback" not in printed
-    before, _, after = message.partition(".*")
-    assert before in printed and after in printed
-    assert not (recipes.parent / "runs").exists()
+def test_mistakes_are_refused_before_anything_starts(run, flags, message):
+    end, printed = run(*flags)
+    assert message in end and not printed
+    assert not RUNS.exists()
 
 
-def test_table_of_nothing(recipes):
-    code, printed = sweep(recipes, "--table_only")
-    assert code == 0
+def test_flags_of_a_budget_go_to_its_runs():
+    points = sweep.grid(["digits"], ["at"], ["uniform", "robustlt"], ["1"])
+    extra = ["--alpha", "0.5", "--epochs=3"]
+    (base, _), (ours, settings) = sweep.runs_of(points, extra).values()
+    assert settings["alpha"] == 0.5
+    assert "--alpha=0.5" in ours and "--epochs=3" in ours
+    assert "--alpha=0.5" not in base and "--epochs=3" in base
+    # Without such a run they would do nothing.
+    with pytest.raises(app.UsageError, match="--alpha=0.5 does nothing"):
+        sweep.runs_of(points[:1], extra)
+    with pytest.raises(app.UsageError, match="^--norobustlt after --"):
+        sweep.runs_of(points, ["--norobustlt"])
+
+
+def test_table_of_nothing(run):
+    end, printed = run("--table_only")
+    assert end is None
     assert printed == "No run under runs is finished.\n"
 
 
-def test_share_of_the_machine(modules, monkeypatch):
-    jobs, _ = modules
+def test_share_of_the_machine(monkeypatch):
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -325,8 +355,7 @@ def test_share_of_the_machine(modules, monkeypatch):
     assert jobs.environments(2)[0]["NPROC"] == "3"
 
 
-def test_share_of_accelerators(modules, monkeypatch):
-    jobs, _ = modules
+def test_share_of_accelerators(monkeypatch):
     monkeypatch.setattr(jobs.glob, "glob", lambda pattern: [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
 
@@ -346,8 +375,7 @@ def test_share_of_accelerators(modules, monkeypatch):
     assert jobs.environments(9) == [{}]
 
 
-def test_cores_of_a_container(modules, monkeypatch, tmp_path):
-    jobs, _ = modules
+def test_cores_of_a_container(monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(
         jobs.os, "sched_getaffinity", lambda process: set(range(8)), raising=False
@@ -358,8 +386,7 @@ def test_cores_of_a_container(modules, monkeypatch, tmp_path):
         assert jobs.cores() == expected
 
 
-def test_time_left(modules):
-    jobs, _ = modules
+def test_time_left():
 
     class Job(jobs.Job):
         seconds = 0.0
@@ -386,8 +413,7 @@ def test_time_left(modules):
     assert jobs.time_left([slow], 1) == 0.0
 
 
-def test_order_of_the_rows(modules):
-    _, summary = modules
+def test_order_of_the_rows():
     rows = [
         {"data": data, "name": "", "settings": {"method": method, "budget": budget}}
         for data in ("cifar", "digits")
@@ -397,8 +423,7 @@ def test_order_of_the_rows(modules):
     assert sorted(rows[::-1], key=summary._order) == rows
 
 
-def test_mean_and_standard_deviation(modules):
-    _, summary = modules
+def test_mean_and_standard_deviation():
     values = [0.25, 0.5, 1.0]
     assert summary._spread(values) == {
         "mean": statistics.mean(values),
@@ -412,31 +437,15 @@ def test_mean_and_standard_deviation(modules):
     assert summary._cell(None) == "-"
 
 
-def recipe(name, *flags):
-    """The exit code of a recipe and what it printed."""
-    environment = {
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    result = subprocess.run(
-        [sys.executable, str(RECIPES / f"{name}.py"), *flags],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return result.returncode, result.stdout
+def run_train(*arguments):
+    """Runs `train` in this process, where the imports are done."""
+    values = flags.FlagValues()
+    train.define_flags(values)
+    train.main(values(["train", "--data=digits", *arguments]), values)
 
 
-def compare(*flags):
-    return recipe("digitslt", "--compare", *flags)
-
-
-def pretend_to_have_run(workdir, *flags):
-    code, printed = recipe("digitslt", "--print_settings", *flags)
-    assert code == 0, printed
-    settings = json.loads(printed)
+def pretend_to_have_run(workdir, *arguments):
+    settings = train.settings_of(["--data=digits", *arguments])
     entry = {"all": 0.5, "tail": 0.4, "balanced": 0.5, "worst": 0.3}
     entry |= {"per_class": [0.3, 0.7], "attack": None}
     evaluated = {"class_names": ["a", "b"], "class_counts": [9, 2], "epsilon": 0.1}
@@ -450,15 +459,14 @@ def pretend_to_have_run(workdir, *flags):
     (workdir / "results.json").write_text(json.dumps(results))
 
 
-def test_comparison_of_finished_runs(tmp_path):
+@pytest.mark.tensorflow
+def test_comparison_of_finished_runs(tmp_path, capsys):
     pretend_to_have_run(tmp_path / "base", "--norobustlt", "--epochs=7")
-    pretend_to_have_run(tmp_path / "robustlt", "--epochs=7")
-    code, printed = recipe(
-        "digitslt", "--compare", "--epochs=7", f"--workdir={tmp_path}"
-    )
-    assert code == 0, printed
+    pretend_to_have_run(tmp_path / "robustlt", "--epochs=7", "--alpha=0.5")
+    command = ("--compare", "--alpha=0.5", f"--workdir={tmp_path}")
+    run_train(*command, "--epochs=7")
     text = (tmp_path / "comparison.txt").read_text()
-    assert text in printed
+    assert text in capsys.readouterr().out
     assert text.splitlines() == [
         "accuracy in %          all  tail  balanced  worst     a     b",
         "--------------------  ----  ----  --------  -----  ----  ----",
@@ -471,37 +479,37 @@ def test_comparison_of_finished_runs(tmp_path):
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "base vs robustlt" in (tmp_path / "report.html").read_text()
 
-    code, printed = recipe(
-        "digitslt", "--compare", "--epochs=8", f"--workdir={tmp_path}"
-    )
-    assert code == 1
-    assert "base holds a run with other settings" in printed
-    assert "epochs: 7 there, 8 now" in printed
+    message = "(?s)base holds a run with other settings.*epochs: 7 there, 8 now"
+    with pytest.raises(SystemExit, match=message):
+        run_train(*command, "--epochs=8")
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "flags", [("--norobustlt",), ("--method=standard",), ("--alpha=0", "--beta=0")]
 )
 def test_nothing_to_compare(flags, tmp_path):
-    code, printed = recipe(
-        "digitslt", "--compare", *flags, f"--workdir={tmp_path / 'run'}"
-    )
-    assert code == 1
-    assert "with these flags there is no difference: both are" in printed
+    message = "with these flags there is no difference: both are"
+    with pytest.raises(SystemExit, match=message):
+        run_train("--compare", *flags, f"--workdir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
 
 # A run of seconds.
-SHORT = "--epochs=1 --batch_size=64 --attack_steps=1 --attacks=clean,pgd2".split()
+SHORT = "--epochs=1 --batch_size=64 --pgd_steps=1 --attacks=clean,pgd2".split()
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """The directory of a sweep of the digits, AT with two seeds, and its output."""
     workdir = tmp_path_factory.mktemp("sweep")
-    flags = "--data=digitslt --budgets=uniform --seeds=1,2 --jobs=2".split()
-    code, printed = recipe("sweep", *flags, f"--workdir={workdir}", "--", *SHORT)
-    assert code == 0, printed
+    arguments = "--data=digitslt --budgets=uniform --seeds=1,2 --jobs=2".split()
+    printed = run_python(
+        *(str(ROOT / "recipes" / "sweep.py"), *arguments, f"--workdir={workdir}"),
+        *("--", *SHORT),
+        KERAS_BACKEND="tensorflow",
+        CUDA_VISIBLE_DEVICES="",
+    )
     return workdir, printed
 
 
@@ -524,12 +532,13 @@ def test_sweep_of_the_digits(swept):
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
-def test_comparison_trains_what_is_missing(swept, tmp_path):
+def test_comparison_trains_what_is_missing(swept, tmp_path, capsys, monkeypatch):
     base = tmp_path / "base"
     shutil.copytree(swept[0] / "digitslt/at/seed1", base)
-    flags = (*SHORT, "--seed=1", "--beta=0", f"--workdir={tmp_path}")
-    code, printed = compare(*flags)
-    assert code == 0, printed
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run_train(*SHORT, "--seed=1", "--beta=0", "--compare", f"--workdir={tmp_path}")
+    printed = capsys.readouterr().out
     assert "\nAT + CPB | epoch 1/1" in printed
     assert "\nAT       | epoch" not in printed  # it was there
     text = (tmp_path / "comparison.txt").read_text()

@@ -42,8 +42,8 @@ def named_variables(network):
 
 def group(arrays, prefix):
     """The arrays whose names start with `prefix`, without it."""
-    return {
-        key.removeprefix(prefix): value
+    return type(arrays)(
+        (key.removeprefix(prefix), value)
         for key, value in arrays.items()
         if key.startswith(prefix)
-    }
+    )

@@ -19,11 +19,11 @@ def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):
     )
 
 
-def conv_network(batchnorm=krl.layers.BatchNormalization):
+def conv_network(batchnorm=krl.layers.BatchNormalization, input_shape=(6, 6, 3)):
     layers = keras.layers
     return keras.Sequential(
         [
-            keras.Input((6, 6, 3)),
+            keras.Input(input_shape),
             layers.Conv2D(4, 3, strides=2, use_bias=False),
             batchnorm(),
             layers.ReLU(),

@@ -6,10 +6,11 @@ Both use PGD, which takes a budget for each image: one compiled function does fo
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, checks
-from keras_robustlt.evaluation import evaluate as evaluation
+from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
-from keras_robustlt.evaluation.results import AdversarialExamples
+from keras_robustlt.evaluation import inputs, runners
+from keras_robustlt.evaluation.evaluate import evaluate
+from keras_robustlt.evaluation.results import SUMMARY, AdversarialExamples
 
 __all__ = ["adversarial_examples", "robustness_curve"]
 
@@ -25,7 +26,7 @@ def robustness_curve(
     attack="pgd20",
     examples=None,
     class_counts=None,
-    tail_fraction=0.8,
+    tail_fraction=None,
     batch_size=250,
     seed=0,
     verbose=1,
@@ -45,8 +46,8 @@ def robustness_curve(
         attack: Name of an attack of `evaluate` that is PGD (`"pgdN"`, `"cwN"` or
             `"fgsm"`), with the budget of a `RobustLTModel`, or `8 / 255`; or a
             `keras_robustlt.attacks.PGD` of one run. Defaults to `"pgd20"`.
-        examples: Integer. Only about so many images: the first of each class. Defaults
-            to `None`, for all.
+        examples: Integer. Only so many images, drawn from all classes as evenly as
+            they come. Defaults to `None`, for all.
         class_counts: See `evaluate`.
         tail_fraction: See `evaluate`.
         batch_size: See `evaluate`.
@@ -68,17 +69,16 @@ def robustness_curve(
     >>> results.curve = krl.robustness_curve(model, test, epsilons=[0, 0.02, 0.04])
     >>> results.curve["all"]
     """
-    attack = _attack(attack, getattr(model, "epsilon", 8 / 255))
+    attack = _attack(attack, model)
     if epsilons is None:
         epsilons = [multiple * attack.epsilon for multiple in MULTIPLES]
     epsilons = [checks.epsilon(epsilon, attack.norm) for epsilon in epsilons]
     if not epsilons:
         raise ValueError("`epsilons` must have at least one budget. Received: none")
     if examples is not None:
-        per_class = checks.positive_integer("examples", examples)
-        x, y = _first_of_each_class(model, x, y, batch_size, examples=per_class)
-    perturb = _Perturb(attack, batch_size)
-    results = evaluation.evaluate(
+        x, y = inputs.class_balanced_subset(x, y, examples, seed)
+    perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))
+    results = evaluate(
         model,
         x,
         y,
@@ -92,17 +92,14 @@ def robustness_curve(
         # The budgets that are not those of the evaluation may well be too large.
         diagnose=False,
     )
-    curve = {
-        key: [results[str(epsilon)][key] for epsilon in epsilons]
-        for key in ("all", "tail", "balanced", "worst")
-    }
+    curve = {key: [results[str(e)][key] for e in epsilons] for key in SUMMARY}
     if results.settings["class_counts"] is None:
         curve["tail"] = None
     return {
         "epsilons": epsilons,
         **curve,
         "examples": results.settings["examples"],
-        "attack": evaluation._settings(attack),
+        "attack": runners.settings_of(attack),
     }
 
 
@@ -118,8 +115,8 @@ def adversarial_examples(
 ):
     """A few images, what the attack makes of them, and what the network says of both.
 
-    They are the first image of each of some classes, from the one with the most
-    training images to the one with the fewest: the same ones for every network.
+    They are an image of each of some classes, from the one with the most training
+    images to the one with the fewest: the same ones for every network.
 
     Args:
         model: See `evaluate`.
@@ -130,8 +127,9 @@ def adversarial_examples(
         class_counts: Integers of shape `(num_classes,)`: training images of each
             class. Defaults to those of a `RobustLTModel`; without any the classes are
             in their own order.
-        batch_size: Integer. Batch size for arrays. Defaults to `250`.
-        seed: Integer. Seed of the random start. Defaults to `0`.
+        batch_size: See `evaluate`.
+        seed: Integer. Seed of the choice of images and of the random start. Defaults
+            to `0`.
 
     Returns:
         `AdversarialExamples`.
@@ -144,18 +142,15 @@ def adversarial_examples(
     >>> examples = krl.adversarial_examples(model, test)
     >>> np.abs(examples.adversarial - examples.images).max()
     """
-    attack = _attack(attack, getattr(model, "epsilon", 8 / 255))
+    attack = _attack(attack, model)
     examples = checks.positive_integer("examples", examples)
-    if class_counts is None:
-        class_counts = getattr(model, "class_counts", None)
-    x, y = _first_of_each_class(model, x, y, batch_size)
-    if class_counts is not None:
-        counts = checks.class_counts(class_counts)
-        order = np.argsort(-counts[y], kind="stable")
-        x, y = x[order], y[order]
+    class_counts, _ = inputs.tail_of(model, class_counts)
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    network = inputs.network_of(model)
+    data = inputs.Batches(x, y, batch_size)
+    x, y = _one_of_each_class(network, data, class_counts, seed)
     chosen = np.linspace(0, len(y) - 1, min(examples, len(y))).round().astype(int)
     x, y = x[chosen], y[chosen]
-    network = evaluation._network(getattr(model, "inference_network", model))
     adversarial = _Perturb(attack, len(x)).within(attack.epsilon)(network, x, y, seed)
     both = np.concatenate([x, adversarial])
     probabilities = ops.softmax(active_set.compiled_logits(network)(both))
@@ -163,10 +158,10 @@ def adversarial_examples(
     return AdversarialExamples(x, adversarial, y, before, after, attack.epsilon)
 
 
-def _attack(attack, epsilon):
-    """The PGD that a name stands for, or is given."""
+def _attack(attack, model):
+    """The PGD that a name stands for, with the budget of the model, or is given."""
     if isinstance(attack, str) and attack != "clean":
-        attack = evaluation._attack_by_name(attack, epsilon, batch_size=1)
+        attack = attacks.get(attack, inputs.budget_of(model))
     if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
         raise ValueError(
             "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "
@@ -174,6 +169,20 @@ def _attack(attack, epsilon):
             f"Received: attack={attack!r}"
         )
     return attack
+
+
+def _one_of_each_class(network, data, class_counts, seed):
+    """An image of each class that has any, those with more training images first."""
+    num_classes = inputs.num_classes_of(network, data.first, class_counts)
+    subset = inputs.ClassBalancedSubset(num_classes, seed)
+    for chunk in data.chunks(1, num_classes):
+        subset.add(chunk.images, chunk.labels)
+    # Where some classes have none, others have more than one.
+    classes, which = np.unique(subset.labels, return_index=True)
+    if class_counts is not None:
+        order = np.argsort(-class_counts[classes], kind="stable")
+        classes, which = classes[order], which[order]
+    return subset.images[which], classes
 
 
 class _Perturb:
@@ -185,7 +194,7 @@ class _Perturb:
         self._run = None
 
     def within(self, epsilon):
-        """The attack with this budget, as `evaluate` takes a function."""
+        """The attack with this budget, as `evaluate` takes a function; None for 0."""
 
         def attacked(network, x, y, seed):
             budgets = np.full(len(x), epsilon, "float32")
@@ -194,7 +203,9 @@ class _Perturb:
             if self._run is None:
                 self._run = self._compiled(network)
             y = y.astype("int32")
-            return active_set.in_batches(self._run, self.batch_size, x, y, start, budgets)
+            return active_set.in_batches(
+                self._run, self.batch_size, x, y, start, budgets
+            )
 
         return attacked if epsilon else None
 
@@ -203,27 +214,3 @@ class _Perturb:
             return self.attack.perturb(network, x, y, start, epsilon)
 
         return backend.compiled(run, active_set.variables_of(network))
-
-
-def _first_of_each_class(model, x, y, batch_size, examples=1):
-    """About so many `examples`, at least one of each class that has any, as arrays."""
-    network = evaluation._network(getattr(model, "inference_network", model))
-    batches, _ = evaluation._batches(x, y, batch_size)
-    images, labels, left = [], [], None
-    for chunk_x, chunk_y in evaluation._with_images(batches):
-        if left is None:
-            num_classes = evaluation._num_classes(network, chunk_x, None)
-            left = np.full(num_classes, -(-examples // num_classes))
-        chunk_y = evaluation._integers(chunk_y, chunk_x, num_classes)
-        for label in np.unique(chunk_y):
-            found = np.flatnonzero(chunk_y == label)[: left[label]]
-            left[label] -= len(found)
-            images.append(chunk_x[found])
-            labels.append(chunk_y[found])
-        if not left.any():
-            break
-    if not labels:
-        raise ValueError("`x` has no images.")
-    images, labels = np.concatenate(images), np.concatenate(labels)
-    order = np.argsort(labels, kind="stable")
-    return images[order], labels[order]

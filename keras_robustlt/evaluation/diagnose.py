@@ -7,16 +7,20 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.evaluation import evaluate as evaluation
 from keras_robustlt.attacks import PGD, Square, active_set
+from keras_robustlt.evaluation import inputs
 from keras_robustlt.evaluation.sanity_checks import (
     PROBED,
     TOLERATED,
     Run,
+    after_probe,
     outdone,
     outdone_by_black_box,
     percent,
     random_network,
+    right_in_mode,
+    statistics_that_do_not_fit,
+    stronger_probe,
     too_many,
     vanishing_gradients,
     zero_gradients,
@@ -26,9 +30,8 @@ __all__ = ["Diagnosis", "diagnose"]
 
 # The share of the images whose result may depend on the random start.
 TOLERATED_WAVERING = 0.1
-# What a usual scale of the logits may gain, and the statistics of the batch.
+# What a usual scale of the logits may gain.
 TOLERATED_BY_SCALE = 0.03
-TOLERATED_BY_STATISTICS = 0.1
 
 
 def diagnose(
@@ -49,7 +52,7 @@ def diagnose(
     Some images go through PGD again and again, under conditions that leave it no
     excuse, and what comes out is compared. `evaluate` looks for such signs in the
     results that it has; this function makes the results that show more. It costs about
-    `starts + 3` runs of PGD and `queries` classifications of these images. What it
+    `starts + 4` runs of PGD and `queries` classifications of these images. What it
     looks for:
 
     - `"zero_gradients"`: the cross-entropy is flat at more than 1% of the images.
@@ -62,6 +65,8 @@ def diagnose(
     - `"large_epsilon"`: a budget that can turn every image into the same plain grey
       leaves more right than the largest class has images.
     - `"black_box"`: Square breaks more than 1% of the images, of those that PGD leaves.
+    - `"stronger_attack"`: of what PGD leaves, a short run of APGD with the margin loss
+      breaks more than 30%, or more than 10% of all images.
     - `"batch_normalization"`: with the statistics of the batch more than 10% of the
       images are classified right that are not with those of training.
 
@@ -75,8 +80,8 @@ def diagnose(
         epsilon: Float. The budget, in pixel units. Defaults to that of a
             `RobustLTModel`, and to `8 / 255` for others.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        examples: Integer. How many images to look at: of arrays as many drawn at
-            random, else the first ones. Defaults to `256`.
+        examples: Integer. How many images to look at, drawn from all classes as evenly
+            as they come. Defaults to `256`.
         starts: Integer, at least 2. How many random starts. Defaults to `5`.
         steps: Integer. Steps of PGD, of `epsilon / 8` each, or of as much more as it
             takes to cross the ball. Defaults to `20`.
@@ -97,7 +102,7 @@ def diagnose(
     >>> [finding["check"] for finding in diagnosis.findings]
     []
     """
-    epsilon = getattr(model, "epsilon", 8 / 255) if epsilon is None else epsilon
+    epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
     steps = checks.positive_integer("steps", steps)
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)
     if pgd.epsilon == 0:
@@ -146,6 +151,14 @@ def diagnose(
     numbers["largest_class"] = float(np.bincount(labels).max() / len(labels))
     found.append(_survives_grey(numbers))
 
+    left = np.flatnonzero(worst)
+    if left.size:
+        still_right = after_probe(
+            subject.network, pgd, pgd.epsilon, images[left], labels[left]
+        )
+        numbers["margin"] = float(still_right.sum() / len(images))
+        found.append(stronger_probe(f"pgd{steps}", still_right, worst.mean()))
+
     if queries and images.ndim == 4:
         square = Square(pgd.epsilon, queries, norm, batch_size=batch_size)
         left = subject.attacked_by(square, worst)
@@ -153,9 +166,9 @@ def diagnose(
         runs = [Run(f"pgd{steps}", pgd, worst), Run("square", square, left)]
         found.append(outdone_by_black_box(runs[1], runs))
 
-    in_training = subject.right_in_training_mode()
+    in_training = right_in_mode(subject.network, images, labels, training=True)
     numbers["clean_training_mode"] = float(in_training.mean())
-    found.append(_statistics_do_not_fit(clean, in_training))
+    found.append(statistics_that_do_not_fit(clean, in_training))
     return Diagnosis(numbers, [finding for finding in found if finding])
 
 
@@ -185,6 +198,8 @@ class Diagnosis(dict):
             f"{attack}, 2 x epsilon": self["double_epsilon"],
             f"{attack}, epsilon {self['large_epsilon']:.3g}": self["at_large_epsilon"],
         }
+        if "margin" in self:
+            rows["apgd, margin loss, on what is left"] = self["margin"]
         if "square" in self:
             rows["square on what is left"] = self["square"]
         rows["images without gradient"] = self["zero_gradients"]
@@ -211,12 +226,15 @@ class Subject:
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         self.seed = active_set.integer_seed(seed)
         self.pgd = pgd
-        self.network = evaluation._network(getattr(model, "inference_network", model))
-        self.images, labels = _subset(x, y, examples, self.seed)
-        num_classes = evaluation._num_classes(self.network, self.images, None)
-        self.labels = evaluation._integers(labels, self.images, num_classes)
+        self.network = inputs.network_of(model)
+        subset = inputs.class_balanced_subset(x, y, examples, self.seed)
+        data = inputs.Batches(*subset, batch_size=examples)
+        num_classes = inputs.num_classes_of(self.network, data.first)
+        (chunk,) = data.chunks(1, num_classes)
+        self.images, self.labels = chunk.images, chunk.labels
         self._logits = active_set.compiled_logits(self.network)
-        self._attack = backend.compiled(self._one_run, active_set.variables_of(self.network))
+        variables = active_set.variables_of(self.network)
+        self._attack = backend.compiled(self._one_run, variables)
         self.logits = self._logits_of(self.images)
         self.clean = self.logits.argmax(axis=1) == self.labels
 
@@ -259,11 +277,6 @@ class Subject:
         second, first = np.sort(self.logits, axis=1)[:, -2:].T
         return 1 / max(float(np.median(first - second)), 1e-12)
 
-    def right_in_training_mode(self):
-        forward = backend.frozen(self.network)
-        logits = forward(ops.convert_to_tensor(self.images), training=True)
-        return ops.convert_to_numpy(logits).argmax(axis=1) == self.labels
-
     def _one_run(self, images, labels, start, epsilon, scale):
         def loss(targets, logits):
             return losses.cross_entropy(targets, logits * scale[:, None])
@@ -275,27 +288,6 @@ class Subject:
 
     def _logits_of(self, images):
         return active_set.in_batches(self._logits, self.batch_size, images)
-
-
-def _subset(x, y, examples, seed):
-    if y is None and isinstance(x, tuple) and len(x) == 2:
-        x, y = x
-    batches, _ = evaluation._batches(x, y, examples)
-    if y is not None:
-        x, y = np.asarray(x), np.asarray(y)
-        which = np.random.default_rng(seed).permutation(len(x))[:examples]
-        batches = iter([(x[which], y[which])])
-    parts = []
-    for images, labels in evaluation._with_images(batches):
-        parts.append((images, labels))
-        if sum(len(images) for images, _ in parts) >= examples:
-            break
-    if not parts:
-        raise ValueError("`x` has no images to look at.")
-    images, labels = (
-        np.concatenate(part)[:examples] for part in zip(*parts, strict=True)
-    )
-    return images, labels
 
 
 def _depends_on_start(by_start):
@@ -369,24 +361,6 @@ def _survives_grey(numbers):
         "accuracy": accuracy,
         "largest_class": most,
         "epsilon": numbers["large_epsilon"],
-    }
-
-
-def _statistics_do_not_fit(clean, in_training):
-    only_training = int(np.sum(in_training & ~clean))
-    only_evaluation = int(np.sum(clean & ~in_training))
-    if not outdone(only_training, only_evaluation, len(clean), TOLERATED_BY_STATISTICS):
-        return None
-    return {
-        "check": "batch_normalization",
-        "message": "Clean images are classified better with the statistics of the "
-        f"batch ({percent(in_training.mean())} right) than in evaluation mode "
-        f"({percent(clean.mean())}): the moving statistics of batch normalisation do "
-        "not fit the weights. Train on for some epochs, with a smaller momentum, or "
-        "with batchnorm_statistics='mixed'.",
-        "training_mode": float(in_training.mean()),
-        "evaluation_mode": float(clean.mean()),
-        "examples": len(clean),
     }
 
 

@@ -42,20 +42,30 @@ def scope(distribute, cpu_devices=None):
     return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
 
 
-def check(distribute):
-    """Stops if it does not go with the backend, or the cluster is not described."""
+def check(distribute, cpu_devices=None):
+    """Raises a ValueError if the flags do not go with the backend or with each other.
+
+    Args:
+        distribute: One of `DISTRIBUTE`.
+        cpu_devices: Integer or `None`.
+    """
     if distribute == "none":
+        if cpu_devices is not None:
+            raise ValueError(
+                f"--cpu_devices={cpu_devices} does nothing without --distribute, such "
+                "as --distribute=mirrored."
+            )
         return
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != BACKENDS[distribute]:
-        raise SystemExit(
-            f"error: --distribute={distribute} is of another backend than {backend}: "
-            f"set KERAS_BACKEND={BACKENDS[distribute]}."
+        raise ValueError(
+            f"--distribute={distribute} is of another backend than {backend}: set "
+            f"KERAS_BACKEND={BACKENDS[distribute]}."
         )
     if distribute == "multiworker" and "TF_CONFIG" not in os.environ:
-        raise SystemExit(
-            "error: --distribute=multiworker needs TF_CONFIG in the environment of "
-            'each process, such as {"cluster": {"worker": ["10.0.0.1:1234", '
+        raise ValueError(
+            "--distribute=multiworker needs TF_CONFIG in the environment of each "
+            'process, such as {"cluster": {"worker": ["10.0.0.1:1234", '
             '"10.0.0.2:1234"]}, "task": {"type": "worker", "index": 0}}. On one '
             "machine, use --distribute=mirrored."
         )

@@ -1,11 +1,10 @@
 """Commands side by side: each in a process of its own, with its share of the machine.
 
-`recipes/sweep.py` and `recipes/digitslt.py --compare` train through it.
+`python -m keras_robustlt sweep` and `train --compare` train through it.
 """
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import glob
 import os
@@ -18,6 +17,9 @@ import subprocess
 import sys
 import threading
 import time
+
+from keras_robustlt.evaluation.progress import duration
+from keras_robustlt.experiments.interruption import ends_in_one_line
 
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
@@ -145,7 +147,7 @@ def run(jobs, environments, on_line=None, on_change=None):
             tell(on_change, job)
 
     pool = concurrent.futures.ThreadPoolExecutor(len(environments))
-    with _ending_is_an_interrupt(), pool:
+    with ends_in_one_line(), pool:
         running = [pool.submit(work, each) for each in environments]
         try:
             while running:
@@ -155,14 +157,11 @@ def run(jobs, environments, on_line=None, on_change=None):
                 for each in ended:
                     each.result()
                 tell(on_change, None)
-        except BaseException as reason:
+        except BaseException:
             with lock:
                 waiting.clear()
             _end(jobs)
-            if not isinstance(reason, KeyboardInterrupt):
-                raise
-            print("\nStopped. Started again, the same command goes on from here.")
-            raise SystemExit(130) from None
+            raise
     return [job for job in jobs if job.error]
 
 
@@ -184,21 +183,6 @@ def _end(jobs, patience=10):
             process.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-@contextlib.contextmanager
-def _ending_is_an_interrupt():
-    """SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
-    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    # What is ignored, as under nohup, stays so.
-    changed = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def environments(most, jobs=None, threads=None):
@@ -327,14 +311,3 @@ def _belongs_to(job):
     """ "digits/at/seed1" belongs to "digits/at", to "digits" and to "", all."""
     parts = job.name.split("/")
     return ["/".join(parts[:end]) for end in reversed(range(len(parts)))]
-
-
-def duration(seconds):
-    """A duration in words: "40 s", "12 min", "3.5 h", "5 days"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"

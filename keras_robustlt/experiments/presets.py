@@ -19,6 +19,7 @@ The paper's settings are those of its released configurations (Zhang et al., CVP
 
 import dataclasses
 import json
+import pathlib
 
 COMMON = dict(
     method="at_bsl",
@@ -31,6 +32,7 @@ COMMON = dict(
     batchnorm_statistics="adversarial",
     averaging=None,
     num_classes=None,
+    image_size=None,
     imbalance_ratio=50.0,
     imbalance_type="exp",
     largest_class=None,
@@ -41,7 +43,7 @@ COMMON = dict(
     pixel_std=None,
     head="linear",
     epsilon=8 / 255,
-    attack_steps=10,
+    pgd_steps=10,
     adaptive_steps=False,
     epochs=100,
     batch_size=128,
@@ -72,7 +74,7 @@ METHODS = {
         epochs=80,
         milestones=(60 / 80, 75 / 80),
         batch_size=64,
-        attack_steps=5,
+        pgd_steps=5,
         head="cosplus",
         method_options=dict(margin=0.1, scale=10.0, tau_b=1.5, tau_m=0.3, beta=6.0),
     ),
@@ -111,13 +113,24 @@ class DataSet:
         source: String, the name of the data for `krl.data.long_tail`.
         row: Dictionary, its settings over `COMMON`.
         beta: Dictionary from the method to `beta`; `"other"` is for the rest.
-        presets: Dictionary from the name of a preset to its settings.
+        presets: Dictionary from the name of a preset to its settings. The first is
+            the one to start from.
+        compare_threads: Integer, CPU threads of each run of a comparison. Defaults to
+            `None`, an equal share of the cores.
+        uses_data_dir: Boolean, whether the data are looked for in a directory.
+            Defaults to `True`.
     """
 
     source: str
     row: dict
     beta: dict
     presets: dict
+    compare_threads: int = None
+    uses_data_dir: bool = True
+
+    @property
+    def default_preset(self):
+        return next(iter(self.presets))
 
     def settings(self, preset, given=None):
         """The settings of a run.
@@ -150,6 +163,8 @@ class DataSet:
         if share is not None:
             options = {"ce_epochs": round(share * settings["epochs"]), **options}
         settings["method_options"] = {**options, **given.get("method_options", {})}
+        if settings["method"] == "standard":  # it attacks nothing
+            settings["budget"] = "uniform"
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
         return json.loads(json.dumps({"data": self.source, **settings}))
@@ -234,4 +249,75 @@ DIGITSLT = DataSet(
             attacks=("clean", "pgd20"),
         ),
     },
+    # Such small steps gain nothing from threads, whose number changes the rounding.
+    compare_threads=1,
+    uses_data_dir=False,
 )
+
+# Images of one's own, with the imbalance that they have. `source` is where they are.
+OWN = DataSet(
+    source="own",
+    row=dict(imbalance_ratio=None, pixel_mean=0.5, pixel_std=0.25),
+    beta=dict(other=0.8),
+    presets={
+        "resnet18": PRESETS["resnet18"],
+        "paper": PRESETS["paper"],
+        "cpu": {**PRESETS["cpu"], "augmentation": "base"},
+        "smoke": {**PRESETS["smoke"], "augmentation": "base"},
+    },
+    uses_data_dir=False,
+)
+
+BY_NAME = {
+    "digits": DIGITSLT,
+    "cifar10": CIFAR10LT,
+    "cifar100": CIFAR100LT,
+    "tinyimagenet": TINYIMAGENETLT,
+    "imagenet": IMAGENETLT,
+}
+
+
+def table_of(data):
+    """The table of `--data`.
+
+    Args:
+        data: String: a name of `BY_NAME`, which may end in "lt" as the recipes do, or
+            the path of a folder or of an .npz file.
+
+    Returns:
+        A `DataSet`.
+
+    Raises:
+        ValueError: If there is no such name and nothing at this path.
+    """
+    name = data.removesuffix("lt")
+    for known, table in BY_NAME.items():
+        if name in (known, table.source):
+            return table
+    path = pathlib.Path(data).expanduser()
+    if data and (path.is_dir() or path.suffix == ".npz" and path.is_file()):
+        return dataclasses.replace(OWN, source=data)
+    raise ValueError(
+        f"--data={data} is neither one of {', '.join(BY_NAME)}, nor a folder with a "
+        "sub-folder of images for each class, nor an .npz file."
+    )
+
+
+def name_of(settings):
+    """What a run is called in tables: "AT-BSL + RobustLT"."""
+    base, _, over = settings["method"].partition("+")
+    name = {"robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
+    parts = [name, over.upper()] if over else [name]
+    if settings["method"] != "standard":
+        parts += _budget_name(settings)
+    if settings["averaging"]:
+        parts.append("FAWA" if settings["averaging"] == "fawa" else "EMA")
+    return " + ".join(parts)
+
+
+def _budget_name(settings):
+    if settings["budget"] != "robustlt":
+        return [] if settings["budget"] == "uniform" else [settings["budget"].upper()]
+    if settings["alpha"] and settings["beta"]:
+        return ["RobustLT"]
+    return ["CPB"] * bool(settings["alpha"]) + ["AIW"] * bool(settings["beta"])

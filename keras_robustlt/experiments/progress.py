@@ -5,9 +5,9 @@ import time
 
 import keras
 import numpy as np
-from keras_robustlt.experiments.jobs import duration
 
 import keras_robustlt as krl
+from keras_robustlt.evaluation.progress import duration
 
 
 class TimeLeft:
@@ -89,7 +89,7 @@ def _forward_seconds(model, batch_size):
     return min(seconds[1:]) * batch_size / few
 
 
-class Progress(keras.callbacks.Callback):
+class TrainingProgress(keras.callbacks.Callback):
     """One line: the epoch, the logs, the time left. In a log file, a line an epoch."""
 
     def __init__(self, left):

@@ -1,13 +1,14 @@
 """Many runs and one table: methods, with and without RobustLT, over several seeds.
 
-    python recipes/sweep.py --data=digitslt --methods=at,at_bsl \\
+    python -m keras_robustlt sweep --data=digits --methods=at,at_bsl \\
         --budgets=uniform,robustlt --seeds=102,103,104 -- --epochs=20
 
 trains every method with every rule for the budget and every seed, as many at a time
 as the machine has cores (or GPUs), and ends in a table of mean and standard deviation
-over the seeds. --data names recipes of this directory; flags after -- go to them. What
-is finished is left out and what was interrupted goes on: start the same command again
-after Ctrl-C, after a failure, or with more methods and seeds.
+over the seeds. --data is what `train` takes, several separated by commas; flags after
+-- go to every run. What is finished is left out and what was interrupted goes on:
+start the same command again after Ctrl-C, after a failure, or with more methods and
+seeds.
 
 The files of a sweep, in its --workdir:
 
@@ -15,44 +16,79 @@ The files of a sweep, in its --workdir:
     table.md, table.csv, table.json       the table, of all finished runs that are here
 """
 
-import concurrent.futures
 import dataclasses
-import json
 import pathlib
-import subprocess
-import sys
 
-from keras_robustlt.experiments import jobs
-from keras_robustlt.experiments import run as runner
-from keras_robustlt.experiments import summary
 from absl import app, flags
 
-RECIPES = {path.stem: path for path in pathlib.Path(__file__).parent.glob("*lt.py")}
-# Those that a sweep gives to its runs.
-OWN_FLAGS = {"method", "budget", "robustlt", "norobustlt", "seed", "workdir"}
+from keras_robustlt.experiments import jobs, summary, train, workdir
+from keras_robustlt.experiments.flags import OF_ROBUSTLT
+from keras_robustlt.flag_types import COUNT, SEED, define_number
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list("data", "digitslt", f"Recipes: {', '.join(sorted(RECIPES))}.")
-flags.DEFINE_list("methods", "at", "Base methods, by the names that --method takes.")
-flags.DEFINE_list(
-    "budgets",
-    "uniform,robustlt",
-    "Rules for the budget, by the names that --budget takes. uniform: the base method.",
-)
-flags.DEFINE_list("seeds", "102,103,104", "Seeds.")
-flags.DEFINE_string("workdir", "runs/sweep", "Where the runs and the table go.")
-flags.DEFINE_integer(
-    "jobs",
-    None,
-    "Runs at a time. They share the cores, and each takes a GB or two of memory. "
-    "Default: one for each GPU; without any, one for each core.",
-    lower_bound=1,
-)
-flags.DEFINE_bool("table_only", False, "No runs, the table of what is there.")
+# Those that a sweep gives to its runs.
+OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+
+    def several(name, default, help):
+        flags.DEFINE_list(name, default, help, flag_values=values)
+
+    several("data", "digits", "Data sets, by the names or paths that `train` takes.")
+    several("methods", "at", "Base methods, by the names that --method takes.")
+    several(
+        "budgets",
+        "uniform,robustlt",
+        "Rules for the budget, by the names that --budget takes. uniform: the base "
+        "method.",
+    )
+    several("seeds", "102,103,104", "Seeds.")
+    flags.DEFINE_string(
+        "workdir", "runs/sweep", "Where the runs and the table go.", flag_values=values
+    )
+    define_number(
+        values,
+        COUNT,
+        "jobs",
+        None,
+        "Runs at a time. They share the cores, and each takes a GB or two of memory. "
+        "Default: one for each GPU; without any, one for each core.",
+    )
+    flags.DEFINE_bool(
+        "table_only", False, "No runs, the table of what is there.", flag_values=values
+    )
+
+
+def main(argv, values):
+    """Trains what is not finished, and writes and shows the table.
+
+    Args:
+        argv: List of strings: the name of the program, and the flags for the runs.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Raises:
+        UsageError: If a flag is wrong.
+        SystemExit: If something else is, or a run failed.
+    """
+    if values.workdir == "":
+        raise app.UsageError("--workdir= is empty: name a directory.")
+    folder = pathlib.Path(values.workdir)
+    failed = []
+    if not values.table_only:
+        points = grid(values.data, values.methods, values.budgets, values.seeds)
+        failed = run(runs_of(points, argv[1:]), folder, values.jobs)
+    rows = summary.collect(folder)
+    if rows:
+        print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*")
+    else:
+        print(f"No run under {folder} is finished.")
+    if failed:
+        raise SystemExit("\n".join(f"{job.name} failed: {job.log}" for job in failed))
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Point:
     """A point of the grid."""
 
     data: str
@@ -64,78 +100,94 @@ class Run:
     def group(self):
         """What it has in common with the runs of other seeds."""
         budget = "" if self.budget == "uniform" else f"-{self.budget}"
-        return f"{self.data}/{self.method}{budget}"
+        return f"{pathlib.Path(self.data).stem}/{self.method}{budget}"
 
     @property
     def name(self):
         return f"{self.group}/seed{self.seed}"
 
-    def command(self, flags):
-        """The command without the directory."""
-        grid = [f"--{key}={getattr(self, key)}" for key in ("method", "budget", "seed")]
-        return [sys.executable, str(RECIPES[self.data]), *grid, *flags]
-
-
-def main(argv):
-    workdir = pathlib.Path(FLAGS.workdir)
-    failed = []
-    if not FLAGS.table_only:
-        runs = grid(FLAGS.data, FLAGS.methods, FLAGS.budgets, FLAGS.seeds)
-        failed = train(runs, argv[1:], workdir, FLAGS.jobs)
-    rows = summary.collect(workdir)
-    if rows:
-        print(f"\n{summary.write(rows, workdir)}\nFiles: {workdir}/table.*")
-    else:
-        print(f"No run under {workdir} is finished.")
-    if failed:
-        raise SystemExit("\n".join(f"{job.name} failed: {job.log}" for job in failed))
+    @property
+    def flags(self):
+        """Its flags, without the directory."""
+        return [f"--{key}={value}" for key, value in dataclasses.asdict(self).items()]
 
 
 def grid(data, methods, budgets, seeds):
-    """The runs, all methods of a seed before the next seed."""
-    for name in data:
-        if name not in RECIPES:
-            raise SystemExit(
-                f"error: --data={name}: there is no such recipe. Choose among: "
-                f"{', '.join(sorted(RECIPES))}."
-            )
+    """The points, all methods of a seed before the next seed."""
     for seed in seeds:
-        if not seed.isdecimal():
-            raise SystemExit(f"error: --seeds={seed}: seeds are whole numbers.")
-    runs = [
+        try:
+            SEED.parse(seed)
+        except ValueError as error:
+            raise app.UsageError(f"--seeds={seed}: {error}") from None
+    points = [
         # Standard training has no perturbation and no budget.
-        Run(name, method, "uniform" if method == "standard" else budget, int(seed))
+        Point(name, method, "uniform" if method == "standard" else budget, int(seed))
         for name in data
         for seed in seeds
         for method in methods
         for budget in budgets
     ]
-    if not runs:
-        raise SystemExit("error: --data, --methods, --budgets and --seeds need values.")
-    return list(dict.fromkeys(runs))
+    if not points:
+        raise app.UsageError("--data, --methods, --budgets and --seeds need values.")
+    by_name = {point.name: point for point in points}
+    for point in points:
+        if point != by_name[point.name]:
+            raise app.UsageError(
+                f"--data={point.data},{by_name[point.name].data} would share the "
+                f"directory {point.name}: rename one."
+            )
+    return list(by_name.values())
 
 
-def train(runs, extra, workdir, at_a_time=None):
+def runs_of(points, extra):
+    """The run of each point, which `train` refuses if something is wrong.
+
+    Args:
+        points: List of `Point`.
+        extra: List of strings, the flags for all runs. Those of RobustLT's budget go to
+            its runs only, if there are some.
+
+    Returns:
+        A dictionary from the points to their flags, lists of strings, and settings.
+    """
+    given = train.given_of(extra)
+    for name in OWN_FLAGS:
+        if name in given:
+            raise app.UsageError(
+                f"{given[name]} after -- would be the same for all runs, and a sweep "
+                "sets it for each: see --data, --methods, --budgets, --seeds and "
+                "--workdir."
+            )
+    of_others = dict(given)
+    if any(point.budget == "robustlt" for point in points):
+        of_others = {k: v for k, v in given.items() if k not in OF_ROBUSTLT}
+    result = {}
+    for point in points:
+        of_all = given if point.budget == "robustlt" else of_others
+        arguments = [*point.flags, *of_all.values()]
+        result[point] = arguments, train.settings_of(arguments)
+    return result
+
+
+def run(runs, folder, at_a_time=None):
     """Trains the runs that are not finished.
 
     Args:
-        runs: List of `Run`.
-        extra: List of strings, flags for the recipes.
-        workdir: Path.
+        runs: Dictionary from `Point` to the flags and settings of its run.
+        folder: Path.
         at_a_time: Integer. Defaults to what suits the machine.
 
     Returns:
         List of the `jobs.Job` that failed.
     """
-    settings = settings_of(runs, extra)
     todo = [
         jobs.Job(
-            run.name,
-            [*run.command(extra), f"--workdir={workdir / run.name}"],
-            workdir / run.name / "run.log",
+            point.name,
+            [*train.COMMAND, *arguments, f"--workdir={folder / point.name}"],
+            folder / point.name / "run.log",
         )
-        for run in runs
-        if not runner.is_finished(workdir / run.name, settings[run])
+        for point, (arguments, settings) in runs.items()
+        if not _is_finished(folder / point.name, settings)
     ]
     environments = jobs.environments(len(todo), at_a_time)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before.")
@@ -145,36 +197,8 @@ def train(runs, extra, workdir, at_a_time=None):
     return jobs.run(todo, environments, on_change=status)
 
 
-def settings_of(runs, extra):
-    """The settings of each run, from its recipe, which refuses what is wrong."""
-    for flag in extra:
-        if flag.lstrip("-").partition("=")[0] in OWN_FLAGS:
-            raise SystemExit(
-                f"error: {flag} after -- would be the same for all runs, and a sweep "
-                "sets it for each: see --methods, --budgets, --seeds and --workdir."
-            )
-    # Those of other seeds are the same but for the seed.
-    first = {}
-    for run in runs:
-        first.setdefault(run.group, run)
-    with concurrent.futures.ThreadPoolExecutor(jobs.cores()) as pool:
-        asked = pool.map(lambda run: ask(run.command(extra)), first.values())
-        of_group = dict(zip(first, asked, strict=True))
-    return {run: {**of_group[run.group], "seed": run.seed} for run in runs}
-
-
-def ask(command):
-    """The settings of a command of a recipe."""
-    answer = subprocess.run(
-        [*command, "--print_settings"], capture_output=True, text=True
-    )
-    if answer.returncode:
-        raise SystemExit(
-            f"error: nothing was started. {' '.join(command[1:])} is refused:\n"
-            + answer.stderr[-2000:].strip()
-        )
-    return json.loads(answer.stdout)
-
-
-if __name__ == "__main__":
-    app.run(main)
+def _is_finished(folder, settings):
+    try:
+        return workdir.is_finished(folder, settings)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None

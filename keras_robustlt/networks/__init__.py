@@ -3,8 +3,10 @@
 Images enter in [0, 1], the space in which perturbations are measured.
 """
 
+import functools
 import re
 
+from keras_robustlt.networks.backbones import from_backbone
 from keras_robustlt.networks.conversion import plain
 from keras_robustlt.networks.features import with_features
 from keras_robustlt.networks.parts import CIFAR10_MEAN, CIFAR10_STD
@@ -28,6 +30,7 @@ __all__ = [
     "SmallResNet",
     "ViT",
     "WideResNet",
+    "from_backbone",
     "get",
     "plain",
     "with_features",
@@ -64,14 +67,19 @@ def get(name, /, **kwargs):
     network = krl.networks.get("wrn-10-2", classes=100)
     ```
     """
+    return builder(name)(**kwargs)
+
+
+def builder(name):
+    """The function that builds the network of a name, see `get`."""
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
-        return WideResNet(depth, width, **kwargs)
+        return functools.partial(WideResNet, depth, width)
     if name not in _BY_NAME:
         choices = ", ".join(["wrn-{depth}-{width}", *_BY_NAME])
         raise ValueError(
             f"`name` must be one of {choices} (such as wrn-28-10). "
             f"Received: name={name!r}"
         )
-    return _BY_NAME[name](**kwargs)
+    return _BY_NAME[name]

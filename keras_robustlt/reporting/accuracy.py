@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from keras_robustlt.evaluation.results import SUMMARY
 from keras_robustlt.reporting.charts import Line, legend, line_chart
 from keras_robustlt.reporting.html import element, image, table
 
 __all__ = ["classes", "confusions", "head_and_tail", "headline"]
 
-SUMMARY = ("all", "tail", "balanced", "worst")
 # With more classes than these, a chart in place of bars, a picture in place of numbers.
 MOST_BARS = 30
 MOST_NUMBERS = 12

@@ -1,4 +1,13 @@
-"""What `python -m keras_robustlt.report` does; its help is there."""
+"""Writes one page on runs of the recipes, side by side.
+
+    python -m keras_robustlt report DIR [DIR ...] --output=report.html
+
+DIR is the `--workdir` of a recipe, or another directory with some of its files, or a
+results.json. The page is one file that needs no network.
+
+    --names=AT,RobustLT        what the runs are called on the page
+    --title="Digits, seed 1"   its title
+"""
 
 from absl import app, flags
 
@@ -30,6 +39,6 @@ def main(argv, values):
         raise app.UsageError("give one run or more, such as runs/cifar10lt.")
     try:
         path = report(*argv[1:], values.output, names=values.names, title=values.title)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"Report: {path}")

@@ -1,0 +1,103 @@
+"""Adversarial training that is fair to rare classes, from the command line.
+
+    python -m keras_robustlt COMMAND ...
+
+The commands; `python -m keras_robustlt COMMAND --help` says more of each:
+"""
+
+import importlib
+import os
+import sys
+
+from absl import app, flags
+
+# Each is a module whose docstring is its help, with `define_flags(values)`, which
+# defines its flags in an `absl.flags.FlagValues`, and `main(argv, values)`.
+COMMANDS = {
+    "check": ("data.check_command", "what is noteworthy in a folder of images"),
+    "train": ("experiments.train", "trains and evaluates a network"),
+    "sweep": ("experiments.sweep", "trains with each of several settings"),
+    "evaluate": ("evaluation.command", "attacks a saved network, class by class"),
+    "predict": ("deployment.command", "says what a network takes images for"),
+    "report": ("reporting.command", "writes a page on runs, side by side"),
+}
+
+
+def main(argv):
+    """Runs the command that `argv`, as `sys.argv`, names.
+
+    Args:
+        argv: List of strings: the program, the command and its arguments.
+
+    Raises:
+        SystemExit: If something is wrong with them, or the command fails.
+    """
+    command, arguments = argv[1] if argv[1:] else "--help", argv[2:]
+    if _asks_for_help(command):
+        print(__doc__, *_listed(), sep="\n")
+        return
+    if command not in COMMANDS:
+        _exit(f"{command!r} is no command. There are: {', '.join(COMMANDS)}")
+    # Before the backend is loaded: TensorFlow's messages about itself are not wanted.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    module = importlib.import_module(f"keras_robustlt.{COMMANDS[command][0]}")
+    name = f"{argv[0]} {command}"
+    call(name, arguments, module.__doc__, module.define_flags, module.main)
+
+
+def call(name, arguments, help, define_flags, main):
+    """Calls a command, or shows its help.
+
+    Args:
+        name: String, what the command is called.
+        arguments: List of strings.
+        help: String, what it says of itself.
+        define_flags: Function that defines flags in an `absl.flags.FlagValues`.
+        main: Function of the name with what is no flag, and of the parsed flags.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    if any(map(_asks_for_help, arguments)):
+        print(help)
+        print(values.get_help(include_special_flags=False).strip("\n"))
+        return
+    try:
+        main(values([name, *arguments]), values)
+    except (app.UsageError, flags.Error) as error:
+        _exit(error)
+
+
+def _asks_for_help(argument):
+    return argument in ("-h", "-help", "--help", "--helpfull", "--helpshort")
+
+
+def _listed():
+    return [f"    {name:10}{said}" for name, (_, said) in COMMANDS.items()]
+
+
+def _exit(message):
+    """Ends as a shell expects it of a command that was called wrongly."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main=main):
+    """Runs `main` with `sys.argv`; whatever ends it early is said in one line."""
+    # A name that the terminal cannot show is no reason to fail.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        main(sys.argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, as after `| head`: Python shall not complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,233 @@
+"""How each kind of attack runs on a chunk of images.
+
+Those that draw their start apart, such as PGD, are one compiled function that takes
+batches. Those that drop images once they are fooled, such as AutoAttack, take the chunk
+whole. What counts is decided here, for all of them alike: the class that the network
+takes the very image for that the attack returns. Where logits are no numbers that is
+none.
+"""
+
+import functools
+import time
+
+import numpy as np
+from keras import ops
+
+from keras_robustlt import attacks as known_attacks
+from keras_robustlt import backend, checks
+from keras_robustlt.attacks import active_set, norms
+from keras_robustlt.evaluation.cache import Outcome
+
+__all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
+
+UNION = "union"
+# What these names are for in the files of the results.
+RESERVED = {
+    UNION: "the worst case over all attacks",
+    "labels": "the labels",
+    "file": "the file itself",
+}
+NO_CLASS = -1
+
+
+def attacks_of(attacks, num_classes, epsilon, batch_size):
+    """The attacks as a dictionary, with `None` for none.
+
+    Args:
+        attacks: See `evaluate`.
+        num_classes: Integer, which each of them must be able to deal with.
+        epsilon: Float: the budget of those that are given by name.
+        batch_size: Integer, likewise.
+    """
+    if isinstance(attacks, str):
+        attacks = [attacks]
+    if not hasattr(attacks, "__iter__"):
+        raise ValueError(
+            "`attacks` must be a list of names, or a dictionary from names to attacks. "
+            f"Received: attacks={attacks!r}"
+        )
+    if not isinstance(attacks, dict):
+        attacks = {
+            name: known_attacks.get(name, epsilon, batch_size) for name in attacks
+        }
+    if not attacks:
+        raise ValueError(f"`attacks` names no attack. Received: attacks={attacks}")
+    for name, attack in attacks.items():
+        if not isinstance(name, str) or attack is not None and not callable(attack):
+            raise ValueError(
+                "`attacks` must be a list of names, or a dictionary from names to "
+                "attacks, functions or None. Received: "
+                f"{name!r}: {attack!r}"
+            )
+        if name in RESERVED:
+            raise ValueError(
+                f"`attacks` must not call an attack {name!r}: that is the name of "
+                f"{RESERVED[name]}. Received: {list(attacks)}"
+            )
+        if hasattr(attack, "check_classes"):
+            attack.check_classes(num_classes)
+    return attacks
+
+
+def settings_of(attack):
+    """What an attack was made with, as JSON can hold it; `None` for none."""
+    if attack is None:
+        return None
+    config = attack.get_config() if hasattr(attack, "get_config") else {}
+    name = type(attack).__name__
+    if name == "function":
+        name = attack.__name__
+    config = {
+        key: getattr(value, "__name__", repr(value)) if callable(value) else value
+        for key, value in config.items()
+    }
+    return {"class": name, **config}
+
+
+def runners(network, attacks, seed):
+    """For each attack a function of a chunk, and of whom to tell how far it is.
+
+    It gives the `Outcome` on the chunk.
+
+    Args:
+        network: A Keras layer that gives logits.
+        attacks: Dictionary from names to attacks, or `None` for none.
+        seed: Integer.
+    """
+    predict = _Predictions(network)
+    return {
+        name: functools.partial(
+            _timed, _runner(network, predict, name, attack, seed, index)
+        )
+        for index, (name, attack) in enumerate(attacks.items())
+    }
+
+
+def _timed(stages_on, chunk, tell):
+    """What an attack yields, with the seconds that each stage takes."""
+    names, predictions, seconds = [], [], []
+    began = time.perf_counter()
+    for stage in stages_on(chunk, tell):
+        name, predicted, *moved = stage
+        names.append(name)
+        predictions.append(predicted)
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    predictions = np.stack(predictions).astype("int32")
+    return Outcome(names, predictions, np.array(seconds), *moved)
+
+
+# Functions of a chunk and of whom to tell, that yield the names of the attack's stages
+# and the classes predicted after each, and how far a pixel has moved where that is not
+# the attack's to say
+
+
+def _runner(network, predict, name, attack, seed, index):
+    if attack is None:
+        return functools.partial(_clean, predict)
+    if hasattr(attack, "perturb"):
+        return _InBatches(network, attack, seed, index)
+    if hasattr(attack, "stages"):
+        return functools.partial(_in_stages, network, predict, attack, seed)
+    return functools.partial(_whole, network, predict, name, attack, seed)
+
+
+def _clean(predict, chunk, tell):
+    yield "clean", predict(chunk.images, chunk.batch_size)
+
+
+def _whole(network, predict, name, attack, seed, chunk, tell):
+    # A copy: what an attack does to its argument is not done to the data.
+    found = attack(network, chunk.images.copy(), chunk.labels, seed=seed)
+    found = _images_of(name, attack, found, chunk.images)
+    predicted = predict(found, chunk.batch_size)
+    if isinstance(attack, known_attacks.Attack):
+        yield "attacked", predicted
+    else:
+        yield "attacked", predicted, float(np.abs(found - chunk.images).max())
+
+
+def _images_of(name, attack, found, images):
+    """What an attack returns, as a float32 array, if these are images as it should."""
+    argument = f"attacks[{name!r}]"
+    found = active_set.to_array(found, argument)
+    if found.dtype.kind not in "biuOUS":  # bfloat16 is no float of NumPy's
+        found = found.astype("float32")
+    if found.shape != images.shape:
+        raise ValueError(
+            f"`{argument}` must return images of the shape {images.shape} that it is "
+            f"given. Received: an array of shape {found.shape}"
+        )
+    checks.images(found, argument)
+    if isinstance(attack, known_attacks.Attack):
+        distance = norms.get(attack.norm).length(found - images)
+        distance = float(ops.convert_to_numpy(distance).max())
+        if distance > attack.epsilon * (1 + 1e-3) + 1e-6:
+            raise ValueError(
+                f"`{argument}` must stay within its epsilon={attack.epsilon:.4g} of "
+                f"the images ({attack.norm}). Received: an image at a distance of "
+                f"{distance:.4g}"
+            )
+    return found
+
+
+def _in_stages(network, predict, attack, seed, chunk, tell):
+    found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
+    for number, stage in enumerate(found):
+        tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
+        yield stage.name, stage.predicted
+
+
+class _InBatches:
+    """An attack that is one compiled function, with its restarts."""
+
+    def __init__(self, network, attack, seed, index):
+        def attacked(images, labels, start):
+            return _predicted(network, attack.perturb(network, images, labels, start))
+
+        self._attack = attack
+        self._seed = (seed, index)
+        self._run = backend.compiled(attacked, active_set.variables_of(network))
+
+    def __call__(self, chunk, tell):
+        parts = []
+        for number, (images, labels) in enumerate(chunk.batches):
+            parts.append(self._on_batch(images, labels, chunk, number))
+            tell((number + 1) / len(chunk.batches))
+        yield "attacked", np.concatenate(parts)
+
+    def _on_batch(self, images, labels, chunk, number):
+        # A last, smaller batch is filled up: for its size nothing is compiled.
+        size = len(labels)
+        index = np.arange(chunk.batch_size) % size
+        images, labels = images[index], labels[index]
+        x = ops.convert_to_tensor(images)
+        predicted = labels
+        for restart in range(self._attack.restarts):
+            # Seeds that say which draw it is do not depend on what ran before.
+            draw = [*self._seed, chunk.first + number, restart]
+            draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
+            start = self._attack.starting_point(x, seed=draw)
+            again = ops.convert_to_numpy(self._run(images, labels, start))
+            # Once an image is misclassified, that is the result.
+            predicted = np.where(predicted == labels, again, predicted)
+        return predicted[:size]
+
+
+class _Predictions:
+    """The classes that the network takes images for."""
+
+    def __init__(self, network):
+        def predicted(images):
+            return _predicted(network, images)
+
+        self._run = backend.compiled(predicted, active_set.variables_of(network))
+
+    def __call__(self, images, batch_size):
+        return active_set.in_batches(self._run, batch_size, images)
+
+
+def _predicted(network, images):
+    logits = active_set.logits_of(network)(images)
+    known = ops.all(ops.isfinite(logits), axis=-1)
+    return ops.where(known, ops.cast(ops.argmax(logits, axis=-1), "int32"), NO_CLASS)

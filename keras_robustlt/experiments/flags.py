@@ -1,0 +1,372 @@
+"""The flags of a run: they change what the tables of `presets` say."""
+
+import contextlib
+import json
+import pathlib
+
+from absl import flags
+
+import keras_robustlt as krl
+from keras_robustlt.experiments import devices
+from keras_robustlt.experiments.presets import METHODS
+from keras_robustlt.flag_types import (
+    CLASSES,
+    COUNT,
+    EPSILON,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    RATIO,
+    SEED,
+    SHARE,
+    Number,
+    define_number,
+)
+
+BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
+# What only the budget of RobustLT has.
+OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
+# What a run has besides the settings of the tables.
+OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
+
+ALIASES = {"ema": "averaging", "attack_steps": "pgd_steps"}
+
+
+class Averaging(Number):
+    """The momentum of an average, or the name of a rule."""
+
+    def parse(self, argument):
+        return argument if argument == "fawa" else super().parse(argument)
+
+
+AVERAGING = Averaging(
+    float,
+    "fawa, or a momentum above 0 and below 1, such as 0.999",
+    lambda value: 0 < value < 1,
+)
+
+
+def define_flags(values, tables, workdir):
+    """Defines the flags of a run; those left alone take what the tables say.
+
+    Args:
+        values: The `absl.flags.FlagValues` to define them in.
+        tables: Dictionary from names to each `presets.DataSet` that may be chosen.
+        workdir: String, the default of `--workdir`.
+    """
+
+    def described(key, text):
+        return f"{text} {defaults_text(tables, key)}"
+
+    def number(kind, key, text):
+        define_number(values, kind, key, None, described(key, text))
+
+    def choice(key, choices, text):
+        flags.DEFINE_enum(key, None, choices, described(key, text), flag_values=values)
+
+    def texts(key, text):
+        flags.DEFINE_list(key, None, described(key, text), flag_values=values)
+
+    def text(key, text, default=None):
+        flags.DEFINE_string(key, default, text, flag_values=values)
+
+    def switch(key, default, text):
+        flags.DEFINE_bool(key, default, text, flag_values=values)
+
+    presets = dict.fromkeys(name for table in tables.values() for name in table.presets)
+    by_default = {name: table.default_preset for name, table in tables.items()}
+    text("data_dir", "Where the data are.")
+    flags.DEFINE_enum(
+        "preset",
+        None,
+        list(presets),
+        f"Network and compute. Default: {common(by_default)}.",
+        flag_values=values,
+    )
+    text("workdir", "Where the run keeps its files.", workdir)
+    define_number(
+        values,
+        SEED,
+        "seed",
+        102,
+        "Seed of the long-tailed selection, the network and training.",
+    )
+    choice("method", method_names(), "Base method; with +awp, AWP over it.")
+    texts(
+        "method_options",
+        "Hyper-parameters of the method to change, such as beta=5,label_smoothing=0.1. "
+        "The class of the method in keras_robustlt.methods says which it has.",
+    )
+    switch(
+        "robustlt",
+        None,
+        "Class-wise, growing budgets. --norobustlt: the base method alone, the same as "
+        "--budget=uniform. Default: true.",
+    )
+    choice("budget", BUDGETS, "Rule for the budget of each class.")
+    number(SHARE, "alpha", "Strength of class-wise perturbation balancing, 0 to 1.")
+    number(NOT_NEGATIVE, "beta", "Share of training over which the budget grows.")
+    choice("granularity", ["epoch", "step"], "What the growth of the budget counts.")
+    choice("weighting", ["perturbation", "loss", "both"], "What the growth acts on.")
+    text(
+        "model",
+        described(
+            "model",
+            "Network: wrn-28-10, wrn-34-10, resnet18, preact_resnet18, vit-tiny, ...",
+        ),
+    )
+    choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
+    text("initial_weights", "A .keras file of the same network to start from.")
+    number(
+        AVERAGING,
+        "averaging",
+        "Average of the weights to evaluate: the momentum of an exponential moving "
+        "average, such as 0.999, or fawa, CFA's.",
+    )
+    choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
+    number(CLASSES, "num_classes", "The first so many classes of the data.")
+    number(COUNT, "image_size", "Height and width to bring the images to.")
+    number(RATIO, "imbalance_ratio", "Largest class over smallest.")
+    choice("imbalance_type", ["exp", "step"], "How class sizes fall.")
+    number(COUNT, "largest_class", "Training images of the largest class.")
+    switch(
+        "balanced_sampling",
+        None,
+        described("balanced_sampling", "Draw all classes equally often."),
+    )
+    number(PART, "validation_fraction", "Share of each class held out of training.")
+    choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
+    number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
+    number(COUNT, "pgd_steps", "Steps of the training attack.")
+    switch(
+        "adaptive_steps",
+        None,
+        described("adaptive_steps", "Fewer of these while the budget is small."),
+    )
+    for alias, name in ALIASES.items():
+        kind = values[name].parser
+        define_number(values, kind, alias, None, f"Another name of --{name}.")
+    number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
+    number(COUNT, "batch_size", "Batch size.")
+    number(POSITIVE, "learning_rate", "Learning rate at the start.")
+    number(NOT_NEGATIVE, "weight_decay", "Weight decay, coupled with the momentum.")
+    number(
+        POSITIVE,
+        "gradient_clipping",
+        "Largest norm of the gradient. 1 for vision transformers.",
+    )
+    choice(
+        "precision",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Precision of the network.",
+    )
+    flags.DEFINE_enum(
+        "distribute",
+        "none",
+        devices.DISTRIBUTE,
+        "Train on several devices: mirrored (the GPUs of this machine), multiworker "
+        "(machines that TF_CONFIG names), both TensorFlow's; jax (all devices of JAX, "
+        "and of the processes that KERAS_DISTRIBUTION_* name). The batch is split "
+        "among them.",
+        flag_values=values,
+    )
+    define_number(
+        values,
+        COUNT,
+        "cpu_devices",
+        None,
+        "Split the CPU into so many devices, to try --distribute without accelerators.",
+    )
+    switch("deterministic", False, "Bit-reproducible operations; slower on a GPU.")
+    texts("attacks", "Attacks of the final evaluation.")
+    number(COUNT, "test_examples", "Evaluate on about so many test images.")
+    switch(
+        "compare",
+        False,
+        "Train without and with the rule for the budget, side by side, and compare.",
+    )
+    switch("print_settings", False, "Print the settings of the run, as JSON, only.")
+
+
+def method_names():
+    """The base methods, and those that AWP can perturb the weights of."""
+    alone = ("at", "awp", "standard")  # AWP by itself is over AT
+    composed = [f"{name}+awp" for name in METHODS if name not in alone]
+    return sorted([*METHODS, *composed])
+
+
+def defaults_text(tables, key):
+    """What a setting is if its flag is left alone: by data, or by preset and method."""
+    if len(tables) > 1:
+        by_data = {
+            name: table.settings(table.default_preset)[key]
+            for name, table in tables.items()
+        }
+        return f"Default: {common(by_data)}."
+    (table,) = tables.values()
+    default = table.default_preset
+    by_preset = {name: table.settings(name)[key] for name in table.presets}
+    text = f"Default: {common(by_preset)}."
+    if key == "method":
+        return text
+    by_method = {
+        name: table.settings(default, {"method": name})[key] for name in METHODS
+    }
+    others = {k: v for k, v in by_method.items() if v != by_preset[default]}
+    return f"{text} By method ({default}): {listed(others)}." if others else text
+
+
+def common(values):
+    """The value that all have, in words, or who has which."""
+    words = set(map(shown, values.values()))
+    return words.pop() if len(words) == 1 else listed(values)
+
+
+def listed(values):
+    """Who has which value: "100 (paper, resnet18), 16 (cpu)"."""
+    names = {}
+    for name, value in values.items():
+        names.setdefault(shown(value), []).append(name)
+    return ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items())
+
+
+def shown(value):
+    """A setting in words."""
+    if isinstance(value, dict):
+        return " ".join(f"{k}={shown(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value).lower()
+
+
+def given_flags(values):
+    """The flags that were given, as one would write them, by their names."""
+    return {name: values[name].serialize() for name in values if values[name].present}
+
+
+def settings_from_flags(values, table):
+    """The settings that the tables give, with the flags that were given.
+
+    Args:
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+        table: A `presets.DataSet`.
+
+    Returns:
+        A dictionary that JSON can hold.
+
+    Raises:
+        ValueError: If a flag cannot be meant as it is, or would do nothing.
+    """
+    preset = values.preset or table.default_preset
+    if preset not in table.presets:
+        raise ValueError(
+            f"--preset={preset} is not of these data. Choose one of: "
+            f"{', '.join(table.presets)}."
+        )
+    devices.check(values.distribute, values.cpu_devices)
+    given = {
+        key: values[key].value
+        for key in table.settings(preset)
+        if key != "data" and key in values and values[key].value is not None
+    }
+    if "method_options" in given:
+        given["method_options"] = options_from_text(given["method_options"])
+    for alias, name in ALIASES.items():
+        if values[alias].value is not None:
+            given[name] = values[alias].value
+    if values.robustlt is not None:
+        given.setdefault("budget", "robustlt" if values.robustlt else "uniform")
+        if values.robustlt != (given["budget"] == "robustlt"):
+            raise ValueError(
+                f"--budget={given['budget']} contradicts "
+                f"--{'' if values.robustlt else 'no'}robustlt."
+            )
+    settings = table.settings(preset, given)
+    _check_places(values, table)
+    _check_what_does_nothing(given, settings)
+    if settings["averaging"] == "fawa" and not settings["validation_fraction"]:
+        raise ValueError(
+            "--averaging=fawa looks at validation images: give --validation_fraction, "
+            "such as 0.2."
+        )
+    _check_names(given, settings)
+    settings.update({key: values[key].value for key in OF_THE_RUN})
+    return {**settings, "preset": preset}
+
+
+def options_from_text(pairs):
+    """A dictionary from texts such as "beta=5" and "proxy=gradient"."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(
+                "--method_options are name=value,name=value. "
+                f"Received: --method_options={','.join(pairs)}"
+            )
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def _check_places(values, table):
+    if values.workdir == "":
+        raise ValueError("--workdir= is empty: name the directory of the run's files.")
+    if values.data_dir == "":
+        raise ValueError("--data_dir= is empty: name the directory of the data.")
+    if values.data_dir is not None and not table.uses_data_dir:
+        raise ValueError(
+            f"--data_dir={values.data_dir} does nothing: {table.source} is found "
+            "without it."
+        )
+    weights = values.initial_weights
+    if weights is not None and not pathlib.Path(weights).is_file():
+        raise ValueError(f"--initial_weights={weights}: there is no such file.")
+
+
+def _check_what_does_nothing(given, settings):
+    """Raises a ValueError if what is given for a rule meets another rule."""
+
+    def refuse(keys, why):
+        for key in keys:
+            if key in given and given[key] is not False:
+                raise ValueError(f"--{key}={shown(given[key])} does nothing {why}.")
+
+    if settings["method"] == "standard":
+        rule = [key for key in ("budget",) if given.get(key) != "uniform"]
+        refuse([*rule, *OF_ROBUSTLT], "with --method=standard, which attacks nothing")
+    if settings["budget"] != "robustlt":
+        refuse(OF_ROBUSTLT, f"with --budget={settings['budget']}")
+    elif settings["beta"] == 0:
+        refuse(("granularity", "weighting", "adaptive_steps"), "with --beta=0")
+    if settings["imbalance_ratio"] is None:
+        refuse(("imbalance_type", "largest_class"), "without --imbalance_ratio")
+
+
+def _check_names(given, settings):
+    """Asks the package whether it knows what is named; that loads the backend."""
+    if "method_options" in given:
+        with _naming("--method_options"):
+            krl.methods.get(settings["method"], **settings["method_options"])
+    if "model" in given:
+        with _naming(f"--model={settings['model']}"):
+            krl.networks.builder(settings["model"])
+    if "attacks" in given:
+        with _naming(f"--attacks={shown(settings['attacks'])}"):
+            if not settings["attacks"]:
+                raise ValueError("name one or more, such as clean,pgd20.")
+            for name in settings["attacks"]:
+                krl.attacks.get(name)
+
+
+@contextlib.contextmanager
+def _naming(flag):
+    """Says of which flag the package speaks."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{flag}: {error}") from None

@@ -1,0 +1,217 @@
+"""Trains a robust classifier and measures how robust it is, class by class.
+
+    python -m keras_robustlt train --data=digits
+    python -m keras_robustlt train --data=cifar10 --preset=cpu --data_dir=DATA
+    python -m keras_robustlt train --data=photos --workdir=runs/photos
+
+The first is a matter of a minute and downloads nothing. Data that have a name
+(digits, cifar10, cifar100, tinyimagenet, imagenet) are made long-tailed, with the
+settings of the paper; --data_dir is where they are. Otherwise --data is a folder with
+a sub-folder of images for each class, or an .npz file of x_train, y_train, x_test and
+y_test; those keep the imbalance that they have, unless --imbalance_ratio says another.
+
+    --preset=cpu              a small network; smoke: whether it runs
+    --method=at --norobustlt  adversarial training alone
+    --compare                 without RobustLT and with it, side by side
+
+Files go to --workdir. Started again, the same command goes on where it was
+interrupted.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+
+# Before the backend is loaded. TensorFlow's messages about itself are not wanted, and
+# it leaves oneDNN off on CPUs without AVX-512, where it is faster all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+from absl import app, flags, logging
+
+from keras_robustlt.experiments import presets
+from keras_robustlt.experiments.flags import (
+    OF_ROBUSTLT,
+    given_flags,
+    settings_from_flags,
+)
+from keras_robustlt.experiments.flags import (
+    define_flags as define_flags_of_a_run,
+)
+from keras_robustlt.experiments.interruption import ends_in_one_line
+
+COMMAND = [sys.executable, "-m", "keras_robustlt", "train"]
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+    flags.DEFINE_string(
+        "data",
+        None,
+        f"{', '.join(presets.BY_NAME)}, a folder of images or an .npz file. Required.",
+        flag_values=values,
+    )
+    tables = {**presets.BY_NAME, "one's own": presets.OWN}
+    define_flags_of_a_run(values, tables, workdir=None)
+
+
+def main(argv, values):
+    """Trains and evaluates, or says why not.
+
+    Args:
+        argv: List of strings, the name of the program.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Raises:
+        UsageError: If a flag is missing or wrong.
+        SystemExit: If something else is.
+    """
+    if values.data is None:
+        raise app.UsageError("give --data, such as --data=digits.")
+    with _mistakes_of_usage():
+        table = presets.table_of(values.data)
+    if values.workdir is None:
+        name = pathlib.Path(values.data).resolve().stem
+        values.workdir = f"runs/{name}"
+    start(argv, values, table, values.data)
+
+
+def recipe(table, workdir, help):
+    """Runs the command line of a recipe: `train` with data that are chosen.
+
+    Args:
+        table: A `presets.DataSet`.
+        workdir: String, the default of `--workdir`.
+        help: String, what the recipe says of itself.
+    """
+    from keras_robustlt import __main__ as command_line
+
+    def define(values):
+        define_flags_of_a_run(values, {table.source: table}, workdir)
+
+    def begin(argv, values):
+        start(argv, values, table, table.source)
+
+    command_line.run(
+        lambda argv: command_line.call(argv[0], argv[1:], help, define, begin)
+    )
+
+
+def start(argv, values, table, data):
+    """Does what parsed flags say.
+
+    Args:
+        argv: List of strings: the program, and what is no flag.
+        values: The parsed `absl.flags.FlagValues`.
+        table: The `presets.DataSet`.
+        data: String, what `--data` is for it.
+    """
+    _check_rest(argv)
+    with _mistakes_of_usage():
+        settings = settings_from_flags(values, table)
+    if values.print_settings:
+        print(json.dumps(settings))
+        return
+    _check_tensorflow()
+    logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
+    folder = pathlib.Path(values.workdir)
+    with ends_in_one_line(), _mistakes(folder):
+        if values.compare:
+            _compare(settings, given_flags(values), data, folder, table)
+        else:
+            from keras_robustlt.experiments.run import run
+
+            devices = values.distribute, values.cpu_devices
+            run(settings, folder, values.data_dir, *devices)
+
+
+def given_of(arguments):
+    """The flags among the arguments of `train`, by their names.
+
+    Raises:
+        UsageError: If one of them is no flag.
+    """
+    return given_flags(_parsed(arguments))
+
+
+def settings_of(arguments):
+    """The settings of the run that the arguments of `train` stand for.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    values = _parsed(arguments)
+    with _mistakes_of_usage():
+        return settings_from_flags(values, presets.table_of(values.data))
+
+
+def _parsed(arguments):
+    values = flags.FlagValues()
+    define_flags(values)
+    _check_rest(values(["train", *arguments]))
+    return values
+
+
+def _check_rest(argv):
+    if argv[1:]:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
+
+
+def _compare(settings, given, data, folder, table):
+    """The base method and what the flags say, each in a process of its own."""
+    from keras_robustlt.experiments.compare import compare
+
+    of_both = {k: v for k, v in given.items() if k not in ("compare", "workdir")}
+    of_budget = ("budget", "robustlt", *OF_ROBUSTLT)
+    of_base = [v for k, v in of_both.items() if k not in of_budget]
+    arguments = {
+        "base": [f"--data={data}", *of_base, "--budget=uniform"],
+        settings["budget"]: [f"--data={data}", *of_both.values()],
+    }
+    compare(
+        {"base": settings_of(arguments["base"]), settings["budget"]: settings},
+        {key: [*COMMAND, *each] for key, each in arguments.items()},
+        folder,
+        table.compare_threads,
+    )
+
+
+@contextlib.contextmanager
+def _mistakes_of_usage():
+    try:
+        yield
+    except ValueError as error:
+        raise app.UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _mistakes(folder):
+    """What is wrong with data, directories or the disk is said without a traceback."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SystemExit(
+            f"error: {error}. Started again, the same command goes on from what is "
+            f"done in {folder}."
+        ) from None
+
+
+def _check_tensorflow():
+    try:
+        found = importlib.util.find_spec("tensorflow")
+    except ModuleNotFoundError:  # from an import hook that hides it
+        found = None
+    if found is None:
+        raise SystemExit(
+            "error: this command feeds its data by TensorFlow, on every backend, and "
+            "TensorFlow is not installed here: pip install tensorflow. Without it, "
+            "train on arrays in Python: krl.data.long_tail_arrays gives them, and "
+            "RobustLTModel.fit(x, y) takes them."
+        )

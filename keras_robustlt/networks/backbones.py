@@ -1,0 +1,329 @@
+"""Anybody's pretrained network as a classifier of images in [0, 1].
+
+A perturbation is measured in the pixels of images in [0, 1], so the network that
+training attacks must take such images. Pretrained networks want them scaled, each
+family in its own way; here that scaling becomes the first layers of the classifier.
+"""
+
+import importlib
+import re
+
+import keras
+from keras import ops
+
+from keras_robustlt import checks
+from keras_robustlt.networks import parts
+
+# What maps images in [0, 1] to what a network was trained on, by name: RGB or BGR, and
+# the mean and the standard deviation of each channel.
+PREPROCESSING = {
+    "none": ("rgb", 0.0, 1.0),
+    "0..255": ("rgb", 0.0, 1 / 255),
+    "-1..1": ("rgb", 0.5, 0.5),
+    "imagenet": ("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet_bgr": (
+        "bgr",
+        tuple(mean / 255 for mean in (103.939, 116.779, 123.68)),
+        1 / 255,
+    ),
+}
+# The families of keras.applications, by the beginning of a name without punctuation;
+# the first that fits. Those that say "0..255" have their preprocessing inside.
+FAMILIES = {
+    "convnext": "0..255",
+    "densenet": "imagenet",
+    "efficientnet": "0..255",
+    "inception": "-1..1",
+    "mobilenetv3": "0..255",
+    "mobilenet": "-1..1",
+    "nasnet": "-1..1",
+    r"resnet\d+v2": "-1..1",
+    "resnet": "imagenet_bgr",
+    "vgg": "imagenet_bgr",
+    "xception": "-1..1",
+}
+FREEZE = ("none", "backbone")
+POOLING = ("avg", "max", "token")
+
+
+def from_backbone(
+    backbone,
+    classes,
+    input_shape=None,
+    weights="imagenet",
+    preprocessing=None,
+    pooling="avg",
+    dropout=0.0,
+    head="linear",
+    freeze="none",
+    name=None,
+):
+    """Builds a classifier of images in [0, 1] on a pretrained network.
+
+    The preprocessing that the backbone was trained with becomes its first layers,
+    grey images are repeated for its three channels, and images of another size than
+    it takes are resized inside, so that epsilon keeps its meaning: the pixels of your
+    images.
+
+    Args:
+        backbone: A network that maps images to feature maps, tokens or features. One
+            of `keras.applications`, by name (`"MobileNetV2"` or `"mobilenet_v2"`) or
+            as an object made with `include_top=False`; a preset of keras-hub, by
+            name; a `Backbone` of keras-hub or keras-cv; or any functional
+            `keras.Model`.
+        classes: Integer, the number of classes.
+        input_shape: Tuple (height, width, channels) of your images, with 1 channel or
+            as many as the backbone takes. Defaults to what the backbone takes, and to
+            `(224, 224, 3)` for a name.
+        weights: Where `backbone` is a name: `"imagenet"`, `None` for random ones, or
+            the path of a weights file, as in `keras.applications`; a preset of
+            keras-hub is loaded with its weights unless this is `None`. Defaults to
+            `"imagenet"`.
+        preprocessing: What the backbone takes in place of images in [0, 1]: `"none"`
+            (just those), `"0..255"`, `"-1..1"`, `"imagenet"` (its mean and standard
+            deviation), `"imagenet_bgr"` (channels reversed, its mean subtracted from
+            values to 255), or a Keras layer. Defaults to `None`: known from the
+            family, for `keras.applications`, keras-cv and presets of keras-hub.
+        pooling: `"avg"`, `"max"` or, of tokens, `"token"` (the first one): how a map
+            becomes a vector of features. Defaults to `"avg"`.
+        dropout: Float in `[0, 1)`. Share of the features dropped in training.
+            Defaults to `0`.
+        head: `"linear"`, `"cosine"` or `"cosplus"`, or a Keras layer that maps
+            features to logits. Defaults to `"linear"`.
+        freeze: `"none"`, `"backbone"`, or an integer, so many of the backbone's first
+            layers: what training leaves as it is. Batch normalisation in there runs
+            in inference mode, also in the training attack. Defaults to `"none"`.
+        name: String, the name of the model. Defaults to the backbone's.
+
+    Returns:
+        A `keras.Model` from float32 images (batch, height, width, channels) in [0, 1]
+        to float32 logits (batch, classes).
+
+    Raises:
+        ValueError: If an argument is out of range, or the preprocessing of the
+            backbone is not known and not given.
+        ImportError: If `backbone` names a preset and keras-hub is not installed.
+
+    Example:
+
+    ```python
+    network = krl.networks.from_backbone(
+        "mobilenet_v2", classes=7, input_shape=(48, 48, 1), weights=None
+    )
+    model = krl.RobustLTModel(network, class_counts=[400, 200, 90, 40, 20, 9, 3])
+    ```
+
+    Reference:
+
+    - [keras.applications](https://keras.io/api/applications/), whose
+      `preprocess_input` functions say what each family takes.
+    """
+    checks.one_of("pooling", pooling, POOLING)
+    dropout = checks.in_range("dropout", dropout, 0, 1 - 1e-9)
+    if preprocessing is not None and not isinstance(preprocessing, keras.Layer):
+        checks.one_of("preprocessing", preprocessing, tuple(PREPROCESSING))
+    if not isinstance(backbone, keras.Model):
+        found = _application(backbone, input_shape, weights)
+        backbone, known = found or _preset(backbone, input_shape, weights)
+        preprocessing = known if preprocessing is None else preprocessing
+    if preprocessing is None:
+        preprocessing = _preprocessing_of(backbone)
+    taken = _input_shape_of(backbone)
+    shape = taken if input_shape is None else tuple(input_shape)
+    parts.check_arguments(classes, shape, head)
+    _freeze(backbone, freeze)
+
+    checks.logits_not_probabilities(backbone)
+
+    inputs = keras.Input(shape)
+    x = _fitted(inputs, taken)
+    x = _preprocessed(x, preprocessing)
+    x = _pooled(backbone(x), pooling)
+    if dropout:
+        x = keras.layers.Dropout(dropout, dtype="float32")(x)
+    logits = parts.classifier(x, classes, head)
+    return keras.Model(inputs, logits, name=name or f"{backbone.name}_classifier")
+
+
+def _squeezed(name):
+    """A name without case and punctuation: "EfficientNetV2-B0", "efficientnetv2b0"."""
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _application(name, input_shape, weights):
+    """The network of keras.applications of this name and its preprocessing, if any."""
+    by_name = {
+        _squeezed(each): value
+        for each, value in vars(keras.applications).items()
+        if callable(value)
+    }
+    if not isinstance(name, str) or _squeezed(name) not in by_name:
+        return None
+    height, width, _ = input_shape or (224, 224, 3)
+    try:
+        network = by_name[_squeezed(name)](
+            include_top=False, weights=weights, input_shape=(height, width, 3)
+        )
+    except ValueError as error:
+        if "at least" not in str(error):
+            raise
+        # Smaller images than it was made for are resized to the least that it takes.
+        least = max(int(size) for size in re.findall(r"at least (\d+)", str(error)))
+        network = by_name[_squeezed(name)](
+            include_top=False, weights=weights, input_shape=(least, least, 3)
+        )
+    return network, _family(name)
+
+
+def _preset(name, input_shape, weights):
+    """The backbone of a preset of keras-hub, and its preprocessing as a layer."""
+    if not isinstance(name, str):
+        raise ValueError(
+            "`backbone` must be a name or a keras.Model that maps images to features. "
+            f"Received: {name!r} (of type {type(name).__name__})"
+        )
+    try:
+        hub = importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise ImportError(
+            f"`backbone` {name!r} is no network of keras.applications, and presets "
+            "need the package keras-hub: pip install keras-hub"
+        ) from error
+    size = {} if input_shape is None else {"image_shape": (*input_shape[:2], 3)}
+    backbone = hub.models.Backbone.from_preset(
+        name, load_weights=weights is not None, **size
+    )
+    converter = hub.layers.ImageConverter.from_preset(name)
+    scale = 1.0 if converter.scale is None else converter.scale
+    offset = 0.0 if converter.offset is None else converter.offset
+    return backbone, keras.layers.Rescaling(
+        [255 * each for each in scale] if hasattr(scale, "__len__") else 255 * scale,
+        offset,
+        dtype="float32",
+    )
+
+
+def _family(name):
+    squeezed = _squeezed(name)
+    fits = (known for start, known in FAMILIES.items() if re.match(start, squeezed))
+    return next(fits, None)
+
+
+def _preprocessing_of(backbone):
+    """What a network takes that was not built here."""
+    if hasattr(backbone, "include_rescaling"):  # keras-cv
+        return "0..255" if backbone.include_rescaling else "none"
+    known = _family(backbone.name)
+    if type(backbone).__module__.startswith("keras_hub"):
+        known = None  # keras-hub's networks have such names and other preprocessing
+    if known == "0..255" and not _rescales(backbone):
+        known = None  # made with include_preprocessing=False
+    if known is None:
+        raise ValueError(
+            "`preprocessing` must say what the backbone takes in place of images in "
+            f"[0, 1], one of {', '.join(map(repr, PREPROCESSING))} or a layer: that is "
+            f"not known of {type(backbone).__name__} {backbone.name!r}. "
+            "Received: preprocessing=None"
+        )
+    return known
+
+
+def _rescales(network):
+    layers = network._flatten_layers(include_self=False)
+    kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+    return any(isinstance(layer, kinds) for layer in layers)
+
+
+def _input_shape_of(backbone):
+    shape = backbone.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise ValueError(
+            "`backbone` must take one batch of images, of shape (batch, height, width, "
+            f"channels). Received: {backbone.name!r} with inputs of shape {shape}"
+        )
+    return shape[1:]
+
+
+def _freeze(backbone, freeze):
+    if isinstance(freeze, int) and not isinstance(freeze, bool):
+        if not 0 <= freeze <= len(backbone.layers):
+            raise ValueError(
+                f"`freeze` must be at most the {len(backbone.layers)} layers of the "
+                f"backbone. Received: freeze={freeze}"
+            )
+        for layer in backbone.layers[:freeze]:
+            layer.trainable = False
+    elif checks.one_of("freeze", freeze, FREEZE) == "backbone":
+        backbone.trainable = False
+
+
+def _fitted(images, taken):
+    """Images in the number of channels and the size that the backbone takes."""
+    height, width, channels = taken
+    have = images.shape[-1]
+    if have == 1 and channels != 1:
+        images = keras.layers.Concatenate(dtype="float32", name="grey_to_color")(
+            [images] * channels
+        )
+    elif have != channels:
+        raise ValueError(
+            f"`input_shape` must have 1 channel or {channels}, as many as the backbone "
+            f"takes. Received: {have} channels"
+        )
+    if height is not None and images.shape[1:3] != (height, width):
+        images = keras.layers.Resizing(height, width, dtype="float32")(images)
+    return images
+
+
+def _preprocessed(images, preprocessing):
+    if isinstance(preprocessing, keras.Layer):
+        return preprocessing(images)
+    order, mean, std = PREPROCESSING[preprocessing]
+    if order == "bgr":
+        images = ops.flip(images, axis=-1)
+    if preprocessing == "none":
+        return images
+    # In float32 under every policy: half precision would round the pixels, and with
+    # them the perturbation.
+    scaling = keras.layers.Rescaling(
+        [1 / each for each in std] if isinstance(std, tuple) else 1 / std,
+        _offset(mean, std),
+        dtype="float32",
+        name="preprocessing",
+    )
+    return scaling(images)
+
+
+def _offset(mean, std):
+    """What (x - mean) / std adds to x / std."""
+    if not isinstance(mean, tuple):
+        return -mean / std
+    std = std if isinstance(std, tuple) else (std,) * len(mean)
+    return [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def _pooled(outputs, pooling):
+    """A vector of float32 features an image."""
+    if not keras.ops.is_tensor(outputs) and not hasattr(outputs, "shape"):
+        raise ValueError(
+            "`backbone` must give one tensor of features. Received: one that gives "
+            f"{type(outputs).__name__}"
+        )
+    rank = len(outputs.shape)
+    common = {"dtype": "float32", "name": "features"}
+    if rank == 2:
+        return keras.layers.Activation("linear", **common)(outputs)
+    if pooling == "token":
+        if rank != 3:
+            raise ValueError(
+                "`pooling='token'` needs a backbone that gives tokens. Received: "
+                f"outputs of shape {tuple(outputs.shape)}"
+            )
+        return keras.layers.Flatten(**common)(outputs[:, :1])
+    kinds = {
+        ("avg", 3): keras.layers.GlobalAveragePooling1D,
+        ("max", 3): keras.layers.GlobalMaxPooling1D,
+        ("avg", 4): keras.layers.GlobalAveragePooling2D,
+        ("max", 4): keras.layers.GlobalMaxPooling2D,
+    }
+    return kinds[pooling, rank](**common)(outputs)

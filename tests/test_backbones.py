@@ -1,0 +1,233 @@
+"""Pretrained networks as classifiers of images in [0, 1]."""
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robustlt as krl
+from keras_robustlt.networks import backbones
+
+# The smallest network of each module of keras.applications, the least size of its
+# images, and all that it has.
+FAMILIES = {
+    "convnext": ("ConvNeXtTiny", 32),
+    "densenet": ("DenseNet121", 32),
+    "efficientnet": ("EfficientNetB0", 32),
+    "efficientnet_v2": ("EfficientNetV2B0", 32),
+    "inception_resnet_v2": ("InceptionResNetV2", 75),
+    "inception_v3": ("InceptionV3", 75),
+    "mobilenet": ("MobileNet", 32),
+    "mobilenet_v2": ("MobileNetV2", 32),
+    "mobilenet_v3": ("MobileNetV3Small", 32),
+    "nasnet": ("NASNetMobile", 32),
+    "resnet": ("ResNet50", 32),
+    "resnet_v2": ("ResNet50V2", 32),
+    "vgg16": ("VGG16", 32),
+    "vgg19": ("VGG19", 32),
+    "xception": ("Xception", 71),
+}
+QUICK = ("mobilenet_v2",)
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, "float32")
+
+
+def small_backbone(name="backbone", channels=3, size=8):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((size, size, channels)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+        ],
+        name=name,
+    )
+
+
+def module(family):
+    names = {"mobilenet_v3": "mobilenet_v3", "resnet": "resnet"}
+    return importlib.import_module(
+        f"keras.src.applications.{names.get(family, family)}"
+    )
+
+
+def test_every_module_of_keras_applications_is_known():
+    modules = {
+        value.__module__.rpartition(".")[2]
+        for name, value in vars(keras.applications).items()
+        if callable(value) and not name.startswith("_")
+    }
+    # VGG16 and the like are functions of these modules.
+    assert modules <= FAMILIES.keys(), "add the new families to backbones.FAMILIES"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_preprocessing_is_that_of_the_family(family):
+    x = images(2, 5, 5, 3)
+    for name, value in vars(module(family)).items():
+        if callable(value) and name[:1].isupper() and hasattr(keras.applications, name):
+            known = backbones._family(name)
+            inputs = keras.Input((5, 5, 3))
+            ours = keras.Model(inputs, backbones._preprocessed(inputs, known))
+            expected = module(family).preprocess_input(255 * x.copy())
+            np.testing.assert_allclose(
+                keras.ops.convert_to_numpy(ours(x)), expected, rtol=1e-5, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family in QUICK else pytest.mark.slow)
+        for family in FAMILIES
+    ],
+)
+@pytest.mark.slow_on_jax
+def test_outputs_are_those_of_the_family(family):
+    name, size = FAMILIES[family]
+    theirs = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
+    )
+    x = images(2, size, size, 3)
+    expected = theirs(module(family).preprocess_input(255 * x.copy()), training=False)
+    network = krl.networks.from_backbone(theirs, classes=4)
+    features = keras.Model(network.input, network.get_layer("features").output)
+    scale = np.abs(keras.ops.convert_to_numpy(expected)).max()
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(features(x, training=False)),
+        keras.ops.convert_to_numpy(expected),
+        rtol=1e-5,
+        atol=1e-5 * scale,
+    )
+    assert network(x).shape == (2, 4)
+
+
+def test_by_name_grey_and_small():
+    network = krl.networks.from_backbone(
+        "mobilenet_v2", classes=3, input_shape=(20, 20, 1), weights=None, dropout=0.5
+    )
+    assert network.input_shape == (None, 20, 20, 1)
+    x = images(2, 20, 20, 1)
+    logits = keras.ops.convert_to_numpy(network(x))
+    assert logits.shape == (2, 3) and logits.dtype == "float32"
+    plain = krl.networks.plain(network)
+    np.testing.assert_allclose(plain(x), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "cosplus"])
+def test_trains_and_is_saved(head, tmp_path):
+    network = krl.networks.from_backbone(
+        small_backbone(),
+        classes=2,
+        preprocessing="imagenet_bgr",
+        head=head,
+        freeze="backbone",
+    )
+    before = network.get_layer("backbone").get_weights()
+    model = krl.RobustLTModel(network, [6, 2], epsilon=0.1, method="reat", beta=0.0)
+    model.compile(krl.optimizers.SGD(0.1))
+    x, y = images(8, 8, 8, 3), np.array([0] * 6 + [1] * 2)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0)
+    after = network.get_layer("backbone").get_weights()
+    # Frozen: its weights, and the moving statistics too.
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    np.testing.assert_allclose(loaded(x), network(x), atol=1e-6)
+    assert not loaded.get_layer("backbone").trainable_variables
+
+
+def test_freezes_the_first_layers():
+    backbone = small_backbone()
+    network = krl.networks.from_backbone(
+        backbone, classes=2, preprocessing="-1..1", freeze=2
+    )
+    assert [layer.trainable for layer in backbone.layers] == [False, False, True]
+    assert len(network.trainable_variables) == 2  # of the head
+    x = images(2, 8, 8, 3)
+    np.testing.assert_allclose(network(x, training=True), network(x), atol=1e-5)
+
+
+def test_tokens_and_features():
+    inputs = keras.Input((8, 8, 3))
+    tokens = keras.layers.Reshape((64, 3))(inputs)
+    x = images(2, 8, 8, 3)
+    for pooling, expected in (
+        ("token", x[:, 0, 0]),
+        ("avg", x.mean(axis=(1, 2))),
+        ("max", x.max(axis=(1, 2))),
+    ):
+        network = krl.networks.from_backbone(
+            keras.Model(inputs, tokens), 2, preprocessing="none", pooling=pooling
+        )
+        features = keras.Model(network.input, network.get_layer("features").output)
+        np.testing.assert_allclose(features(x), expected, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_keras_cv():
+    keras_cv = pytest.importorskip("keras_cv")
+    for rescales in (True, False):
+        theirs = keras_cv.models.ResNetBackbone(
+            stackwise_filters=[8, 8],
+            stackwise_blocks=[1, 1],
+            stackwise_strides=[1, 2],
+            include_rescaling=rescales,
+            input_shape=(16, 16, 3),
+        )
+        network = krl.networks.from_backbone(theirs, classes=2)
+        x = images(2, 16, 16, 3)
+        expected = theirs(255 * x if rescales else x)
+        features = keras.Model(network.input, network.get_layer("features").output)
+        np.testing.assert_allclose(
+            features(x), np.mean(expected, axis=(1, 2)), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "message"),
+    [
+        (small_backbone, {}, "`preprocessing` must say what the backbone takes"),
+        (3, {}, "`backbone` must be a name or a keras.Model.*Received: 3"),
+        (
+            lambda: small_backbone("efficientnetb0"),  # without preprocessing inside
+            {},
+            "`preprocessing` must say",
+        ),
+        (small_backbone, {"preprocessing": "tf"}, "`preprocessing` must be one of"),
+        (
+            small_backbone,
+            {"preprocessing": "none", "input_shape": (8, 8, 2)},
+            "`input_shape` must have 1 channel or 3.*Received: 2",
+        ),
+        (
+            small_backbone,
+            {"preprocessing": "none", "freeze": 9},
+            "`freeze` must be at most the 3 layers.*freeze=9",
+        ),
+        (
+            small_backbone,
+            {"preprocessing": "none", "pooling": "token"},
+            "needs a backbone that gives tokens",
+        ),
+        (small_backbone, {"preprocessing": "none", "dropout": 1}, "`dropout` must be"),
+        (small_backbone, {"preprocessing": "none", "classes": 1}, "`classes` must be"),
+    ],
+)
+def test_mistakes(backbone, arguments, message):
+    backbone = backbone() if callable(backbone) else backbone
+    with pytest.raises(ValueError, match=message):
+        krl.networks.from_backbone(backbone, **{"classes": 2, **arguments})
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ImportError, match="pip install keras-hub"):
+        krl.networks.from_backbone("resnet_18_imagenet", classes=2)

@@ -1,0 +1,124 @@
+"""The commands of `python -m keras_robustlt`, without what they do."""
+
+import io
+import subprocess
+import sys
+import types
+
+import pytest
+from absl import app, flags
+
+from keras_robustlt import __main__ as command_line
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command `show` that prints its argument and its flag."""
+    module = types.ModuleType("keras_robustlt.show", "Shows what it is given.")
+
+    def define_flags(values):
+        flags.DEFINE_integer("number", 1, "A number.", flag_values=values)
+
+    def main(argv, values):
+        if len(argv) != 2:
+            raise app.UsageError("give one argument.")
+        if argv[1] == "full":
+            raise OSError(28, "No space left on device", "results.json")
+        if argv[1] == "interrupted":
+            raise KeyboardInterrupt
+        print(argv[1], values.number)
+
+    module.define_flags, module.main = define_flags, main
+    monkeypatch.setitem(sys.modules, "keras_robustlt.show", module)
+    monkeypatch.setitem(command_line.COMMANDS, "show", ("show", "shows"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["robustlt", *arguments])
+        command_line.run()
+
+    return run
+
+
+def test_runs_the_command_that_is_named(command, capsys):
+    command("show", "this", "--number=3")
+    assert capsys.readouterr().out == "this 3\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_lists_the_commands(command, capsys, arguments):
+    command(*arguments)
+    printed = capsys.readouterr().out
+    for name in ("check", "train", "sweep", "evaluate", "report", "show"):
+        assert f"\n    {name} " in printed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["this", "-h"]])
+def test_help_of_a_command(command, capsys, arguments):
+    command("show", *arguments)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Shows what it is given.\n")
+    assert "--number: A number." in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shwo"], "'shwo' is no command. There are: check, train, sweep, evaluate"),
+        (["show", "--nubmer=3"], "Unknown command line flag 'nubmer'"),
+        (["show", "--number=three", "this"], "flag --number=three"),
+        (["show"], "give one argument."),
+    ],
+)
+def test_what_is_called_wrongly_is_said_in_one_line(
+    command, capsys, arguments, message
+):
+    with pytest.raises(SystemExit) as ended:
+        command(*arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+
+
+def test_what_the_system_refuses_is_said_in_one_line(command):
+    with pytest.raises(SystemExit) as ended:
+        command("show", "full")
+    assert str(ended.value).startswith("error: ")
+    assert "No space left on device: 'results.json'" in str(ended.value)
+
+
+def test_an_interruption_is_one_word(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command("show", "interrupted")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_prints_on_an_ascii_terminal(command, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    command("show", "Käse")
+    assert written.getvalue() == b"K\\xe4se 1\n"
+
+
+def test_a_pipe_that_is_closed_is_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "keras_robustlt"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.wait() == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_asking_for_help_loads_no_backend():
+    code = (
+        "import sys, keras_robustlt.__main__ as m; m.main(['x', 'evaluate', '-h']); "
+        "sys.exit(any(n in sys.modules for n in ('keras', 'tensorflow', 'jax')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Measures how robust a saved network is")
