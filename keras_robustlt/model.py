@@ -563,18 +563,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
-        call = inspect.signature(keras.Model.train_on_batch).bind(self, *args, **kwargs)
-        self._check_batch(call.arguments)
+        self._check_batch(keras.Model.train_on_batch, args, kwargs)
         result = super().train_on_batch(*args, **kwargs)
         self.batch_check.raise_if_wrong()
         return result
 
     @functools.wraps(keras.Model.test_on_batch)
     def test_on_batch(self, *args, **kwargs):
-        call = inspect.signature(keras.Model.test_on_batch).bind(self, *args, **kwargs)
-        self._check_batch(call.arguments)
+        self._check_batch(keras.Model.test_on_batch, args, kwargs)
         with self._evaluation():
             return super().test_on_batch(*args, **kwargs)
+
+    def _check_batch(self, method, args, kwargs):
+        """Looks at the arrays of one batch."""
+        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
+        if isinstance(arguments["x"], np.ndarray):
+            arguments = {**arguments, "batch_size": len(arguments["x"])}
+        fit_arguments.check(arguments, self.class_counts)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -612,12 +617,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def export(self, *args, **kwargs):
         # The classifier; attacks and losses are of no use to who serves it.
         return self.inference_network.export(*args, **kwargs)
-
-    def _check_batch(self, arguments):
-        """Looks at the arrays of one batch."""
-        if isinstance(arguments["x"], np.ndarray):
-            arguments = {**arguments, "batch_size": len(arguments["x"])}
-        fit_arguments.check(arguments, self.class_counts)
 
     def _accuracies(self):
         """The names of the results of which a callback may want the highest."""

@@ -138,11 +138,20 @@ def test_the_loss_goes_through_the_method(images):
     [
         keras.losses.CategoricalCrossentropy(),
         keras.losses.SparseCategoricalCrossentropy(),
+        "binary_crossentropy",
+        keras.losses.categorical_crossentropy,
     ],
 )
 def test_loss_of_probabilities(loss):
     with pytest.raises(ValueError, match=r"Crossentropy\(from_logits=True\)"):
         tiny_model().compile(loss=loss)
+
+
+def test_a_loss_with_more_than_a_value_for_each_example(images):
+    model = tiny_model()
+    model.compile("sgd", loss=lambda targets, logits: (targets - logits) ** 2)
+    with pytest.raises(ValueError, match=r"one value for each.*shape \(.*, 3\)"):
+        model.fit(*images, **FIT)
 
 
 def test_label_smoothing_of_the_method(images, same_network):
@@ -153,6 +162,13 @@ def test_label_smoothing_of_the_method(images, same_network):
     np.testing.assert_allclose(
         trained(images, smooth), trained(images, model), atol=1e-6
     )
+
+
+def test_label_smoothing_and_a_loss_that_does_not_smooth(images):
+    model = tiny_model(method=krl.methods.AT(label_smoothing=0.5))
+    model.compile("sgd", loss="categorical_hinge")
+    with pytest.raises(ValueError, match="`label_smoothing` of a method"):
+        model.fit(*images, **FIT)
 
 
 @ONE_EPOCH
@@ -655,12 +671,14 @@ def test_standard_callbacks(images, tmp_path):
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=100),
         keras.callbacks.LambdaCallback(),
+        keras.callbacks.EarlyStopping("val_robust_tail_accuracy", patience=9),
     ]
     model = tiny_model()
     history = model.fit(
         x, y, epochs=5, validation_data=images, callbacks=callbacks, **FIT
     )
     assert len(history.epoch) == 2  # stopped early
+    assert callbacks[-1].mode == "max"
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(weights_of(loaded), weights_of(model))
