@@ -147,6 +147,7 @@ def test_loss_of_probabilities(loss):
         tiny_model().compile(loss=loss)
 
 
+@ONE_EPOCH
 def test_a_loss_with_more_than_a_value_for_each_example(images):
     model = tiny_model()
     model.compile("sgd", loss=lambda targets, logits: (targets - logits) ** 2)
@@ -164,6 +165,7 @@ def test_label_smoothing_of_the_method(images, same_network):
     )
 
 
+@ONE_EPOCH
 def test_label_smoothing_and_a_loss_that_does_not_smooth(images):
     model = tiny_model(method=krl.methods.AT(label_smoothing=0.5))
     model.compile("sgd", loss="categorical_hinge")
