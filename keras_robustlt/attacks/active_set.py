@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks.base import Attack
+from keras_robustlt.attacks.base import Attack, check_each
 from keras_robustlt.attacks.gradients import logits_of
 
 
@@ -107,11 +107,7 @@ class ActiveSetAttack(Attack):
     def _epsilon_of_each(self, epsilon, image):
         """The budgets as an array of shape `(examples, 1, ...)`."""
         epsilon = self.epsilon if epsilon is None else to_array(epsilon, "epsilon")
-        if np.size(epsilon) not in (1, len(image)) or np.ndim(epsilon) > 1:
-            raise ValueError(
-                "`epsilon` must be a number, or an array with one for each of the "
-                f"{len(image)} images. Received: shape {np.shape(epsilon)}"
-            )
+        check_each("epsilon", epsilon, len(image))
         for value in (np.min(epsilon), np.max(epsilon)):
             checks.epsilon(float(value), self.norm)
         epsilon = np.broadcast_to(epsilon, len(image)).astype("float32")
