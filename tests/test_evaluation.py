@@ -690,7 +690,7 @@ def test_results_need_no_backend():
         ({"epsilon": np.nan}, "`epsilon` must be a number"),
         ({"tail_fraction": 2}, "`tail_fraction` must be a number"),
         ({"attacks": {"mine": 3}}, "attacks, functions or None.*'mine': 3"),
-        ({"attacks": ["autoattack"]}, "at least 4 classes"),
+        ({"attacks": ["apgd-t"]}, "at least 4 classes"),
         ({"class_counts": [3, 2, 1]}, "`class_counts` must have 2 entries"),
         ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),
         ({"cache": "progress.txt"}, "a file whose name ends in .npz"),
