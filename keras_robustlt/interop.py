@@ -145,7 +145,7 @@ def _network(model):
             f"function of a batch of images that does. Received: model={model!r}"
         )
     if isinstance(network, keras.Layer):
-        checks.logits_not_probabilities(network)
+        checks.network(network)
     return network
 
 

@@ -51,7 +51,7 @@ def network_of(model):
     if isinstance(model, RobustLTModel):
         model = model.inference_network
     if isinstance(model, keras.Layer):
-        checks.logits_not_probabilities(model)
+        checks.network(model)
         return model
     if not callable(model):
         raise ValueError(
