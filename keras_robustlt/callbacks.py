@@ -259,11 +259,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.path = files.local_path("directory", directory) / self.FILE
         self.every = checks.positive_integer("every", every)
         self.epochs, self.history = [], {}
-        # What `prepare` finds out; nothing where Keras's own `fit` does not call it.
+        # What `_prepare` finds out; nothing where Keras's own `fit` does not call it.
         self._others, self._initial_epoch = [], 0
         self._data, self._unknown_order = None, None
 
-    def prepare(self, model, arguments, others):
+    def _prepare(self, model, arguments, others):
         """Takes in what `fit` of a `RobustLTModel` is called with.
 
         Args:
@@ -322,7 +322,7 @@ class Checkpoint(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def all_have_begun(self):
+    def _all_have_begun(self):
         """Gives the other callbacks their state back, which they begin without."""
         if self._state is not None:
             set_callback_states(self._others, self._state.callbacks)
@@ -462,7 +462,7 @@ def prepared(model, arguments, clock):
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)
         others.remove(checkpoint)
-        checkpoint.prepare(model, arguments, others)
+        checkpoint._prepare(model, arguments, others)
         kept = (*KEPT, HistoryCSV, ScheduleInspector)
         places = [i for i, each in enumerate(others, 1) if isinstance(each, kept)]
         place = max([listed.index(checkpoint), *places])
@@ -486,4 +486,4 @@ class _Begun(keras.callbacks.Callback):
         self.checkpoint = checkpoint
 
     def on_train_begin(self, logs=None):
-        self.checkpoint.all_have_begun()
+        self.checkpoint._all_have_begun()

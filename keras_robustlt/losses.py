@@ -261,7 +261,7 @@ def criterion(loss):
     Raises:
         ValueError: If the loss takes probabilities.
     """
-    if loss is None:
+    if loss is None or loss is cross_entropy:
         return cross_entropy
     by_name = {
         "categorical_crossentropy": cross_entropy,
@@ -295,6 +295,20 @@ def criterion(loss):
         return values
 
     return values
+
+
+def smoothed(criterion, label_smoothing):
+    """`criterion` with label smoothing, which the cross-entropy alone has."""
+    if not label_smoothing:
+        return criterion
+    if criterion is not cross_entropy:
+        raise ValueError(
+            "`label_smoothing` of a method smooths the labels of its cross-entropy, "
+            "and `loss` of `compile` replaces that. Smooth in the loss: "
+            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing="
+            f"...). Received: label_smoothing={label_smoothing}"
+        )
+    return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
 def refuse_probabilities(argument, function):

@@ -60,6 +60,19 @@ def summarize(correct, total, tail):
     """  # noqa: E501
     correct = np.asarray(correct, "float64")
     total = np.asarray(total, "float64")
+    if correct.shape != total.shape or not np.all((correct >= 0) & (correct <= total)):
+        raise ValueError(
+            "`correct` must hold a number for each class, at most that of `total`. "
+            f"Received: correct={correct.tolist()}, total={total.tolist()}"
+        )
+    if not np.any(total):
+        raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
+    tail = np.asarray(tail, "int64")
+    if not np.all((tail >= 0) & (tail < len(total))):
+        raise ValueError(
+            f"`tail` must be classes from 0 to {len(total) - 1}. "
+            f"Received: {tail.tolist()}"
+        )
     present = total > 0
     per_class = correct[present] / total[present]
     tail_total = total[tail].sum()

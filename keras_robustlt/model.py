@@ -7,6 +7,7 @@ Keras's own `train_step` does the rest, with `call`, `compute_loss` and
 precision and distribution are Keras's own.
 """
 
+import contextlib
 import functools
 import inspect
 
@@ -28,6 +29,7 @@ from keras_robustlt import (
 )
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
+from keras_robustlt.attacks import norms
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
@@ -38,6 +40,8 @@ __all__ = ["RobustLTModel"]
 BATCHNORM_STATISTICS = ("adversarial", "mixed")
 ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
+# What projections into the ball change by themselves, in float32.
+ROUNDING = 5e-7
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
 
@@ -213,10 +217,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
         self.schedule = Schedule(self)
+        # One for each purpose, so that validation does not change what training draws,
+        # and no numbers serve twice.
         self.start_seed = keras.random.SeedGenerator(seed)
-        # Of its own, so that validation does not change what training draws.
-        self.evaluation_seed = keras.random.SeedGenerator(seed)
-        self.augmentation_seed = keras.random.SeedGenerator(seed)
+        self.evaluation_seed = keras.random.SeedGenerator(_derived_seed(seed, 1))
+        self.augmentation_seed = keras.random.SeedGenerator(_derived_seed(seed, 2))
         self.method.build(self)
         self.budget.build(self)
         if self.averaging is not None:
@@ -241,6 +246,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.clean_accuracy = accuracy("clean")
         self.robust_accuracy = accuracy("robust")
         self.batch_check = BatchCheck(self.num_classes)
+        self.attack_moves = keras.metrics.Mean("attack_moves")
         self._criterion = losses.cross_entropy
         self._tested = self.inference_network.name
         self.built = network.built
@@ -272,7 +278,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             data: A batch of `fit`: `(x, y)` or `(x, y, sample_weight)`.
 
         Returns:
-            The batch with, in place of `x`, a dictionary of the images by name.
+            The batch with, in place of `x`, a dictionary of the images by name, and of
+            `"moved"`: 1 for each image that the attack moved, 0 for one that it left
+            where it started, and -1 for one without a budget.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
@@ -281,12 +289,20 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x = self._augmented(x)
         images = {"clean": x}
         if "adversarial" in self._wanted:
-            class_epsilon = self.budget.class_epsilon(self.schedule)
-            attacking = self.method.attacks(self.schedule)
-            if attacking is not None:
-                class_epsilon = ops.where(attacking, class_epsilon, 0.0)
-            images["adversarial"] = self._training_attack(x, y, class_epsilon)
+            images["adversarial"], images["moved"] = self._training_attack(x, y)
         return images, y, sample_weight
+
+    def class_epsilon(self):
+        """The budget of each class in the current step, 0 where there is no attack.
+
+        Returns:
+            A float32 tensor of shape `(num_classes,)`, in pixel units.
+        """
+        class_epsilon = self.budget.class_epsilon(self.schedule)
+        attacking = self.method.attacks(self.schedule)
+        if attacking is None:
+            return class_epsilon
+        return ops.where(attacking, class_epsilon, 0.0)
 
     def _augmented(self, x):
         if self.augmentation == "none":
@@ -298,8 +314,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         draws = replicas.drawn(draw, (ops.shape(x)[0], augment.num_draws))
         return augment(x, draws)
 
-    def _training_attack(self, x, y, class_epsilon):
+    def _training_attack(self, x, y):
+        """The adversarial images, and which of them the attack has moved."""
         targets = losses.one_hot(y, self.num_classes)
+        class_epsilon = self.class_epsilon()
+        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
         start = self.attack.starting_point(x, self.epsilon, self.start_seed)
 
         def perturb():
@@ -312,14 +331,28 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 x,
                 targets,
                 start,
-                epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
+                epsilon=epsilon,
                 training=True,
                 loss=loss,
                 **self._fewer_steps(),
             )
 
         # Without a budget the attack gives the images themselves.
-        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        x_adv = backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        return x_adv, self._moved(x, x_adv, start, epsilon)
+
+    def _moved(self, x, x_adv, start, epsilon):
+        """1 for each image that is not where it started, 0 for others, -1 for some.
+
+        Those are images without a budget, or with one too small to tell.
+        """
+        per_pixel = ops.reshape(epsilon, (-1,) + (1,) * (len(x.shape) - 1))
+        norm = norms.get(getattr(self.attack, "norm", "linf"))
+        # The start is in the ball of the base budget; the image's own may be smaller.
+        start = norm.confine(x, per_pixel)(start)
+        distance = ops.max(ops.abs(x_adv - start), axis=range(1, len(x.shape)))
+        moved = ops.cast(distance > ROUNDING, "float32")
+        return ops.where(epsilon > 200 * ROUNDING, moved, -1.0)
 
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
@@ -437,6 +470,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if isinstance(y_pred, dict):
             trained_on = next(iter(y_pred))
             self.batch_check.update_state(x["clean"], y, y_pred[trained_on])
+            if "moved" in x:
+                self.attack_moves.update_state(x["moved"], x["moved"] >= 0)
             if "robust" in y_pred:
                 self.robust_accuracy.update_state(y, y_pred["robust"], sample_weight)
             if "adversarial" in y_pred:
@@ -448,9 +483,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if "clean" in y_pred:
                 self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
             y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(y, y_pred, sample_weight)
-        return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_metrics_result(self):
         """Results of the metrics that the current kind of step updates."""
@@ -530,7 +563,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
-        return super().train_on_batch(*args, **kwargs)
+        self._check_batch(keras.Model.train_on_batch, args, kwargs)
+        result = super().train_on_batch(*args, **kwargs)
+        self.batch_check.raise_if_wrong()
+        return result
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(self, *args, **kwargs):
+        self._check_batch(keras.Model.test_on_batch, args, kwargs)
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
+
+    def _check_batch(self, method, args, kwargs):
+        """Looks at the arrays of one batch."""
+        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
+        if isinstance(arguments["x"], np.ndarray):
+            arguments = {**arguments, "batch_size": len(arguments["x"])}
+        fit_arguments.check(arguments, self.class_counts)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -540,23 +589,34 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         )
         if not in_fit:
             fit_arguments.check(call.arguments, self.class_counts)
-            # Robust accuracy does not depend on what was evaluated before.
-            self.evaluation_seed.state.assign(
-                keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
-            )
-        self._evaluating = True
-        self._validating = in_fit
-        if self._tested != self.inference_network.name:
-            self.test_function = None  # it is another network's
-            self._tested = self.inference_network.name
-        try:
+        with self._evaluation(in_fit):
             result = super().evaluate(*call.args[1:], **call.kwargs)
+        seen = ops.convert_to_numpy(self.clean_accuracy.total)
+        class_frequencies.check_evaluated(seen, in_fit)
+        return result
+
+    @contextlib.contextmanager
+    def _evaluation(self, in_fit=False):
+        """What holds while test steps are made."""
+        self._evaluating, self._validating = True, in_fit
+        try:
+            if self._tested != self.inference_network.name:
+                self.make_test_function(force=True)  # there is another network's
+                self._tested = self.inference_network.name
+            if not in_fit:
+                # Robust accuracy does not depend on what was evaluated before: the
+                # seed stays, and the count of what was drawn with it starts anew.
+                state = self.evaluation_seed.state
+                state.assign(ops.multiply(state, ops.cast([1, 0], state.dtype)))
+            yield
             self.batch_check.raise_if_wrong()
-            seen = ops.convert_to_numpy(self.clean_accuracy.total)
-            class_frequencies.check_evaluated(seen, in_fit)
-            return result
         finally:
             self._evaluating = self._validating = False
+
+    @functools.wraps(keras.Model.export)
+    def export(self, *args, **kwargs):
+        # The classifier; attacks and losses are of no use to who serves it.
+        return self.inference_network.export(*args, **kwargs)
 
     def _accuracies(self):
         """The names of the results of which a callback may want the highest."""
@@ -614,17 +674,20 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
 
 def _runs_inside_a_step(argument, attack):
+    needed = ("starting_point", "perturb") if argument == "attack" else ("__call__",)
     if not callable(attack) or not hasattr(attack, "epsilon"):
         raise ValueError(
             f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
             f"steps=10). Received: {argument}={attack!r}"
         )
-    if not getattr(attack, "runs_compiled", True):
+    if not getattr(attack, "runs_compiled", True) or not all(
+        hasattr(attack, name) for name in needed
+    ):
         raise ValueError(
             f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
-            "cannot, as it stops with each image by itself. Use PGD or FGSM, and "
-            "`keras_robustlt.evaluate(model, x, y, attacks=...)` for attacks such as "
-            f"this one. Received: {argument}={attack!r}"
+            f"cannot. Use PGD, FGSM or an attack with {' and '.join(needed)} as PGD "
+            "has them, and `keras_robustlt.evaluate(model, x, y, attacks=...)` for "
+            f"others. Received: {argument}={attack!r}"
         )
 
 
@@ -640,6 +703,13 @@ def _budget(rule, **robustlt):
             f"Received: budget={rule!r}, {given}"
         )
     return budgets.get(rule)
+
+
+def _derived_seed(seed, purpose):
+    """Another seed from `seed`; `None`, by which Keras draws one, stays."""
+    if seed is None:
+        return None
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
 
 
 def _feature_networks(*every):

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from tiny_models import FIT, conv_network, tiny_model, trained, weights_of
+from tiny_models import FIT, ONE_EPOCH, conv_network, tiny_model, trained, weights_of
 
 import keras_robustlt as krl
+
+pytestmark = ONE_EPOCH
 
 
 def averages(model):

@@ -60,6 +60,15 @@ def test_rarer_classes_get_more(counts, alpha):
     assert np.all(np.diff(classwise_epsilon(counts, 1e-4, alpha)) < 0)
 
 
+def test_a_budget_that_makes_all_images_the_same():
+    with pytest.warns(UserWarning, match="budget of 0.55.* times `epsilon`"):
+        tiny_model(dense_network(2), [150, 10], epsilon=0.1)
+    # In the Euclidean norm, 1 is not much.
+    attack = krl.attacks.PGD(0.5, norm="l2")
+    model = tiny_model(dense_network(2), [150, 10], epsilon=0.5, attack=attack)
+    assert model.budget.class_epsilon(model.schedule).shape == (2,)
+
+
 def test_counts_as_a_dictionary():
     expected = classwise_epsilon([80, 20], 0.1, 0.3)
     actual = classwise_epsilon({1: 20, 0: 80}, 0.1, 0.3)

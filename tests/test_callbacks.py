@@ -4,13 +4,14 @@ import importlib.util
 
 import numpy as np
 import pytest
-from tiny_models import COUNTS, FIT, dense_network, tiny_model
+from tiny_models import COUNTS, FIT, ONE_EPOCH, dense_network, tiny_model
 
 import keras_robustlt as krl
 from keras_robustlt import files
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import HistoryCSV, ScheduleInspector
 
+pytestmark = ONE_EPOCH
 EPSILON = krl.budget.classwise_epsilon(COUNTS, 0.1, 0.3)
 WEIGHTS = krl.budget.iteration_weight(np.arange(1, 5), 4, 0.8)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_robustlt.data import long_tail_arrays
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
 
 SHARED = pathlib.Path(
@@ -147,6 +148,17 @@ def test_no_counts_keep_everything():
 def test_indices_refuse(labels, counts, message):
     with pytest.raises(ValueError, match=message):
         long_tail_indices(labels, counts, 102)
+
+
+def test_classes_that_validation_lacks_are_named():
+    x = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+    y = np.repeat([0, 1, 2], [10, 4, 1])
+    options = {"imbalance_ratio": None, "validation_fraction": 0.1}
+    with pytest.warns(UserWarning, match="none of the classes 2, which have one image"):
+        data = long_tail_arrays(((x, y), (x, y)), **options)
+    assert np.bincount(data.validation[1]).tolist() == [1, 1]
+    with pytest.warns(UserWarning, match="classes 1, 2, which have one image or group"):
+        long_tail_arrays(((x, y), (x, y)), groups=[*range(10), *[10] * 5], **options)
 
 
 def test_validation_fraction_below_one():

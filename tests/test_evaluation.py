@@ -282,7 +282,7 @@ def test_an_image_is_judged_as_it_is_returned():
     just_below = np.nextafter(np.float64(0.5), 0)
     attacks = {"mine": lambda network, x, y, seed: np.full(x.shape, just_below)}
     x, y = np.array([[0.9]], "float32"), np.array([0])
-    results = evaluate(x, y, attacks=attacks)
+    results = evaluate(x, y, attacks=attacks, epsilon=0.5)
     assert np.float32(just_below) == 0.5
     assert results["mine"]["per_class"] == [1.0, None]
 
@@ -400,13 +400,26 @@ def test_logits_that_are_no_numbers_are_no_robustness(value):
         logits = keras.ops.concatenate([x - 0.5, 0.5 - x], axis=1)
         return keras.ops.where(x > 0.8, value, logits)
 
-    attacks = {"clean": None, "auto": krl.attacks.AutoAttack(["square"], 0.1)}
-    attacks["auto"].attacks["square"].queries = 2
-    with pytest.warns(krl.RobustnessWarning, match=r"after clean \(1\), auto \(1\)"):
+    attacks = {"clean": None, "pgd": PGD}
+    if np.isnan(value):
+        apgd = krl.attacks.APGD(0.1, steps=2, loss="margin")
+        attacks["auto"] = krl.attacks.AutoAttack([apgd], 0.1)
+    after = ", ".join(rf"{name} \(1\)" for name in attacks)
+    with pytest.warns(krl.RobustnessWarning, match=f"after {after}"):
         results = evaluate(model=network, attacks=attacks, per_example=True)
     for name in attacks:
         assert not results.robust[name][0]
     assert np.sum(results["clean"]["confusion"]) == 6
+
+
+def test_logits_beyond_float16_are_found():
+    network = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(2, dtype="float16")]
+    )
+    network.set_weights([np.array([[6e4, -6e4]]), np.array([2e4, 0.0])])
+    with pytest.warns(krl.RobustnessWarning, match="too large for the precision"):
+        results = evaluate(model=network, attacks={"clean": None}, per_example=True)
+    assert not results.robust["clean"][0]
 
 
 # Going on
@@ -677,7 +690,7 @@ def test_results_need_no_backend():
         ({"epsilon": np.nan}, "`epsilon` must be a number"),
         ({"tail_fraction": 2}, "`tail_fraction` must be a number"),
         ({"attacks": {"mine": 3}}, "attacks, functions or None.*'mine': 3"),
-        ({"attacks": ["autoattack"]}, "at least 4 classes"),
+        ({"attacks": ["apgd-t"]}, "at least 4 classes"),
         ({"class_counts": [3, 2, 1]}, "`class_counts` must have 2 entries"),
         ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),
         ({"cache": "progress.txt"}, "a file whose name ends in .npz"),

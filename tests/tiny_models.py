@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_robustlt as krl
 
 COUNTS = (8, 3, 1)
 FIT = {"batch_size": 4, "verbose": 0, "shuffle": False}
+# A mark of tests that train for one epoch, in which a growing budget is still 0.
+ONE_EPOCH = pytest.mark.filterwarnings("ignore:In all of this training, of 1 epoch")
 
 
 def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):

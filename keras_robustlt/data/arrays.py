@@ -185,6 +185,8 @@ def read_npz(file):
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_members(archive)
+    except PermissionError:
+        raise
     except Exception as error:
         # Damaged archives raise many kinds, by the part that is damaged.
         raise ValueError(

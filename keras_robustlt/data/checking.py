@@ -40,10 +40,10 @@ def check(source, data_dir=None, **options):
     Example:
 
     >>> images = np.zeros((4, 8, 8, 1), "uint8")
-    >>> images[:3] = np.arange(3).reshape(3, 1, 1, 1)
-    >>> checked = krl.data.check(((images, [0, 0, 1, 1]), (images[2:3], [1])))
+    >>> images += np.array([0, 60, 120, 180], "uint8").reshape(4, 1, 1, 1)
+    >>> checked = krl.data.check(((images, [0, 0, 1, 1]), (images[:2], [0, 1])))
     >>> [finding["kind"] for finding in checked.findings]
-    ['in train and test', 'two classes', 'imbalance']
+    ['in train and test', 'two classes']
     """
     name = source if isinstance(source, (str, os.PathLike)) else "arrays"
     result = DataCheck(name)
@@ -74,6 +74,7 @@ def _check_arrays(found, result):
             continue
         result.count(part, found.class_names, labels)
         places = [f"x_{part}[{i}]" for i in range(len(images))]
+        images = np.ascontiguousarray(images)
         digests = [hashlib.blake2b(x, digest_size=16).digest() for x in images]
         parts[part] = list(zip(places, digests, labels.tolist(), strict=True))
     note_duplicates(result, parts, found.class_names)

@@ -238,7 +238,7 @@ class ImageFiles:
         from PIL import Image
 
         with Image.open(file, formats=formats()) as image:
-            deep = _is_deep(_header_of(image))
+            deep = _is_deep(image)
             image.load()
             image = _upright(image)
             if deep:
@@ -283,10 +283,13 @@ def _header(file):
 
 def _header_of(image):
     orientation = _orientation(image)
-    width, height = image.size
-    # Pillow gives the size of a TIFF file as it is when turned.
-    if orientation >= 5 and image.format != "TIFF":
-        width, height = height, width
+    if orientation >= 5 and image.format == "TIFF":
+        image.load()  # Turns it, and only then the size is sure.
+        width, height = image.size
+    elif orientation >= 5:
+        height, width = image.size
+    else:
+        width, height = image.size
     return Header(
         mode=image.mode,
         size=(height, width),
@@ -337,10 +340,10 @@ def _is_gray(mode):
     return mode in GRAY_MODES or mode[0] == "I"
 
 
-def _is_deep(header):
+def _is_deep(image):
     """Whether it has 16 bits; Pillow may widen those of PNG and PGM to 32."""
-    return header.mode.startswith("I;16") or (
-        header.mode == "I" and header.format in ("PNG", "PPM")
+    return image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
     )
 
 

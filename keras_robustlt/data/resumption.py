@@ -53,7 +53,7 @@ def unknown_order(arguments):
     if _is_array(data):
         passes = -(-len(data) // (arguments.get("batch_size") or 32))
     elif isinstance(data, keras.utils.PyDataset):
-        passes = data.num_batches
+        passes = data.num_batches or -1  # endless
         changed = any(
             getattr(type(data), name) is not getattr(keras.utils.PyDataset, name)
             for name in ("on_epoch_begin", "on_epoch_end")
@@ -68,7 +68,7 @@ def unknown_order(arguments):
             return f"they are a tf.data.Dataset with {reason}"
     else:
         return f"they come from a {type(data).__name__}"
-    if steps and steps != passes:
+    if steps and passes and steps != passes:
         return f"steps_per_epoch={steps} is not one pass over them"
     return None
 

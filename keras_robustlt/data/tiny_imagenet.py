@@ -29,7 +29,7 @@ def layout(root, classes, check):
     """
     wnids = class_folders(root / "train")
     listed = root / "wnids.txt"
-    missing = sorted(set(listed.read_text().split() if listed.is_file() else ()))
+    missing = sorted(set(_text(listed).split() if listed.is_file() else ()))
     missing = [wnid for wnid in missing if wnid not in wnids]
     if missing:
         raise FileNotFoundError(
@@ -53,11 +53,15 @@ def layout(root, classes, check):
     return found
 
 
+def _text(file):
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
 def _english_names(file, wnids):
     """The first of the words for each id; the id, too, where that is not unique."""
     words = dict.fromkeys(wnids)
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = _text(file).splitlines()
         words.update(line.split("\t", 1) for line in lines if "\t" in line)
     names = [(words[wnid] or wnid).split(",")[0].strip() for wnid in wnids]
     return [
@@ -77,7 +81,7 @@ def _annotated_files(val, wnids):
         )
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     files, labels = [], []
-    for line in table.read_text().splitlines():
+    for line in _text(table).splitlines():
         name, wnid = (*line.split("\t"), "")[:2]
         if wnid not in label_of:
             continue

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from keras import ops
 
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import gradients
 from keras_robustlt.files import read_arrays, replacing
 
 __all__ = ["Cache", "NoCache", "Outcome"]
@@ -86,7 +86,7 @@ class Cache:
         # Through JSON, so that it compares with what is read back.
         what = json.loads(json.dumps(what, default=repr))
         what["network"] = _weights(network)
-        logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
+        logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
         logits = ops.convert_to_numpy(logits)
         self._logits_differ = False
         if not self.path.exists():
@@ -135,7 +135,9 @@ class Cache:
         if not there:
             return None
         kinds = "".join(array.dtype.kind for array in there)
-        if kinds != "Uiff" or there[1].shape != (len(there[0]), self._sizes[number]):
+        shapes = [array.shape for array in there]
+        n, size = there[0].size, self._sizes[number]
+        if kinds != "Uiff" or shapes != [(n,), (n, size), (n,), ()]:
             raise self._damaged(f"of {parts[0]}")
         return Outcome(there[0].tolist(), *there[1:])
 
@@ -148,7 +150,8 @@ class Cache:
 
     def _damaged(self, error):
         return ValueError(
-            "`cache` is damaged. Delete it to start over, or give another one. "
+            "`cache` is damaged, or a file of something else: give another path, or "
+            "delete it if that is what it was. "
             f"Received: cache={str(self.path)!r} ({error})"
         )
 

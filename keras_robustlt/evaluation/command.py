@@ -49,7 +49,7 @@ def define_flags(values):
         "attacks",
         ["clean", "pgd20"],
         "Any of clean, fgsm, pgdN, cwN (N steps), autoattack, autoattack-plus, "
-        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab-t, square.",
+        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.",
         flag_values=values,
     )
     number(
@@ -122,21 +122,18 @@ def main(argv, values):
         raise app.UsageError("--per_example writes beside --output: give it too.")
     path = pathlib.Path(argv[1])
     try:
-        results, heading = _evaluate(path, values)
+        return _evaluate(path, values)
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    # Only now that the files are there: a terminal may fail.
-    classes = len(results.settings["class_names"])
-    print(heading, results.table(per_class=classes <= 20), sep="\n")
-    return results
 
 
 def _evaluate(path, values):
-    """The results, written to the files, and what to call them."""
     from keras_robustlt.evaluation.inputs import class_balanced_subset
 
+    for name in values.attacks:
+        krl.attacks.get(name)  # whether there is such an attack
     config = _config(path, values.config)
     settings = config["settings"]
     output, flags_file = _check_files(path, values)
@@ -173,11 +170,16 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
-    if output:
-        results.to_json(output, network=str(path), data=data.name)
-    if flags_file:
-        results.to_npz(flags_file)
-    return results, f"{path} on {len(y)} test images of {data.name}, accuracy in %:"
+    try:
+        # First: a terminal may fail.
+        if output:
+            results.to_json(output, network=str(path), data=data.name)
+        if flags_file:
+            results.to_npz(flags_file)
+    finally:
+        print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
+        print(results.table(per_class=data.num_classes <= 20))
+    return results
 
 
 def _check_files(network, values):
@@ -195,6 +197,11 @@ def _check_files(network, values):
         )
     flags_file = output.with_suffix(".npz") if values.per_example else None
     cache = values.cache and pathlib.Path(values.cache)
+    if cache and (cache.suffix != ".npz" or cache.is_dir()):
+        raise ValueError(
+            "--cache must be the path of a file whose name ends in .npz. "
+            f"Received: --cache={cache}"
+        )
     written = {"--output": output, "--per_example": flags_file, "--cache": cache}
     config = values.config or network.with_name("config.json")
     known = {"the network": network, "--config": config, "--data": values.data}
@@ -225,6 +232,9 @@ def _config(network, path):
         settings = config.setdefault("settings", {})
         if not isinstance(settings, dict):
             raise ValueError("its settings are no dictionary")
+        epsilon = settings.get("epsilon")
+        if epsilon is not None and not isinstance(epsilon, (int, float)):
+            raise ValueError(f"its epsilon is {epsilon!r}")
     except ValueError as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"

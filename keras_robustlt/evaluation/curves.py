@@ -71,10 +71,14 @@ def robustness_curve(
     """
     attack = _attack(attack, model)
     if epsilons is None:
-        epsilons = [multiple * attack.epsilon for multiple in MULTIPLES]
+        most = 1.0 if attack.norm == "linf" else np.inf
+        epsilons = [min(multiple * attack.epsilon, most) for multiple in MULTIPLES]
+    if np.ndim(epsilons) != 1 or not len(epsilons):
+        raise ValueError(
+            "`epsilons` must be a list of at least one budget. "
+            f"Received: epsilons={epsilons!r}"
+        )
     epsilons = [checks.epsilon(epsilon, attack.norm) for epsilon in epsilons]
-    if not epsilons:
-        raise ValueError("`epsilons` must have at least one budget. Received: none")
     if examples is not None:
         x, y = inputs.class_balanced_subset(x, y, examples, seed)
     perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))

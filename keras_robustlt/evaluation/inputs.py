@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import active_set, gradients
 from keras_robustlt.model import RobustLTModel
 
 __all__ = [
@@ -51,7 +51,7 @@ def network_of(model):
     if isinstance(model, RobustLTModel):
         model = model.inference_network
     if isinstance(model, keras.Layer):
-        checks.logits_not_probabilities(model)
+        checks.network(model)
         return model
     if not callable(model):
         raise ValueError(
@@ -89,7 +89,7 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
     _check_weights(network)
-    logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:1]))
+    logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:1]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(

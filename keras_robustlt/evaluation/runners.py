@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, norms
+from keras_robustlt.attacks import active_set, gradients, norms
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
@@ -175,7 +175,8 @@ def _in_stages(network, predict, attack, seed, chunk, tell):
     found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
     for number, stage in enumerate(found):
         tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
-        yield stage.name, stage.predicted
+        known = predict(stage.x_adv, chunk.batch_size) != NO_CLASS
+        yield stage.name, np.where(known, stage.predicted, NO_CLASS)
 
 
 class _InBatches:
@@ -228,6 +229,6 @@ class _Predictions:
 
 
 def _predicted(network, images):
-    logits = active_set.logits_of(network)(images)
+    logits = gradients.logits_of(network)(images)
     known = ops.all(ops.isfinite(logits), axis=-1)
     return ops.where(known, ops.cast(ops.argmax(logits, axis=-1), "int32"), NO_CLASS)

@@ -32,7 +32,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend
-from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set
+from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set, gradients
 from keras_robustlt.attacks.base import LOSSES
 from keras_robustlt.evaluation.runners import NO_CLASS
 
@@ -99,9 +99,8 @@ def examine(network, attacks, outcomes, labels, sample, budget=None):
             runs.append(Run(name, attack, of_stages[-1]))
             continue
         ensemble = []
-        for (stage, part), right in zip(
-            attack.attacks.items(), of_stages[1:], strict=True
-        ):
+        stages = outcomes[name].stages[1:], attack.attacks.values(), of_stages[1:]
+        for stage, part, right in zip(*stages, strict=True):
             # The parts of an ensemble have its budget, whatever their own is.
             run = Run(f"{name}/{stage}", part, right, attack.epsilon, ensemble[:])
             ensemble.append(run)
@@ -348,24 +347,25 @@ def _vanishing(network, runs, sample):
         )
         names = ", ".join(run.name for run in blind)
         finding = zero_gradients(zero, f" that are still right after {names}", loss)
-        if finding:
+        of_all = np.mean([run.right for run in blind]) * zero.mean()
+        if finding and of_all > TOLERATED:
             return finding
     return None
 
 
 def zero_gradients(flags, which="", loss="cross_entropy"):
-    """The finding, if any, of images where the gradient is zero."""
+    """The finding, if any, of images where the gradient is zero, or none."""
     zero, examples = int(flags.sum()), len(flags)
     if not too_many(zero, examples, TOLERATED):
         return None
     return {
         "check": "zero_gradients",
-        "message": f"The {FLAT[loss]} has a gradient of exactly zero, or none that is "
-        f"a number, at {zero} of {examples} images{which}. An attack that follows it "
-        "does not know where to go there: what it leaves is no robustness. If the "
-        "logits are very large, use attacks that do not depend on their scale ('cw20', "
-        "'apgd-dlr', 'autoattack'); if a layer rounds, gradients cannot attack it, and "
-        "'square' can.",
+        "message": f"The {FLAT[loss]} has a gradient of exactly zero at {zero} of "
+        f"{examples} images{which}. An attack that follows it does not know where to "
+        "go there: what it leaves is no robustness. If the logits are very large, use "
+        "attacks that do not depend on their scale ('cw20', 'apgd-dlr', 'autoattack'); "
+        "if a layer rounds, gradients cannot attack it, and 'square' can; if the "
+        "network computes in float16, evaluate it in float32.",
         "zero_gradients": zero,
         "examples": examples,
     }
@@ -376,7 +376,9 @@ def random_network(network, images):
     images = ops.convert_to_tensor(images)
     # Not frozen, as attacks have it: that would be the same draw again.
     calls = [
-        ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
+        np.nan_to_num(
+            ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
+        )
         for _ in range(CALLS)
     ]
     first, others = calls[0], np.stack(calls[1:])
@@ -478,32 +480,26 @@ def statistics_that_do_not_fit(clean, in_training):
 
 
 def vanishing_gradients(network, images, labels, loss="cross_entropy"):
-    """Where a loss of an attack is flat, and where it is zero, in float32.
+    """Where a loss of an attack is flat, as attacks see it, and where it is zero.
 
     Returns:
         Two boolean arrays of shape `(examples,)`.
     """
-    logits_of = active_set.logits_of(network)
+    gradient_of = gradients.gradient_of(network)
     flat, zero = [], []
     # In some batches, for what a network does may depend on the draw.
     for number, part in enumerate(np.array_split(np.arange(len(images)), BATCHES)):
         if not part.size:
             continue
-        y, draw = labels[part], ops.convert_to_tensor(number, "int32")
 
-        def total(x, y=y, draw=draw):
-            logits = logits_of(x, draw=draw)
-            values = LOSSES[loss](active_set.one_hot(y, logits), logits)
-            return ops.sum(values), values
+        def loss_of(logits, y=labels[part]):
+            return LOSSES[loss](active_set.one_hot(y, logits), logits)
 
         x = ops.convert_to_tensor(images[part])
-        gradient, values = backend.gradient_and_outputs(total, x)
-        zero.append(ops.convert_to_numpy(values) == 0)
-        if gradient is None:  # TensorFlow, where no path leads to the images
-            flat.append(np.ones(part.size, bool))
-            continue
-        gradient = ops.convert_to_numpy(gradient).reshape(part.size, -1)
-        flat.append(~gradient.any(axis=1) | ~np.isfinite(gradient).all(axis=1))
+        draw = ops.convert_to_tensor(number, "int32")
+        gradient, values, _ = map(ops.convert_to_numpy, gradient_of(loss_of, x, draw))
+        flat.append(~gradient.reshape(part.size, -1).any(axis=1))
+        zero.append(values == 0)
     return np.concatenate(flat), np.concatenate(zero)
 
 
