@@ -272,7 +272,7 @@ def _alpha(counts):
     if counts.max() < BALANCED_RATIO * counts.min():
         return 0.0, "the classes are about equally large: there is nothing to balance"
     # The budget of a class is linear in alpha: 1 at 0, and this at 1.
-    whole = classwise_epsilon(counts, 1 / 255, 1.0).max() * 255
+    whole = classwise_epsilon(counts, 1e-6, 1.0).max() / 1e-6
     alpha = min(ALPHA, (MOST_OF_RAREST - 1) / (whole - 1))
     alpha = np.floor(1000 * alpha + 1e-9) / 1000
     rarest = 1 + alpha * (whole - 1)
