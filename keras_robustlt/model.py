@@ -289,7 +289,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x = self._augmented(x)
         images = {"clean": x}
         if "adversarial" in self._wanted:
-            images["adversarial"], images["moved"] = self._training_attack(x, y)
+            start = self.attack.starting_point(x, self.epsilon, self.start_seed)
+            x_adv = self._training_attack(x, y, start)
+            images["adversarial"] = x_adv
+            images["moved"] = self._moved(x, y, x_adv, start)
         return images, y, sample_weight
 
     def class_epsilon(self):
@@ -314,12 +317,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         draws = replicas.drawn(draw, (ops.shape(x)[0], augment.num_draws))
         return augment(x, draws)
 
-    def _training_attack(self, x, y):
-        """The adversarial images, and which of them the attack has moved."""
+    def _training_attack(self, x, y, start):
         targets = losses.one_hot(y, self.num_classes)
         class_epsilon = self.class_epsilon()
-        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
-        start = self.attack.starting_point(x, self.epsilon, self.start_seed)
 
         def perturb():
             loss = self.method.attack_loss
@@ -331,21 +331,22 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 x,
                 targets,
                 start,
-                epsilon=epsilon,
+                epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
                 training=True,
                 loss=loss,
                 **self._fewer_steps(),
             )
 
         # Without a budget the attack gives the images themselves.
-        x_adv = backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
-        return x_adv, self._moved(x, x_adv, start, epsilon)
+        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
 
-    def _moved(self, x, x_adv, start, epsilon):
+    def _moved(self, x, y, x_adv, start):
         """1 for each image that is not where it started, 0 for others, -1 for some.
 
         Those are images without a budget, or with one too small to tell.
         """
+        targets = losses.one_hot(y, self.num_classes)
+        epsilon = ops.matmul(targets, self.class_epsilon()[:, None])[:, 0]
         per_pixel = ops.reshape(epsilon, (-1,) + (1,) * (len(x.shape) - 1))
         norm = norms.get(getattr(self.attack, "norm", "linf"))
         # The start is in the ball of the base budget; the image's own may be smaller.
