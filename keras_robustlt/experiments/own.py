@@ -16,6 +16,7 @@ from keras_robustlt.data.layout import find_layout
 # Without an accelerator a larger image costs too much; with one, this much more.
 SIDE_ON_CPU, SIDE_ON_ACCELERATOR = 64, 128
 VALIDATION_FRACTION = 0.2
+TINY = 16
 # AutoAttack takes a thousand times as long as a look at the clean images.
 MOST_FOR_AUTOATTACK = 1000
 BFLOAT16 = ("avx512_bf16", "amx_bf16")
@@ -81,6 +82,7 @@ def propose(source, image_size=None):
         found = krl.data.load(source, image_size=image_size, on_bad="skip")
     suggestion = krl.suggest(found)
     say("model", *_model(found.x_train.shape[1:3], accelerator))
+    say("augmentation", *_augmentation(found.x_train.shape[1:3]))
     say("method", "at_bsl", "weighs the loss by how rare a class is")
     for key in ("epsilon", "alpha", "beta", "batch_size", "epochs"):
         say(key, getattr(suggestion, key), suggestion.reasons[key])
@@ -129,8 +131,14 @@ def _image_size(source, accelerator):
     return None
 
 
+def _augmentation(size):
+    if min(size) <= TINY:
+        return "none", "shifts would take too much of such small images"
+    return "base", "shifted and mirrored; none, where left and right differ"
+
+
 def _model(size, accelerator):
-    if min(size) <= 16:
+    if min(size) <= TINY:
         return "small_resnet", "for such small images"
     if accelerator:
         return "resnet18", f"for {accelerator}"

@@ -1,0 +1,238 @@
+"""Images of one's own: proposed settings, and one command from a folder to a table."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from absl import app, flags
+from PIL import Image
+
+import keras_robustlt as krl
+from keras_robustlt.experiments import own, presets, train
+from keras_robustlt.experiments import run as one_run
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:.*cannot be read as images:UserWarning"),
+]
+
+NAMES = ("common é", "rare", "rarest")
+
+
+def make_folder(root, counts=(24, 8, 4), size=(8, 8), mode="L", bad=True):
+    """Images whose grey is that of their class, and two files that are none."""
+    rng = np.random.default_rng(0)
+    for index, (name, count) in enumerate(zip(NAMES, counts, strict=True)):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            grey = 60 + 60 * index + rng.integers(-9, 9, size)
+            image = Image.fromarray(grey.astype("uint8")).convert(mode)
+            image.save(root / name / f"scan {number}.png")
+    if bad:
+        (root / NAMES[0] / "broken.png").write_bytes(b"not an image")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(train.SHOWN, raising=False)
+    monkeypatch.chdir(tmp_path)
+    own.propose.cache_clear()
+    return make_folder(tmp_path / "my images")
+
+
+def command(*arguments):
+    values = flags.FlagValues()
+    train.define_flags(values)
+    train.main(values(["train", *arguments]), values)
+
+
+# Proposals
+
+
+def test_proposal(folder):
+    proposal = own.propose(str(folder))
+    found = proposal.settings
+    assert found["model"] == "small_resnet"
+    assert found["keep"] == "best" and found["validation_fraction"] == 0.2
+    assert found["on_bad"] == "skip"
+    assert found["attacks"][-1] == "autoattack"
+    suggestion = krl.suggest(krl.data.load(folder, on_bad="skip"))
+    assert found["epsilon"] == suggestion.epsilon
+    assert "unreadable" in [each["kind"] for each in proposal.check.findings]
+    assert proposal.reasons.keys() <= found.keys()
+    # What there is no choice about has no line.
+    assert "image_size" not in found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([(20, 20)], None), ([(20, 30), (24, 24)], 22), ([(90, 80)], 64)],
+)
+def test_size(tmp_path, sizes, expected):
+    for index, size in enumerate(sizes):
+        make_folder(tmp_path / str(index), (2, 2, 2), size, bad=False)
+    root = tmp_path / "0"
+    for index in range(1, len(sizes)):
+        for name in NAMES:
+            for file in (tmp_path / str(index) / name).iterdir():
+                file.rename(root / name / f"{index} {file.name}")
+    assert own.propose(str(root)).settings.get("image_size") == expected
+    assert "image_size" not in own.propose(str(root), image_size=16).settings
+
+
+def test_a_folder_with_its_own_validation_images(tmp_path):
+    for part in ("train", "val", "test"):
+        make_folder(tmp_path / "data" / part, bad=False)
+    proposal = own.propose(str(tmp_path / "data"))
+    assert "validation_fraction" not in proposal.settings
+    assert presets.table_of(str(tmp_path / "data")).has_validation({})
+
+
+def test_dry_run_says_all_and_writes_nothing(folder, capsys):
+    before = sorted(folder.parent.rglob("*"))
+    command("--data=my images", "--dry_run", "--epochs=7")
+    out = capsys.readouterr().out
+    for text in ("common é: ", "broken.png", "--epsilon", "Would train AT-BSL and "):
+        assert text in out
+    assert [line for line in out.splitlines() if "--epochs" in line][0].split() == [
+        "--epochs",
+        "7",
+        "as",
+        "given",
+    ]
+    settings = json.loads(out.splitlines()[-1])
+    assert settings["epochs"] == 7 and settings["preset"] == "suggested"
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
+    command(
+        "--data=my images",
+        "--nocompare",
+        "--epochs=3",
+        "--pgd_steps=1",
+        "--attacks=clean,pgd2",
+        "--optimizer=adamw",
+        "--schedule=one_cycle",
+        "--workdir=run",
+    )
+    run = folder.parent / "run"
+    assert (run / "report.html").exists()
+    results = json.loads((run / "results.json").read_text("utf-8"))
+    assert results["settings"]["class_names"] == list(NAMES)
+    # What is saved is the epoch that validation found best, not the last one.
+    data = one_run.load_data(results["training"], None)
+    model = one_run.build_model(results["training"], data, 2)
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(run / "best.weights.h5")
+    saved = keras.saving.load_model(run / "network.keras")
+    x = np.random.default_rng(0).random((3, 8, 8, 1), "float32")
+    np.testing.assert_allclose(saved(x), model.network(x), atol=1e-5)
+
+
+def test_compare_trains_each_once(folder, monkeypatch):
+    """Its processes must not compare again."""
+    from keras_robustlt.experiments import compare
+
+    started = []
+
+    def record(settings, commands, where, threads):
+        started.extend(commands.values())
+
+    monkeypatch.setattr(compare, "compare", record)
+    command("--data=my images", "--epochs=2")
+    assert len(started) == 2
+    for arguments in started:
+        assert arguments[-1] == "--nocompare"
+        assert train.settings_of(arguments[len(train.COMMAND) :])["epochs"] == 2
+
+
+# Fine-tuning
+
+
+def settings(**given):
+    return {**presets.OWN.settings("cpu"), "initial_weights": None, **given}
+
+
+def test_learning_rates():
+    def rates(**given):
+        rate = one_run.learning_rate(settings(epochs=10, learning_rate=1.0, **given), 4)
+        return [float(rate(step)) for step in (0, 6, 12, 26, 40)]
+
+    np.testing.assert_allclose(
+        rates(schedule="cosine", warmup=0.0),
+        [0.5 * (1 + np.cos(np.pi * s / 40)) for s in (0, 6, 12, 26, 40)],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        rates(schedule="one_cycle", warmup=0.3), [0, 0.5, 1, 0.5, 0], atol=1e-6
+    )
+
+
+def test_adamw_decays_no_biases():
+    found = one_run.optimizer(settings(optimizer="adamw", weight_decay=0.1), 4)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    network.set_weights([np.ones((2, 2)), np.ones(2)])
+    found.build(network.trainable_variables)
+    found.apply([keras.ops.zeros_like(v) for v in network.trainable_variables])
+    kernel, bias = network.get_weights()
+    assert np.all(kernel < 1) and np.all(bias == 1)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_initial_weights_of_other_classes(tmp_path, capsys, classes):
+    trained = krl.networks.SmallResNet(classes=classes)
+    trained.save(tmp_path / "trained.keras")
+    network = krl.networks.SmallResNet(classes=3)
+    head = network.layers[-1].get_weights()[0]
+    one_run.set_initial_weights(
+        network,
+        settings(model="small_resnet", initial_weights=tmp_path / "trained.keras"),
+    )
+    for ours, theirs in zip(network.layers[:-1], trained.layers[:-1], strict=True):
+        for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    expected = head if classes == 5 else trained.layers[-1].get_weights()[0]
+    np.testing.assert_array_equal(network.layers[-1].get_weights()[0], expected)
+    assert ("begins anew" in capsys.readouterr().out) == (classes == 5)
+
+
+@pytest.mark.slow
+def test_backbone(folder):
+    command(
+        "--data=my images",
+        "--nocompare",
+        "--backbone=mobilenet_v2",
+        "--backbone_weights=none",
+        "--freeze=20",
+        "--epochs=2",
+        "--pgd_steps=1",
+        "--attacks=clean,pgd2",
+        "--workdir=run",
+    )
+    assert (folder.parent / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--freeze=backbone"], "--freeze=backbone does nothing without --backbone"),
+        (["--backbone=resnet50", "--model=resnet18"], "does nothing with --backbone"),
+        (["--schedule=step", "--warmup=0.1"], "does nothing with --schedule=step"),
+        (["--preset=cpu", "--keep=best"], "give --validation_fraction"),
+        (["--backbone=resnet50", "--freeze=some"], "none, backbone or a number"),
+    ],
+)
+def test_what_does_nothing_is_refused(folder, arguments, message):
+    with pytest.raises(app.UsageError, match=message):
+        command("--data=my images", "--dry_run", *arguments)
+
+
+def test_data_that_cannot_be_used(tmp_path):
+    with pytest.raises(app.UsageError, match="nowhere is neither one of"):
+        command("--data=nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((app.UsageError, SystemExit), match="empty"):
+        command(f"--data={tmp_path / 'empty'}")
