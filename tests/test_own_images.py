@@ -113,7 +113,7 @@ def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
         "--nocompare",
         "--epochs=3",
         "--pgd_steps=1",
-        "--attacks=clean,pgd2",
+        "--attacks=clean",
         "--optimizer=adamw",
         "--schedule=one_cycle",
         "--workdir=run",
