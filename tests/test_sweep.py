@@ -56,7 +56,9 @@ def main(arguments):
             time.sleep(60)
     clean = 0.5 + seed / 100 + 0.1 * (budget == "robustlt")
     groups = {"all": clean, "tail": clean / 2, "balanced": clean, "worst": None}
+    groups["per_class"] = [clean, clean / 2]
     results = {"attacks": {"clean": groups}, "training": settings, "seed": seed}
+    results["settings"] = {"class_names": ["a", "b"], "class_counts": [200, 5]}
     (workdir / "results.json").write_text(json.dumps(results))
     print("threads", os.environ.get("TF_NUM_INTRAOP_THREADS"))
 
@@ -180,6 +182,17 @@ def test_numbers_in_all_formats(run):
     assert float(lines[4]["mean"]) == pytest.approx(mean + 0.1)
     assert float(lines[4]["std"]) == pytest.approx(variance**0.5)
     assert lines[3]["mean"] == lines[3]["std"] == ""
+    # And what the rule changes: 0.1 of "all" with each seed.
+    text = (RUNS / "comparison.md").read_text()
+    assert "\n## fakelt, class by class (training images)\n" in text
+    assert text.split("\n## fakelt, class")[0] in printed
+    assert "Files: runs/table.* and runs/comparison.*" in printed
+    comparison = json.loads((RUNS / "comparison.json").read_text())
+    assert [line["class"] or line["group"] for line in comparison] == [
+        *("all", "tail", "balanced", "many", "few", "a", "b"),
+    ]
+    assert comparison[0]["seeds"] == list(seeds)
+    assert comparison[0]["differences"] == pytest.approx([0.1] * 3)
 
 
 def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(run):

@@ -5,15 +5,18 @@
 
 trains every method with every rule for the budget and every seed, as many at a time
 as the machine has cores (or GPUs), and ends in a table of mean and standard deviation
-over the seeds. --data is what `train` takes, several separated by commas; flags after
--- go to every run. What is finished is left out and what was interrupted goes on:
-start the same command again after Ctrl-C, after a failure, or with more methods and
-seeds.
+over the seeds, and in one of what each rule changes: the mean over the seeds of the
+paired differences, with its 95% interval. --data is what `train` takes, several
+separated by commas; flags after -- go to every run. What is finished is left out and
+what was interrupted goes on: start the same command again after Ctrl-C, after a
+failure, or with more methods and seeds.
 
 The files of a sweep, in its --workdir:
 
     <data>/<method>[-<budget>]/seed<n>/   the files of a run, and run.log
     table.md, table.csv, table.json       the table, of all finished runs that are here
+    comparison.md, .csv, .json            what the rules change, in all groups and
+                                          classes, if there are runs without a rule
 """
 
 import dataclasses
@@ -79,7 +82,9 @@ def main(argv, values):
         failed = run(settings, argv[1:], folder, values.jobs)
     rows = summary.collect(folder)
     if rows:
-        print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*")
+        print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*", end="")
+        there = (folder / "comparison.md").exists()
+        print(f" and {folder}/comparison.*" if there else "")
     else:
         print(f"No run under {folder} is finished.")
     if failed:
