@@ -34,7 +34,7 @@ def settings_of(arguments):
     if settings["method"] not in ("at", "awp", "standard"):
         raise app.UsageError(f"there is no method {settings['method']}")
     for key in given:
-        if key not in ("workdir", "fail", "wait"):
+        if key not in ("workdir", "fail", "wait", "alpha", "beta"):
             raise app.UsageError(f"there is no flag {key}")
     return settings
 
@@ -211,6 +211,15 @@ def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(run):
     log = (RUNS / "fakelt/at/seed2/run.log").read_text()
     assert log.count("== ") == 2 and "the disk is full" in log
     assert "|     3 |" in printed
+
+
+def test_the_halves_of_robustlt(run):
+    flags = ("--budgets=uniform,cpb,aiw", "--seeds=1", "--jobs=3", "--", "--alpha=0.4")
+    end, printed = run(*flags)
+    assert end is None, end
+    for name, off in (("cpb", "--beta=0"), ("aiw", "--alpha=0")):
+        log = (RUNS / f"fakelt/at-{name}/seed1/run.log").read_text()
+        assert "--budget=robustlt" in log and f"--alpha=0.4 {off} --workdir" in log
 
 
 def test_results_that_were_cut_short_are_not_results(run):

@@ -28,6 +28,8 @@ from keras_robustlt.experiments import jobs, summary, train, workdir
 
 # Those that a sweep gives to its runs.
 OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
+# RobustLT without the other half, which is the one to switch off.
+HALVES = {"cpb": "beta", "aiw": "alpha"}
 
 
 def define_flags(values):
@@ -41,8 +43,8 @@ def define_flags(values):
     several(
         "budgets",
         "uniform,robustlt",
-        "Rules for the budget, by the names that --budget takes. uniform: the base "
-        "method.",
+        "Rules for the budget, by the names that --budget takes, and cpb and aiw, the "
+        "halves of robustlt. uniform: the base method.",
     )
     several("seeds", "102,103,104", "Seeds.")
     flags.DEFINE_string(
@@ -110,10 +112,12 @@ class Point:
     def name(self):
         return f"{self.group}/seed{self.seed}"
 
-    @property
-    def flags(self):
-        """Its flags, without the directory."""
-        return [f"--{key}={value}" for key, value in dataclasses.asdict(self).items()]
+    def flags(self, extra):
+        """Its flags and those of all runs, without the directory."""
+        own, off = dataclasses.asdict(self), []
+        if self.budget in HALVES:
+            own["budget"], off = "robustlt", [f"--{HALVES[self.budget]}=0"]
+        return [*(f"--{key}={value}" for key, value in own.items()), *extra, *off]
 
 
 def grid(data, methods, budgets, seeds):
@@ -163,8 +167,7 @@ def settings_of(points, extra):
     for point in points:
         first.setdefault(point.group, point)
     of_group = {
-        group: train.settings_of([*point.flags, *extra])
-        for group, point in first.items()
+        group: train.settings_of(point.flags(extra)) for group, point in first.items()
     }
     return {point: {**of_group[point.group], "seed": point.seed} for point in points}
 
@@ -184,7 +187,7 @@ def run(settings, extra, folder, at_a_time=None):
     todo = [
         jobs.Job(
             point.name,
-            [*train.COMMAND, *point.flags, *extra, f"--workdir={folder / point.name}"],
+            [*train.COMMAND, *point.flags(extra), f"--workdir={folder / point.name}"],
             folder / point.name / "run.log",
         )
         for point in settings
