@@ -57,9 +57,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             is without. Defaults to `0.3`.
         beta: Float, not negative. The share of training over which adversarial
             iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
-        method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"mart"`, `"reat"`,
-            `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"` behind it,
-            or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
+        method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"cgr"`,
+            `"class_balanced"`, `"focal"`, `"ldam"`, `"logit_adjusted"`, `"mart"`,
+            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"`
+            behind it, or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
         attack: The training attack. Defaults to `PGD(epsilon, steps=10)`, which steps
             by `epsilon / 4` from a random start.
         attack_steps: `"full"` or `"adaptive"`: fewer steps of the training attack
@@ -187,6 +188,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.augmentation_seed = keras.random.SeedGenerator(seed)
         self.method.build(self)
         self.budget.build(self)
+        if isinstance(self.attack, attacks.Attack):
+            self.attack.build(self)
         if self.averaging is not None:
             self.averaging.build(self)
             self.averaged_network = weight_averaging.copy_of(network)
@@ -265,6 +268,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def _training_attack(self, x, y, class_epsilon):
         targets = losses.one_hot(y, self.num_classes)
         start = self.attack.starting_point(x, self.epsilon, self.start_seed)
+        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
 
         def perturb():
             loss = self.method.attack_loss
@@ -276,14 +280,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 x,
                 targets,
                 start,
-                epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
+                epsilon=epsilon,
                 training=True,
                 loss=loss,
                 **self._fewer_steps(),
             )
 
         # Without a budget the attack gives the images themselves.
-        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        adversarial = backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        if isinstance(self.attack, attacks.Attack):
+            self.attack.update(x, adversarial, epsilon)
+        return adversarial
 
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
