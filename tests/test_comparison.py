@@ -5,7 +5,10 @@ import io
 
 import pytest
 
+from keras_robustlt.evaluation.results import EvaluationResults
 from keras_robustlt.experiments import comparison
+from keras_robustlt.reporting import intervals
+from keras_robustlt.reporting.runs import Run
 
 SETTINGS = {"method": "at", "epochs": 3, "alpha": 0.3}
 
@@ -127,3 +130,33 @@ def test_table():
 def test_nothing_to_compare_leaves_no_files(tmp_path):
     assert comparison.write([BASE], tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def runs_of(row):
+    return [
+        Run(
+            row["name"],
+            EvaluationResults(run["attacks"], run["settings"]),
+            {"settings": {**row["settings"], "data": "fakelt", "seed": seed}},
+        )
+        for seed, run in row["runs"].items()
+    ]
+
+
+def test_report_draws_the_intervals():
+    note, charts = intervals.changes([*runs_of(BASE), *runs_of(OURS)])
+    assert "95% interval" in note
+    assert "<figcaption>AT + RobustLT against AT, pgd20</figcaption>" in charts
+    assert "few: +3.0 [-1.3, +7.3]. " not in charts  # the last one ends the text
+    assert "few: +3.0 [-1.3, +7.3].</title>" in charts
+    assert charts.count("<circle") == len(comparison.GROUPS)
+    # One seed has no interval, and one budget no difference.
+    assert intervals.changes(runs_of(BASE)) is None
+    assert intervals.changes([runs_of(BASE)[0], runs_of(OURS)[0]]) is None
+
+
+def test_intervals_share_an_axis():
+    line = {"group": "all", "difference": 0.02, "low": 0.01, "high": 0.03}
+    chart = intervals.interval_chart([line], (-1.0, 4.0))
+    # From the left, 112, to the right, 348, are five points.
+    assert 'd="M206.4 18.0L300.8 18.0"' in chart and 'cx="253.6"' in chart

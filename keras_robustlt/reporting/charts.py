@@ -72,26 +72,28 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
     parts = []
     for y in y_ticks:
         parts += [
-            _line(LEFT, place_y(y), WIDTH - right, place_y(y), "grid"),
-            _text(LEFT - 6, place_y(y) + 4, f"{y:g}", "end"),
+            draw_line(LEFT, place_y(y), WIDTH - right, place_y(y), "grid"),
+            draw_text(LEFT - 6, place_y(y) + 4, f"{y:g}", "end"),
         ]
     for x in ticks(x_low, x_high):
-        parts.append(_text(place_x(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle"))
+        parts.append(draw_text(place_x(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle"))
     middle = (LEFT + WIDTH - right) / 2
     parts += [
-        _line(LEFT, place_y(y_low), WIDTH - right, place_y(y_low), "axis"),
-        _text(middle, HEIGHT - 4, x_label, "middle"),
-        _text(4, 9, y_label, "start"),
+        draw_line(LEFT, place_y(y_low), WIDTH - right, place_y(y_low), "axis"),
+        draw_text(middle, HEIGHT - 4, x_label, "middle"),
+        draw_text(4, 9, y_label, "start"),
     ]
     for x, text in marks:
         parts += [
-            _line(place_x(x), TOP, place_x(x), place_y(y_low), "mark"),
-            _text(place_x(x) + 4, TOP + 9, text, "start"),
+            draw_line(place_x(x), TOP, place_x(x), place_y(y_low), "mark"),
+            draw_text(place_x(x) + 4, TOP + 9, text, "start"),
         ]
     for line in lines:
         parts.append(_path(line, place_x, place_y))
     for line, y in _apart(lines, place_y):
-        parts.append(_text(WIDTH - right + 5, y + 4, line.label, "start", line.colour))
+        parts.append(
+            draw_text(WIDTH - right + 5, y + 4, line.label, "start", line.colour)
+        )
     return element(
         "svg",
         element("title", description),
@@ -169,13 +171,13 @@ def _apart(lines, place_y, distance=13):
         yield line, lowest
 
 
-def _line(x1, y1, x2, y2, class_):
+def draw_line(x1, y1, x2, y2, class_):
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
     ends = {key: f"{value:.1f}" for key, value in ends.items()}
     return element("line", class_=class_, **ends)
 
 
-def _text(x, y, text, anchor, colour=None):
+def draw_text(x, y, text, anchor, colour=None):
     style = colour and f"fill:{colour}"
     return element(
         "text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, style=style
