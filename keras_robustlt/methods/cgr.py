@@ -167,12 +167,12 @@ class CGR(Method):
         new_epoch = ops.logical_and(schedule.begins_epoch, ops.any(seen > 0))
         confusion = taken_for / ops.maximum(seen, 1.0)
         centres = features / ops.maximum(seen, 1.0)
-        latest = {
-            self.scores: feedback_scores(confusion),
-            self.graph: confusion_graph(confusion, centres, self._counts),
-        }
+        latest = [
+            (self.scores, feedback_scores(confusion)),
+            (self.graph, confusion_graph(confusion, centres, self._counts)),
+        ]
         keep = ops.where(self.epochs.value > 0, self.momentum, 0.0)
-        for state, value in latest.items():
+        for state, value in latest:
             moved = keep * state.value + (1.0 - keep) * value
             state.assign(ops.where(new_epoch, moved, state.value))
         self.epochs.assign_add(ops.cast(new_epoch, "float32"))
