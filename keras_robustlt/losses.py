@@ -270,7 +270,7 @@ def class_balanced(targets, logits, class_counts, beta=0.9999):
     Example:
 
     >>> krl.losses.class_balanced([[0.0, 1.0]], [[0.0, 0.0]], [2, 1], beta=0.5)
-    array([0.8317766], dtype=float32)
+    array([0.8317767], dtype=float32)
 
     Reference:
         Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
