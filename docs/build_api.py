@@ -28,6 +28,8 @@ LINE_LENGTH = 80
 LISTS = {"Args", "Attributes", "Call arguments", "Raises"}
 PROSE = {"Returns", "Yields", "Note", "Notes", "Reference", "References"}
 EXAMPLES = {"Example", "Examples"}
+# What every object that can be saved has, said where a class says more of it.
+PLUMBING = {"from_config", "get_config"}
 
 
 def build():
@@ -65,13 +67,19 @@ def build():
         for member in members:
             full_name = f"{title}.{member}"
             lines.append(f"  - [`{member}`](#{anchor(full_name)})")
+    titles = {
+        getattr(module, member): f"{title}.{member}"
+        for title, module, members in sections
+        for member in members
+    }
     for title, module, members in sections:
         lines += ["", f"## `{title}`"]
         # The package's docstring is the README's first screen; it is not said twice.
         if module is not keras_robustlt:
             lines += ["", render_docstring(documentation_of(module, title))]
         for member in members:
-            lines += ["", *render_member(f"{title}.{member}", getattr(module, member))]
+            value = getattr(module, member)
+            lines += ["", *render_member(f"{title}.{member}", value, titles)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -88,27 +96,54 @@ def documentation_of(value, name):
     return inspect.cleandoc(text)
 
 
-def render_member(name, value):
+def render_member(name, value, titles):
     """Returns the lines for one public class or function."""
     lines = [f"### `{name}`", "", *render_signature(name, value), ""]
     lines.append(render_docstring(documentation_of(value, name)))
-    if inspect.isclass(value):
-        for method_name, method in sorted(vars(value).items()):
-            # A method that overrides one of Keras's and does what Keras says of it
-            # has no docstring, and needs no entry.
-            private = method_name.startswith("_") and method_name != "__call__"
-            if private or not getattr(method, "__doc__", None):
-                continue
-            title = f"{name.rsplit('.', 1)[1]}.{method_name}"
-            if isinstance(method, property):
-                signature = []
-            elif isinstance(method, (types.FunctionType, classmethod, staticmethod)):
-                signature = [*render_signature(title, getattr(value, method_name)), ""]
-            else:
-                continue
-            lines += ["", f"#### `{title}`", "", *signature]
-            lines.append(render_docstring(inspect.cleandoc(method.__doc__)))
+    if not inspect.isclass(value):
+        return lines
+    members = members_of(value, titles)
+    for method_name, method in sorted(members.items()):
+        title = f"{name.rsplit('.', 1)[1]}.{method_name}"
+        if isinstance(method, property):
+            signature = []
+        else:
+            signature = [*render_signature(title, getattr(value, method_name)), ""]
+        lines += ["", f"#### `{title}`", "", *signature]
+        lines.append(render_docstring(inspect.cleandoc(method.__doc__)))
+    overridden = set(vars(value))
+    for base in value.__mro__[1:]:
+        inherited = sorted(members_of(base, titles).keys() - overridden)
+        overridden |= vars(base).keys()
+        if base in titles and inherited:
+            listed = ", ".join(f"`{member}`" for member in inherited)
+            link = f"[`{titles[base]}`](#{anchor(titles[base])})"
+            lines += ["", f"Inherited from {link}: {listed}."]
     return lines
+
+
+def members_of(cls, titles):
+    """Returns the public methods and properties of `cls` that have a docstring.
+
+    Those of the package's own classes that it derives from are among them, unless these
+    have an entry of their own. A method that overrides one of Keras's and does what
+    Keras says of it has no docstring, and needs no entry.
+    """
+    members = {}
+    for base in reversed(cls.__mro__):
+        is_own = base.__module__.startswith(PACKAGE) and base not in titles
+        if base is not cls and not is_own:
+            continue
+        for name, member in vars(base).items():
+            is_public = not name.startswith("_") or name == "__call__"
+            kinds = (types.FunctionType, classmethod, staticmethod, property)
+            has_text = isinstance(member, kinds) and member.__doc__
+            if base is not cls and name in PLUMBING or not is_public:
+                continue
+            members.pop(name, None)
+            if has_text:
+                members[name] = member
+    return members
 
 
 def render_signature(name, value):

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("experiments.train", "trains and evaluates a network"),
     "sweep": ("experiments.sweep", "trains with each of several settings"),
     "evaluate": ("evaluation.command", "attacks a saved network, class by class"),
+    "predict": ("deployment.command", "says what a network takes images for"),
     "report": ("reporting.command", "writes a page on runs, side by side"),
 }
 

@@ -158,7 +158,7 @@ def get(averaging):
     if averaging is None:
         return None
     if isinstance(averaging, (int, float)) and not isinstance(averaging, bool):
-        return EMA(averaging)
+        return EMA(checks.in_range("averaging", averaging, 0, 1))
     return configurable.get(
         "averaging",
         averaging,

@@ -6,64 +6,105 @@ from keras import ops
 from keras_robustlt import checks
 from keras_robustlt.backend import replicas
 
+# What is kept of all steps, each as the highest value: of pixels, labels and logits.
+EXTREMES = (
+    "nan",
+    "dark",
+    "bright",
+    "off_label",
+    "low_label",
+    "high_label",
+    "negative",
+    "logit",
+    "off_one",
+    "seen",
+)
+# Images whose logits are not in (0, 1) by chance.
+CONVINCING = 32
+
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
 class BatchCheck(keras.metrics.Metric):
     """Watches what a compiled step cannot refuse: pixels, labels and logits.
 
     Raising is not possible inside a compiled step. This metric keeps the extremes of
-    what the steps have seen since its reset, for the price of a reduction over the
-    batch, and `raise_if_wrong` looks at them from outside.
+    what the steps have seen since its reset, and counts the labels, for the price of
+    a reduction over the batch; `raise_if_wrong` looks at the extremes from outside.
     """
 
     def __init__(self, num_classes, name="batch_check", **kwargs):
         super().__init__(name=name, dtype="float32", **kwargs)
         self.num_classes = num_classes
-        self.extremes = self.add_variable(
-            shape=(8,),
-            initializer="zeros",
-            aggregation="only_first_replica",
-            name="extremes",
-        )
+
+        def variable(name, size):
+            return self.add_variable(
+                shape=(size,),
+                initializer="zeros",
+                aggregation="only_first_replica",
+                name=name,
+            )
+
+        self.extremes = variable("extremes", len(EXTREMES))
+        self.labels = variable("labels", num_classes)
 
     def update_state(self, images, labels, logits, sample_weight=None):
         del sample_weight
         images = ops.cast(images, "float32")
-        labels = ops.cast(labels, "float32")
-        if len(labels.shape) == 2 and labels.shape[-1] == self.num_classes:
-            labels = ops.cast(ops.argmax(labels, axis=-1), "float32")
         logits = ops.cast(logits, "float32")
-        seen = ops.stack(
-            [
-                ops.sum(ops.cast(ops.isnan(images), "float32")),
-                -ops.min(images),
-                ops.max(images) - 1.0,
-                -ops.min(labels),
-                ops.max(labels) - (self.num_classes - 1.0),
-                -ops.min(logits),
-                ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
-                ops.ones(()),
-            ]
-        )
-        seen = ops.max(replicas.gathered(seen[None]), axis=0)
-        self.extremes.assign(ops.maximum(self.extremes, seen))
+        labels, off = self._classes(ops.cast(labels, "float32"))
+        extremes = {
+            "nan": ops.sum(ops.cast(ops.isnan(images), "float32")),
+            "dark": -ops.min(images),
+            "bright": ops.max(images) - 1.0,
+            "off_label": ops.max(ops.where(ops.isnan(off), 1.0, off)),
+            "low_label": -ops.min(labels),
+            "high_label": ops.max(labels) - (self.num_classes - 1.0),
+            "negative": -ops.min(logits),
+            "logit": ops.max(logits),
+            "off_one": ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
+            "seen": ops.ones(()),
+        }
+        extremes = ops.stack([extremes[name] for name in EXTREMES])
+        members = ops.one_hot(ops.cast(labels, "int32"), self.num_classes)
+        counts = ops.sum(ops.cast(members, "float32"), axis=0)
+        # One exchange between replicas.
+        seen = replicas.gathered(ops.concatenate([extremes, counts])[None])
+        extremes = ops.max(seen[:, : len(EXTREMES)], axis=0)
+        self.extremes.assign(ops.maximum(self.extremes, extremes))
+        self.labels.assign_add(ops.sum(seen[:, len(EXTREMES) :], axis=0))
+
+    def _classes(self, labels):
+        """The classes of a batch, and how far its labels are from being labels."""
+        if len(labels.shape) == 2 and labels.shape[-1] == self.num_classes:
+            off_one = ops.abs(ops.sum(labels, axis=-1) - 1.0)
+            off = ops.maximum(off_one, -ops.min(labels, axis=-1))
+            return ops.cast(ops.argmax(labels, axis=-1), "float32"), off
+        labels = ops.reshape(labels, (-1,))
+        return labels, ops.abs(labels - ops.round(labels))
 
     def result(self):
         return ops.sum(self.extremes)
 
     def raise_if_wrong(self):
         """Raises a ValueError if a step since the last reset saw bad input."""
-        extremes = ops.convert_to_numpy(self.extremes)
-        nan, below, above, label_below, label_above, negative, off_one, seen = extremes
-        if not seen:
+        values = ops.convert_to_numpy(self.extremes)
+        seen = dict(zip(EXTREMES, values, strict=True))
+        if not seen["seen"]:
             return
-        checks.no_nan("x", "a batch of" if nan else 0)
-        checks.pixel_range("x", 0 - below, above + 1)
-        checks.label_range(
-            "y", 0 - label_below, label_above + self.num_classes - 1, self.num_classes
-        )
-        if negative <= 0 and off_one < 1e-3:
+        checks.no_nan("x", "a batch of" if seen["nan"] else 0)
+        checks.pixel_range("x", 0 - seen["dark"], seen["bright"] + 1)
+        if seen["off_label"] > 1e-3:
+            checks.refuse_labels("y", self.num_classes)
+        highest = seen["high_label"] + self.num_classes - 1
+        checks.label_range("y", 0 - seen["low_label"], highest, self.num_classes)
+        if seen["negative"] <= 0 and self._are_probabilities(seen):
             checks.refuse_probabilities("its output")
+
+    def _are_probabilities(self, seen):
+        """Of outputs that are not negative, of a softmax or of sigmoids."""
+        in_unit_interval = 0 < seen["logit"] < 1
+        enough = ops.convert_to_numpy(self.labels).sum() >= CONVINCING
+        return seen["off_one"] < 1e-3 or (in_unit_interval and enough)
 
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}

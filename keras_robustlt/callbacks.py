@@ -1,16 +1,34 @@
 """Callbacks: looking at the schedule, and going on after an interruption."""
 
+<<<<<<< HEAD
 import json
 import pathlib
+=======
+import importlib.util
+import warnings
+>>>>>>> main
 
 import keras
 import numpy as np
 from keras import ops
 
+<<<<<<< HEAD
 from keras_robustlt import summaries
 from keras_robustlt.backend import replicas
 from keras_robustlt.files import read_rows, replacing, write_rows
 from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
+=======
+from keras_robustlt import checks, files, plots, provenance
+from keras_robustlt.backend import replicas
+from keras_robustlt.data import resumption
+from keras_robustlt.training_state import (
+    KEPT,
+    TrainingState,
+    callback_states,
+    generators,
+    set_callback_states,
+)
+>>>>>>> main
 
 __all__ = [
     "Checkpoint",
@@ -34,11 +52,17 @@ class ScheduleInspector(keras.callbacks.Callback):
     Args:
         directory: String or path. Where to write; `None` writes no files. Defaults
             to `None`.
-        class_names: List of strings for the columns and the plot. Defaults to the
-            class indices.
+        class_names: List of strings, one a class, for the columns and the plot; of
+            names that are there twice, the later ones are told apart by the number of
+            the class. Defaults to the class indices.
         tensorboard: Boolean. Also write TensorBoard summaries to
             `directory/tensorboard`; needs TensorFlow and the extra `tensorboard`.
             Defaults to `False`.
+
+    Raises:
+        ValueError: If `class_names` has not one name a class, or training goes on and
+            `schedule.csv` is damaged.
+        OSError: In `fit`, if the directory cannot be written to.
 
     Example:
 
@@ -52,20 +76,36 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
         super().__init__()
+<<<<<<< HEAD
         if tensorboard:
             summaries.check(directory)
         self.directory = None if directory is None else pathlib.Path(directory)
+=======
+        if tensorboard and directory is None:
+            raise ValueError("`tensorboard=True` needs a `directory` to write to.")
+        if tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "`tensorboard=True` needs the tensorboard package, which TensorFlow "
+                "does not bring: pip install 'keras-robustlt[tensorboard]'."
+            )
+        self.directory = (
+            None if directory is None else files.local_path("directory", directory)
+        )
+>>>>>>> main
         self.class_names = class_names
         self.tensorboard = tensorboard
 
     def on_train_begin(self, logs=None):
-        names = self.class_names or range(self.model.num_classes)
-        self.names = [str(name) for name in names]
+        self.names = _column_names(self.class_names, self.model.num_classes)
         self.epochs, self.weights, self.class_epsilon = None, [], []
         self.writes = self.directory is not None and replicas.is_chief(self.model)
         if self.writes:
+<<<<<<< HEAD
             self.directory.mkdir(parents=True, exist_ok=True)
         self.summaries = None
+=======
+            files.make_folder(self.directory)
+>>>>>>> main
         if self.writes and self.tensorboard:
             self.summaries = summaries.Summaries(self.directory)
 
@@ -101,8 +141,6 @@ class ScheduleInspector(keras.callbacks.Callback):
         if self.epochs is None:  # an earlier run had done them all
             self._read_back()
         if self.writes and self.epochs:
-            from keras_robustlt import plots
-
             figure = plots.schedule(
                 self.class_epsilon, self.names, self.weights, self.epochs
             )
@@ -112,28 +150,58 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def _read_back(self, before=None):
         """What an interrupted run wrote about the epochs that are not done again."""
-        path = self.directory and self.directory / "schedule.csv"
-        rows = read_rows(path, before)
-        self.epochs = [int(row[0]) for row in rows]
-        self.weights = [float(row[1]) for row in rows]
-        self.class_epsilon = [np.array(row[2:], "float32") for row in rows]
+        rows = []
+        if self.directory is not None:
+            path = self.directory / "schedule.csv"
+            columns, rows = files.read_rows(path, before)
+        if rows and len(columns) != len(self.names) + 1:
+            raise files.damaged(path, f"it has not {len(self.names)} classes")
+        try:
+            values = np.array([row[1:] for row in rows], "float64")
+        except ValueError as error:
+            raise files.damaged(path, error) from None
+        self.epochs = [epoch for epoch, *_ in rows]
+        self.weights = [float(weight) for weight, *_ in values]
+        self.class_epsilon = [row[1:].astype("float32") for row in values]
 
     def _write(self):
         rows = zip(self.epochs, self.weights, self.class_epsilon, strict=True)
         lines = [["epoch", "iteration_weight", *self.names]]
         lines += [[epoch, weight, *epsilon] for epoch, weight, epsilon in rows]
-        write_rows(self.directory / "schedule.csv", lines)
+        files.write_rows(self.directory / "schedule.csv", lines)
+
+
+def _column_names(names, num_classes):
+    """A name for the column of each class, none of them twice."""
+    names = list(range(num_classes)) if names is None else names
+    if isinstance(names, (str, bytes, dict)) or len(names) != num_classes:
+        raise ValueError(
+            f"`class_names` must be a list of {num_classes} names, one a class. "
+            f"Received: class_names={names!r}"
+        )
+    columns = ["epoch", "iteration_weight"]
+    for index, name in enumerate(names):
+        name = plots.as_text(name)
+        while name in columns:
+            name = f"{name} (class {index})"
+        columns.append(name)
+    return columns[2:]
 
 
 class HistoryCSV(keras.callbacks.Callback):
     """Keeps the logs in a CSV file, a line an epoch, also over interruptions.
 
     Unlike `keras.callbacks.CSVLogger`, it starts a new file when training starts at
-    epoch 0, and after a resumption has each epoch once. Put it after the callbacks
-    that add to the logs.
+    epoch 0, and after a resumption has each epoch once. What is logged in some epochs
+    only, such as validation every other epoch, has empty cells in the others. Put it
+    after the callbacks that add to the logs.
 
     Args:
         path: String or path of the file.
+
+    Raises:
+        ValueError: In `fit`, if training goes on and the file is damaged.
+        OSError: In `fit`, if the file cannot be written.
 
     Example:
 
@@ -142,49 +210,60 @@ class HistoryCSV(keras.callbacks.Callback):
 
     def __init__(self, path):
         super().__init__()
-        self.path = pathlib.Path(path)
+        self.path = files.local_path("path", path)
 
     def on_train_begin(self, logs=None):
         self.rows = None
+        self.writes = replicas.is_chief(self.model)
+        if self.writes:
+            files.make_folder(self.path.parent)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.rows is None:
-            self.rows = read_rows(self.path, epoch, header=True)
+            self.names, self.rows = files.read_rows(self.path, epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
-        if not self.rows:
-            self.rows = [["epoch", *logs]]
-        values = (logs.get(name, "") for name in self.rows[0][1:])
-        self.rows.append([epoch, *values])
-        if replicas.is_chief(self.model):
-            write_rows(self.path, self.rows)
+        self.names += [name for name in logs if name not in self.names]
+        self.rows.append([epoch, *(logs.get(name, "") for name in self.names)])
+        if self.writes:
+            width = len(self.names) + 1
+            rows = [row + [""] * (width - len(row)) for row in self.rows]
+            files.write_rows(self.path, [["epoch", *self.names], *rows])
 
 
 class Checkpoint(keras.callbacks.Callback):
     """Makes `fit` go on where an interrupted run stopped.
 
     Writes the whole state of training at the end of each epoch: weights, optimiser,
-    schedule, seeds and history. When `fit` starts and there is such a state, it is
-    read, the epochs that are done are skipped, and the history goes on. An epoch cut
-    short is done again from its beginning, from the same state; with data whose order
-    is a function of the epoch, as this package's pipelines have, and with
-    deterministic operations, the weights in the end are those of a run that nobody
-    interrupted.
+    schedule, seeds, history, Python's and NumPy's global random numbers, and what
+    Keras's `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau` and `SwapEMAWeights`
+    know. When `fit` starts and there is such a state, it is read, the epochs that are
+    done are skipped, and the history goes on. An epoch cut short is done again from its
+    beginning, from the same state; with deterministic operations, the weights in the
+    end are those of a run that nobody interrupted. Where the data do not allow that,
+    because they are shuffled by something that starts anew, a warning says so.
 
-    Put it after the callbacks that add to the logs. States of other callbacks
-    (`EarlyStopping`, `ReduceLROnPlateau`) are not kept. Where several processes train
-    one model, the first of them writes, and all read.
+    The state also says what made it. `fit` of another model, method, budget, attack,
+    optimiser, or on other data raises an error that names what differs. Free to change
+    are the other callbacks, metrics, `jit_compile`, the devices and, upwards, `epochs`:
+    with a budget that grows along training give `RobustLTModel(total_epochs=...)` the
+    length that the schedule had. Training that a callback had stopped is over.
+
+    Put it after the callbacks that add to the logs; `fit` moves it behind those whose
+    state it keeps. Where several processes train one model, the first of them writes,
+    and all read.
 
     Args:
         directory: String or path. Where the state is kept, in one file, which is
             replaced in one operation: a kill leaves the old or the new.
-        every: Integer. Write at the end of every so many epochs, and of the last.
-            Defaults to `1`.
+        every: Positive integer. Write at the end of every so many epochs, and of the
+            last. Defaults to `1`.
 
     Raises:
-        ValueError: In `fit`, if the directory holds the state of another model or
-            optimiser.
+        ValueError: In `fit`, if the directory holds the state of another training, or
+            the file is damaged.
+        OSError: In `fit`, if the directory cannot be written to.
 
     Example:
 
@@ -195,15 +274,43 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, directory, every=1):
         super().__init__()
-        self.path = pathlib.Path(directory) / self.FILE
-        self.every = every
-        self.history = {}
+        self.path = files.local_path("directory", directory) / self.FILE
+        self.every = checks.positive_integer("every", every)
+        self.epochs, self.history = [], {}
+        # What `_prepare` finds out; nothing where Keras's own `fit` does not call it.
+        self._others, self._initial_epoch = [], 0
+        self._data, self._unknown_order = None, None
+
+    def _prepare(self, model, arguments, others):
+        """Takes in what `fit` of a `RobustLTModel` is called with.
+
+        Args:
+            model: The model.
+            arguments: Dictionary of the arguments of `fit`.
+            others: List of the other callbacks.
+        """
+        rivals = (Checkpoint, keras.callbacks.BackupAndRestore)
+        for other in others:
+            if isinstance(other, rivals):
+                raise ValueError(
+                    "`callbacks` must have one callback that makes `fit` go on. "
+                    f"Received: a Checkpoint of {self.path.parent} and another "
+                    f"{type(other).__name__}"
+                )
+        self._others = others
+        self._initial_epoch = arguments.get("initial_epoch") or 0
+        if replicas.is_chief(model):  # the other processes may have data of their own
+            self._data = resumption.described(arguments)
+            self._unknown_order = resumption.unknown_order(arguments)
 
     def on_train_begin(self, logs=None):
         model = self.model
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        self.epochs, self.history = [], {}
+        self.epochs, self.history, self._state = [], {}, None
+        self._made = self._description()
+        if replicas.is_chief(model):
+            files.make_folder(self.path.parent)
         if self.path.exists():
             self._load()
         done = replicas.of_all_processes(model, len(self.epochs))
@@ -214,21 +321,35 @@ class Checkpoint(keras.callbacks.Callback):
             )
 
     def _load(self):
-        model = self.model
-        with np.load(self.path) as state:
-            meta = json.loads(state["meta"].item())
-            variables = self._variables()
-            self._check(meta["variables"])
-            for index, variable in enumerate(variables):
-                variable.assign(state[f"v{index}"])
-        self.epochs, self.history = meta["epochs"], meta["history"]
-        # Keras's own way of starting later, which its BackupAndRestore uses too.
+        state = TrainingState.read(self.path)
+        self._check(state)
+        for variable, value in zip(self._variables(), state.variables, strict=True):
+            variable.assign(value)
+        self._state, self.epochs, self.history = state, state.epochs, state.history
         # Training that a callback had stopped is over.
-        last = self.params["epochs"] if meta["stopped"] else self.epochs[-1] + 1
-        model._initial_epoch = last
+        epochs = self.params["epochs"]
+        first = epochs if state.stopped else self.epochs[-1] + 1
+        # Keras's own way of starting later, which its BackupAndRestore uses too.
+        self.model._initial_epoch = first
+        if self._unknown_order and first < epochs:
+            warnings.warn(
+                f"Epoch {first + 1} and the following will not see the training data "
+                f"as without the interruption: {self._unknown_order}. To go on "
+                "exactly, train on a pipeline of keras_robustlt.data, also with `map` "
+                "behind it, or on arrays.",
+                stacklevel=2,
+            )
+
+    def _all_have_begun(self):
+        """Gives the other callbacks their state back, which they begin without."""
+        if self._state is not None:
+            set_callback_states(self._others, self._state.callbacks)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model._initial_epoch = None  # `fit` has read it; the next one starts anew
+        if self._state is not None:
+            self._state.set_generators()
+            self._state = None
         # History empties itself when training begins, after this callback.
         if self.epochs and not self.model.history.epoch:
             self.model.history.epoch = list(self.epochs)
@@ -249,33 +370,138 @@ class Checkpoint(keras.callbacks.Callback):
         history = self.model.history
         if self.epochs and not history.epoch:  # nothing was left to do
             history.epoch, history.history = list(self.epochs), dict(self.history)
-
-    def _variables(self):
-        return [*self.model.variables, *self.model.optimizer.variables]
-
-    def _describe(self):
-        return [[v.path, list(v.shape)] for v in self._variables()]
-
-    def _check(self, saved):
-        shapes = [shape for _, shape in saved]
-        if shapes != [list(v.shape) for v in self._variables()]:
-            raise ValueError(
-                f"{self.path} holds the state of another model or optimiser: it has "
-                f"{len(saved)} variables, this one has {len(self._variables())}, or "
-                "their shapes differ. Use another directory, or delete the file to "
-                "start over."
-            )
+        self._state, self._others = None, []
 
     def _save(self):
-        arrays = {
-            f"v{index}": ops.convert_to_numpy(variable)
-            for index, variable in enumerate(self._variables())
+        state = TrainingState(
+            made=self._made,
+            total_epochs=self._total_epochs(),
+            epochs=self.epochs,
+            history=self.history,
+            stopped=bool(self.model.stop_training),
+            variables=[ops.convert_to_numpy(v) for v in self._variables()],
+            callbacks=callback_states(self._others),
+            generators=generators(),
+        )
+        state.write(self.path)
+
+    def _variables(self):
+        model = self.model
+        metrics = {id(variable) for variable in model.metrics_variables}
+        kept = [variable for variable in model.variables if id(variable) not in metrics]
+        return [*kept, *model.optimizer.variables]
+
+    def _description(self):
+        """What makes the state that will be saved."""
+        return {
+            **provenance.describe_model(self.model),
+            "optimizer": provenance.describe_optimizer(self.model.optimizer),
+            "steps_per_epoch": self.params.get("steps"),
+            "data": self._data,
         }
-        meta = {
-            "variables": self._describe(),
-            "epochs": self.epochs,
-            "history": self.history,
-            "stopped": bool(self.model.stop_training),
-        }
-        with replacing(self.path) as file:
-            np.savez(file, meta=json.dumps(meta), **arrays)
+
+    def _total_epochs(self):
+        schedule = getattr(self.model, "schedule", None)
+        return int(schedule.epochs) if schedule else self.params["epochs"]
+
+    def _check(self, state):
+        """Raises if `state` is not one from which this training can go on."""
+        lines = provenance.differences(state.made, self._made)
+        before = [[*value.shape] for value in state.variables]
+        now = [[*variable.shape] for variable in self._variables()]
+        if not lines and before != now:
+            lines = [f"variables: {len(before)} there, {len(now)} now, or other shapes"]
+        done, epochs = state.epochs[-1] + 1, self.params["epochs"]
+        if done > epochs:
+            lines.append(f"epochs: {done} are done there, `fit` is to do {epochs} now")
+        if done < self._initial_epoch:
+            lines.append(
+                f"epochs: {done} are done there, `fit` is to start with "
+                f"initial_epoch={self._initial_epoch} now"
+            )
+        if not lines and self._schedule_differs(state):
+            total = state.total_epochs
+            lines = [
+                f"total_epochs: {total} there, {self._total_epochs()} now, and the "
+                "epochs that are done would have had another budget: "
+                f"RobustLTModel(total_epochs={total}) goes on as the schedule was"
+            ]
+        if lines:
+            listed = "".join(f"\n- {line}" for line in lines)
+            raise ValueError(
+                f"{self.path} holds the state of another training.{listed}\n"
+                "Use another directory, or delete the file to start over."
+            )
+
+    def _schedule_differs(self, state):
+        """Whether what the epochs done were like depends on the schedule's length."""
+        lengths = state.total_epochs, self._total_epochs()
+        if lengths[0] == lengths[1] or not hasattr(self.model, "schedule"):
+            return False
+        values = list(zip(self._variables(), state.variables, strict=True))
+        before, now = (
+            [_budget_in(self.model, epoch, length, values) for epoch in state.epochs]
+            for length in lengths
+        )
+        return not np.array_equal(before, now)
+
+
+def _budget_in(model, epoch, total, values):
+    """What depends on the length `total` of the schedule in an epoch, as floats."""
+    schedule = model.schedule
+    values = [*values, (schedule.epoch, epoch), (schedule.epochs, total)]
+    with keras.StatelessScope(values):
+        weights = model.budget.class_weight(schedule)
+        parts = [
+            model.budget.iteration_weight(schedule),
+            *model.budget.class_epsilon(schedule),
+            *([] if weights is None else weights),
+            epoch + 1 > getattr(model.averaging, "start", 0) * total,
+        ]
+        return [float(part) for part in parts]
+
+
+def prepared(model, arguments, clock):
+    """The callbacks of a call of `fit`, in the order in which they must run.
+
+    Args:
+        model: The model.
+        arguments: Dictionary of the arguments of `fit`.
+        clock: The callback that must be first: others look at what it sets.
+
+    Returns:
+        What `fit` is to be given as `callbacks`.
+    """
+    given = arguments.get("callbacks")
+    is_list = isinstance(given, keras.callbacks.CallbackList)
+    listed = given.callbacks if is_list else keras.tree.flatten(given)
+    listed = [each for each in listed if each is not None]
+    added = [clock]
+    for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
+        others = list(listed)
+        others.remove(checkpoint)
+        checkpoint._prepare(model, arguments, others)
+        kept = (*KEPT, HistoryCSV, ScheduleInspector)
+        places = [i for i, each in enumerate(others, 1) if isinstance(each, kept)]
+        place = max([listed.index(checkpoint), *places])
+        listed = [*others[:place], checkpoint, *others[place:]]
+        added.append(_Begun(checkpoint))
+    listed = [clock, *listed, *added[1:]]
+    if not is_list:
+        return listed
+    given.callbacks = listed
+    for callback in added:
+        callback.set_model(given.model)
+        callback.set_params(given.params)
+    return given
+
+
+class _Begun(keras.callbacks.Callback):
+    """Tells `Checkpoint` that all callbacks before this one, the last, have begun."""
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_train_begin(self, logs=None):
+        self.checkpoint._all_have_begun()

@@ -1,41 +1,96 @@
 """What is wrong with the input, said in words that tell the user what to do."""
 
+import itertools
+import reprlib
+import warnings
+
 import keras
 import numpy as np
+from keras import ops
 
 
 def in_range(name, value, low, high):
-    """The number `value`, if it is in `[low, high]`."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not low <= number <= high:
+    """The number `value`, if it is finite and in `[low, high]`."""
+    number = _number(value)
+    if not (low <= number <= high and np.isfinite(number)):
         expected = f"in [{low}, {high}]" if np.isfinite(high) else f"at least {low}"
-        raise ValueError(f"`{name}` must be a number {expected}. Received: {value!r}")
+        raise ValueError(
+            f"`{name}` must be a number {expected}. Received: {_short(value)}"
+        )
     return number
+
+
+def positive(name, value):
+    """The number `value`, if it is finite and above 0."""
+    number = _number(value)
+    if not 0 < number < np.inf:
+        raise ValueError(
+            f"`{name}` must be a number above 0. Received: {_short(value)}"
+        )
+    return number
+
+
+def _number(value):
+    """`value` as a float; NaN, which is in no range, for what is not a number."""
+    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value):
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+def _short(value):
+    """`value` as a message shows it: arrays and long lists not in full."""
+    return reprlib.repr(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 def one_of(name, value, choices):
     """The string `value`, if it is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")
+        raise ValueError(f"`{name}` must be one of {known}. Received: {_short(value)}")
     return value
+
+
+def boolean(name, value):
+    """The boolean `value`."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False. Received: {_short(value)}")
+    return bool(value)
 
 
 def positive_integer(name, value):
     """The integer `value`, if it is at least 1."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    return integer(name, value, 1)
+
+
+def integer(name, value, low):
+    """The integer `value`, if it is at least `low`."""
+    number = _number(value)
+    if not (low <= number < np.inf and number.is_integer()):
         raise ValueError(
-            f"`{name}` must be an integer of at least 1. Received: {value}"
+            f"`{name}` must be an integer of at least {low}. Received: {_short(value)}"
+        )
+    return int(value)
+
+
+def seed(value, name="seed"):
+    """The seed `value`: `None`, or an integer that a `SeedGenerator` takes."""
+    if value is None:
+        return None
+    number = _number(value)
+    if not (0 <= number < 2**31 and number.is_integer()):
+        raise ValueError(
+            f"`{name}` must be None or an integer from 0 to 2**31 - 1. "
+            f"Received: {_short(value)}"
         )
     return int(value)
 
 
 def epsilon(value, norm="linf"):
     """The budget `value`, if it makes sense for images in `[0, 1]`."""
-    if norm == "linf" and isinstance(value, (int, float)) and value > 1:
+    if norm == "linf" and 1 < _number(value) < np.inf:
         raise ValueError(
             "`epsilon` is in pixel units of images in [0, 1], so at most 1: write "
             f"8 / 255 for the usual budget. Received: epsilon={value}"
@@ -64,34 +119,55 @@ def equal_parts(num_images, batch_size):
 
 def class_counts(counts):
     """`counts` as an int64 array of shape `(num_classes,)`, all positive."""
-    if isinstance(counts, dict):
-        if sorted(counts) != list(range(len(counts))):
-            raise ValueError(
-                "`class_counts` as a dictionary must have the class indices 0, 1, ... "
-                f"as its keys. Received keys: {sorted(counts)}"
-            )
-        counts = [counts[index] for index in range(len(counts))]
-    array = np.asarray(counts)
+    array = _in_order_of_classes(counts)
     if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iuf":
         raise ValueError(
             "`class_counts` must be a list of the number of training images of each "
-            f"class, of at least two classes. Received: {counts!r}"
+            f"class, of at least two classes. Received: {_short(counts)}"
         )
     if not np.all(np.isfinite(array)) or np.any(array != np.floor(array)):
-        raise ValueError(f"`class_counts` must be whole numbers. Received: {counts!r}")
-    if np.any(array < 0):
         raise ValueError(
-            "`class_counts` must not be negative. Received a negative count for class "
-            f"{np.flatnonzero(array < 0).tolist()}: {array.tolist()}"
+            f"`class_counts` must be whole numbers. Received: {_short(array)}"
+        )
+    if np.any(array < 0) or np.any(array > 2**53):
+        raise ValueError(
+            "`class_counts` must not be negative, nor beyond all numbers of images. "
+            f"Received such a count for class {_classes((array < 0) | (array > 2**53))}"
+            f": {_short(array)}"
         )
     if np.any(array == 0):
         raise ValueError(
-            "`class_counts` must be positive: class "
-            f"{np.flatnonzero(array == 0).tolist()} has no training image. Leave the "
-            "class out (and renumber the labels) or add images of it. "
-            f"Received: {array.tolist()}"
+            f"`class_counts` must be positive: class {_classes(array == 0)} has no "
+            "training image. Leave the class out (and renumber the labels) or add "
+            f"images of it. Received: {_short(array)}"
         )
     return array.astype("int64")
+
+
+def _in_order_of_classes(counts):
+    """Counts that come with their classes, as an array in the order of the labels."""
+    if hasattr(counts, "items"):  # a dictionary, a Counter, a pandas Series
+        pairs = list(counts.items())
+        keys = [key for key, _ in pairs]
+        if not all(key in range(len(keys)) for key in keys) or len(set(keys)) < len(
+            keys
+        ):
+            raise ValueError(
+                "`class_counts` with names of its entries (a dictionary, a pandas "
+                "Series) must have the classes 0, 1, ... as these names, so that "
+                "each count belongs to a label. With other names, pass a list in the "
+                f"order of the labels. Received keys: {_short(keys)}"
+            )
+        by_class = dict(pairs)
+        counts = [by_class[index] for index in range(len(keys))]
+    try:
+        return np.asarray(counts)
+    except ValueError:  # lists of different lengths
+        return np.asarray(None)
+
+
+def _classes(chosen):
+    return _short(np.flatnonzero(chosen))
 
 
 def images(x, name="x"):
@@ -106,38 +182,76 @@ def images(x, name="x"):
 
 
 def labels(y, num_classes, name="y"):
-    """Raises if the array `y` holds no labels of `num_classes` classes."""
+    """The class of each image, if `y` holds labels of `num_classes` classes."""
     y = np.asarray(y)
+    label_type(y, num_classes, name)
     if y.ndim == 2 and y.shape[1] == num_classes:
-        if np.isnan(y).any() or not np.allclose(y.sum(axis=1), 1, atol=1e-3):
-            raise ValueError(
-                f"`{name}` has the shape of one-hot labels, {y.shape}, but its rows do "
-                "not sum to 1."
-            )
-        return
-    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1] != 1):
-        raise ValueError(
-            f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
-            f"of shape (batch, {num_classes}). Received shape: {y.shape}"
-        )
-    if (
-        y.dtype.kind == "f"
-        and not np.all(y == np.floor(y))
-        or y.dtype.kind not in "iuf"
-    ):
-        raise ValueError(
-            f"`{name}` must hold integer labels. Received dtype {y.dtype} with values "
-            f"such as {y.ravel()[:3].tolist()}"
-        )
+        if not np.all(y >= 0) or not np.allclose(y.sum(axis=1), 1, atol=1e-3):
+            refuse_rows(name, num_classes)
+        return y.argmax(axis=1)
+    y = y.reshape(-1)
+    if not np.all(y == np.floor(y)):  # a NaN is not equal to itself
+        refuse_numbers(name, f"dtype {y.dtype} with values such as {y[:3].tolist()}")
     if y.size:
         label_range(name, y.min(), y.max(), num_classes)
+    return y.astype("int64")
+
+
+def label_type(y, num_classes, name="y"):
+    """Raises if shape and dtype of `y`, an array or a tensor, are not of labels."""
+    if y is None:
+        raise ValueError(
+            f"`{name}` is missing: training and evaluation need the labels of the "
+            "images. Pass arrays x and y, or a data set of pairs (x, y)."
+        )
+    if isinstance(y, (dict, tuple, list)):
+        raise ValueError(
+            f"`{name}` must be labels of one kind, an array or a tensor. Received a "
+            f"{type(y).__name__} of {len(y)} entries"
+        )
+    shape, dtype = tuple(y.shape), _dtype(y)
+    if len(shape) not in (1, 2) or (
+        len(shape) == 2 and shape[1] not in (1, num_classes)
+    ):
+        raise ValueError(
+            f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
+            f"of shape (batch, {num_classes}). Received shape: {shape}"
+        )
+    boolean = dtype == "bool" and (num_classes == 2 or shape[1:] == (num_classes,))
+    if not dtype.startswith(("int", "uint", "float", "bfloat")) and not boolean:
+        refuse_numbers(name, f"dtype {dtype}")
+
+
+def _dtype(x):
+    """The name of the dtype of an array or a tensor, also of strings and objects."""
+    try:
+        return keras.backend.standardize_dtype(x.dtype)
+    except ValueError:
+        return str(x.dtype)
 
 
 def image_dtype(x):
-    """Raises if the tensor `x` is not of a floating-point type."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if not keras.backend.is_float_dtype(dtype):
+    """Raises if `x` is no tensor of a floating-point type."""
+    if not hasattr(x, "dtype"):
+        raise ValueError(
+            "`x` must hold the images alone; a data set must give pairs (images, "
+            f"labels). Received a {type(x).__name__}: {_short(x)}"
+        )
+    dtype = _dtype(x)
+    if not dtype.startswith(("float", "bfloat")):
         raise ValueError(_wrong_dtype("x", dtype))
+
+
+def network(network):
+    """Raises or warns if `network` is none that maps images in [0, 1] to logits.
+
+    Raises a ValueError if the last layer gives probabilities, or one output. Warns if
+    the network's own preprocessing is for images from 0 to 255, or is not a part of
+    it.
+    """
+    logits_not_probabilities(network)
+    if isinstance(network, keras.Model):
+        _own_preprocessing(network)
 
 
 def logits_not_probabilities(network):
@@ -147,8 +261,123 @@ def logits_not_probabilities(network):
         last = last.layers[-1]
     activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", "")
-    if isinstance(last, keras.layers.Softmax) or name in ("softmax", "sigmoid"):
-        refuse_probabilities(f"its last layer, {last.name!r},")
+    if isinstance(last, keras.layers.Softmax) or name in PROBABILITIES:
+        one = getattr(last, "units", None) == 1
+        refuse_probabilities(f"its last layer, {last.name!r},", TWO_OUTPUTS * one)
+
+
+PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparsemax", "sparse_sigmoid")
+TWO_OUTPUTS = (
+    " One output for two classes has to become two outputs, one logit a class: "
+    "Dense(2) in place of Dense(1), with integer labels 0 and 1."
+)
+
+
+def outputs(shape, num_classes):
+    """Raises if `shape` is not that of logits of `num_classes` classes."""
+    if len(shape) != 2 or shape[-1] != num_classes:
+        advice = TWO_OUTPUTS if num_classes == 2 and shape[-1:] == (1,) else ""
+        raise ValueError(
+            "`network` must give logits of shape (batch, num_classes), and "
+            f"`class_counts` has {num_classes} classes. Received a network "
+            f"with outputs of shape {tuple(shape)}.{advice}"
+        )
+
+
+def _own_preprocessing(network):
+    # KerasHub's classifiers apply theirs in `fit` and `predict`, not in `call`.
+    preprocessor = getattr(network, "preprocessor", None)
+    converter = getattr(preprocessor, "image_converter", None)
+    scale = getattr(converter, "scale", None)
+    offset = getattr(converter, "offset", None)
+    if preprocessor is not None and not _divides_by_255(scale, offset):
+        warnings.warn(
+            f"`network` has a preprocessor, {type(preprocessor).__name__}, that is not "
+            "a part of its `call`: here the network gets the images in [0, 1] as they "
+            f"are. The preprocessor, for images from 0 to 255, has scale={scale} and "
+            f"offset={offset}. Put this into the network, keras.Sequential(["
+            "keras.Input(shape), keras.layers.Rescaling(255 * scale, offset), network])"
+            ", or set network.preprocessor = None if the network has learned from "
+            "images in [0, 1].",
+            stacklevel=4,
+        )
+    spread = _spread_after_preprocessing(network)
+    if spread is not None and spread < SMALLEST_SPREAD:
+        warnings.warn(
+            "`network` begins with preprocessing for images from 0 to 255 (such as "
+            "Rescaling(1 / 255)), and here it gets images in [0, 1]: black and white "
+            f"are only {spread:.2g} apart after it. Leave that preprocessing out "
+            "(include_preprocessing=False in keras.applications) or undo the division "
+            "first: keras.Sequential([keras.Input(shape), "
+            "keras.layers.Rescaling(255.0), network]).",
+            stacklevel=4,
+        )
+
+
+# Of what images from 0 to 255 are made for, black and white in [0, 1] are 1/58 (the
+# standard deviation of ImageNet) apart or less, and more than 1 of what suits [0, 1].
+SMALLEST_SPREAD = 0.05
+
+
+def _divides_by_255(scale, offset):
+    scale = 1.0 if scale is None else np.asarray(scale, "float64")
+    offset = 0.0 if offset is None else np.asarray(offset, "float64")
+    return np.allclose(255 * scale, 1, atol=0.01) and np.allclose(offset, 0)
+
+
+def _spread_after_preprocessing(network):
+    """How far apart black and white are where they meet the first weights.
+
+    `None` where that cannot be told: without weights, or with several inputs.
+    """
+    if network.built and not network.weights:
+        return None
+    shape = getattr(network, "input_shape", (None, 1, 1, 1))
+    if not isinstance(shape, tuple):
+        return None
+    shape = [size or 32 for size in shape[1:]]
+    images = np.stack([np.zeros(shape, "float32"), np.ones(shape, "float32")])
+    black, white = ops.convert_to_numpy(_preprocessed(network, images))
+    return float(np.max(np.abs(white - black)))
+
+
+def _preprocessed(network, images):
+    """The images as they are where they meet the first weights of the network."""
+    for operation in _operations(network):
+        if isinstance(operation, keras.Model):
+            if operation.weights:
+                return _preprocessed(operation, images)
+            images = operation(images)
+        elif not isinstance(operation, keras.layers.Layer):
+            # One like `x / 255`, whose arguments are in the graph.
+            images = keras.Model(operation.input, operation.output)(images)
+        elif isinstance(operation, keras.layers.Normalization) or not operation.weights:
+            images = operation(images)
+        else:
+            break
+    return images
+
+
+def _operations(network):
+    """What a network does one after another, as far as it is a plain chain."""
+    if network.built and isinstance(network, keras.Sequential):
+        yield from network.layers
+    elif not hasattr(network, "operations"):
+        # Of a `call` written by hand only the order of the layers is known.
+        yield from itertools.takewhile(_is_fixed, network.layers)
+    else:
+        tensor = network.inputs[0]
+        for operation in network.operations[len(network.inputs) :]:
+            inner = isinstance(operation, keras.Model)
+            if not inner and tensor is not None and operation.input is not tensor:
+                return
+            tensor = None if inner else operation.output
+            yield operation
+
+
+def _is_fixed(layer):
+    normalization = isinstance(layer, keras.layers.Normalization) and layer.built
+    return normalization or isinstance(layer, keras.layers.Rescaling)
 
 
 def pixel_range(name, low, high):
@@ -156,7 +385,8 @@ def pixel_range(name, low, high):
     if low >= -1e-6 and high <= 1 + 1e-6:
         return
     advice = (
-        f" These look like pixels from 0 to 255: divide {name} by 255."
+        f" These look like pixels from 0 to 255: divide {name} by 255, and leave a "
+        "Rescaling(1 / 255) of the network's own out, or they are divided twice."
         if high > 2
         else " Normalisation (mean, standard deviation) belongs inside the network, so "
         "that epsilon is in pixel units."
@@ -185,17 +415,45 @@ def label_range(name, low, high, num_classes):
         )
 
 
-def refuse_probabilities(where):
+def refuse_rows(name, num_classes):
+    """Raises the error of one-hot labels that are none."""
+    raise ValueError(
+        f"`{name}` has the shape of one-hot labels, (batch, {num_classes}), but its "
+        "rows do not sum to 1, or hold numbers outside [0, 1]. Each image must have "
+        "one class: several classes an image (multi-hot labels) are not supported."
+    )
+
+
+def refuse_labels(name, num_classes):
+    """Raises the error of labels, of whatever shape, that are no classes."""
+    raise ValueError(
+        f"`{name}` must hold integer labels from 0 to {num_classes - 1}, or one-hot "
+        "labels whose rows sum to 1: one class for each image. Received labels with "
+        "fractions or NaN, or rows that do not sum to 1 (multi-hot labels, or one-hot "
+        "times 255)."
+    )
+
+
+def refuse_numbers(name, received):
+    """Raises the error of labels that are no integers."""
+    raise ValueError(
+        f"`{name}` must hold integer labels. Received {received}. Each image has one "
+        "class, a number from 0 on."
+    )
+
+
+def refuse_probabilities(where, advice=""):
     """Raises the error of a network that gives probabilities."""
     raise ValueError(
         f"`network` must give logits, but {where} gives probabilities. Remove the "
         "softmax (activation=None in the last layer): the losses and attacks apply it "
-        "themselves, in a numerically safe way."
+        f"themselves, in a numerically safe way.{advice}"
     )
 
 
 def _wrong_dtype(name, dtype):
     return (
         f"`{name}` must hold floating-point images in [0, 1]. Received dtype: {dtype}. "
-        f"If these are pixels from 0 to 255, pass {name}.astype('float32') / 255."
+        f"If these are pixels from 0 to 255, pass {name}.astype('float32') / 255 (to a "
+        "network that does not divide by 255 itself)."
     )

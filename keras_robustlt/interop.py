@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, base
+from keras_robustlt.attacks import active_set, base, gradients
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
 
@@ -145,7 +145,7 @@ def _network(model):
             f"function of a batch of images that does. Received: model={model!r}"
         )
     if isinstance(network, keras.Layer):
-        checks.logits_not_probabilities(network)
+        checks.network(network)
     return network
 
 
@@ -257,16 +257,17 @@ def _art_class():
 
 def _functions(network, loss):
     """Compiled functions of images, and of images and targets."""
-    logits_of = active_set.logits_of(network)
 
     def values(x, targets):
-        return loss(targets, logits_of(x))
+        return loss(targets, gradients.logits_of(network)(x))
 
     def loss_gradient(x, targets):
-        return backend.gradient(lambda x: ops.sum(values(x, targets)), x)
+        gradient_of = gradients.gradient_of(network)
+        return gradient_of(lambda logits: loss(targets, logits), x)[0]
 
     def class_gradient(x, targets):
-        return backend.gradient(lambda x: ops.sum(targets * logits_of(x)), x)
+        gradient_of = gradients.gradient_of(network)
+        return gradient_of(lambda logits: ops.sum(targets * logits, axis=-1), x)[0]
 
     variables = active_set.variables_of(network)
     return {

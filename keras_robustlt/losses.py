@@ -5,6 +5,7 @@ and `logits` of the same shape, and compute in float32.
 """
 
 import functools
+import inspect
 
 import keras
 import numpy as np
@@ -47,6 +48,12 @@ def one_hot(labels, num_classes):
     array([[0., 1.], [1., 0.]], dtype=float32)
     """
     labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) not in (1, 2):
+        raise ValueError(
+            "`labels` must be integers of shape (batch,), or one-hot of shape "
+            f"(batch, {num_classes}). Received shape: {tuple(labels.shape)}. A data "
+            "set must give batches of labels: `.batch(...)`."
+        )
     if len(labels.shape) == 2:
         if labels.shape[-1] == num_classes:
             return ops.cast(labels, "float32")
@@ -428,7 +435,7 @@ def criterion(loss):
     Raises:
         ValueError: If the loss takes probabilities.
     """
-    if loss is None:
+    if loss is None or loss is cross_entropy:
         return cross_entropy
     by_name = {
         "categorical_crossentropy": cross_entropy,
@@ -437,18 +444,101 @@ def criterion(loss):
             keras.losses.categorical_focal_crossentropy, from_logits=True
         ),
     }
-    if loss in by_name:
+    if isinstance(loss, str) and loss in by_name:
         return by_name[loss]
-    function = keras.losses.get(loss)
-    if not isinstance(function, keras.losses.Loss):
-        return function
-    if function.get_config().get("from_logits") is False:
+    if not isinstance(loss, (str, dict)) and not callable(loss):
         raise ValueError(
-            f"`loss` must take logits: write {type(function).__name__}("
-            "from_logits=True). Received a loss with from_logits=False"
+            "`loss` must be the name of a Keras loss, a keras.losses.Loss, or a "
+            f"function of (targets, logits). Received: {loss!r}"
         )
-    if isinstance(function, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, logits: function.call(
-            ops.argmax(targets, axis=-1), logits
+    function = keras.losses.get(loss)
+    refuse_probabilities("loss", function)
+    is_sparse = _core(function) is keras.losses.sparse_categorical_crossentropy
+    if isinstance(function, keras.losses.Loss):
+        is_sparse |= isinstance(function, keras.losses.SparseCategoricalCrossentropy)
+        function = function.call  # without the mean
+
+    def values(targets, logits):
+        targets = ops.argmax(targets, axis=-1) if is_sparse else targets
+        values = ops.convert_to_tensor(function(targets, logits))
+        if len(values.shape) > 1:
+            raise ValueError(
+                "`loss` must give one value for each example, of shape (batch,), or "
+                f"their mean. Received a loss of shape {tuple(values.shape)}"
+            )
+        return values
+
+    return values
+
+
+def smoothed(criterion, label_smoothing):
+    """`criterion` with label smoothing, which the cross-entropy alone has."""
+    if not label_smoothing:
+        return criterion
+    if criterion is not cross_entropy:
+        raise ValueError(
+            "`label_smoothing` of a method smooths the labels of its cross-entropy, "
+            "and `loss` of `compile` replaces that. Smooth in the loss: "
+            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing="
+            f"...). Received: label_smoothing={label_smoothing}"
         )
-    return function.call
+    return functools.partial(cross_entropy, label_smoothing=label_smoothing)
+
+
+def refuse_probabilities(argument, function):
+    """Raises a ValueError if a loss or metric takes probabilities for logits.
+
+    Args:
+        argument: String. What the caller's argument is called.
+        function: A Keras loss or metric, or a function of `(targets, logits)`.
+    """
+    core = _core(function)
+    name = getattr(core, "__name__", type(core).__name__)
+    of_keras = core.__module__.partition(".")[0] == "keras"
+    if _from_logits(function) is False:
+        call = f"functools.partial({name}, from_logits=True)"
+        if of_keras:
+            camel = name.title().replace("_", "") if name.islower() else name
+            kind = "metrics" if argument == "metrics" else "losses"
+            call = f"keras.{kind}.{camel}(from_logits=True)"
+        raise ValueError(
+            f"`{argument}` must take logits: write {call}. Received {name} with "
+            "from_logits=False, which takes probabilities."
+        )
+    if of_keras and name.replace("_", "").lower() in OF_NO_LOGITS:
+        raise ValueError(
+            f"`{argument}` must be of one-hot targets and logits, which {name} is not. "
+            'Use "categorical_crossentropy", another loss with from_logits=True, or a '
+            "function of (targets, logits)."
+        )
+
+
+# Keras's losses of probabilities, counts, sequences and embeddings; no underscores.
+OF_NO_LOGITS = {
+    "circle",
+    "ctc",
+    "dice",
+    "kldivergence",
+    "meanabsolutepercentageerror",
+    "meansquaredlogarithmicerror",
+    "poisson",
+    "tversky",
+}
+
+
+def _core(function):
+    """The function of a `functools.partial`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _from_logits(function):
+    """The `from_logits` of a loss or metric; `None` if it has none."""
+    if isinstance(function, (keras.losses.Loss, keras.metrics.Metric)):
+        return function.get_config().get("from_logits")
+    try:
+        parameter = inspect.signature(function).parameters.get("from_logits")
+    except (TypeError, ValueError):  # a callable without a signature
+        return None
+    return None if parameter is None else bool(parameter.default)

@@ -4,10 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks
+from keras_robustlt import checks, losses
 from keras_robustlt.losses import one_hot
 
 __all__ = ["ClasswiseAccuracy", "summarize", "tail_classes"]
+
+RESULTS = "accuracy", "tail_accuracy", "balanced_accuracy", "worst_accuracy"
 
 
 def tail_classes(class_counts, fraction=0.8):
@@ -58,6 +60,19 @@ def summarize(correct, total, tail):
     """  # noqa: E501
     correct = np.asarray(correct, "float64")
     total = np.asarray(total, "float64")
+    if correct.shape != total.shape or not np.all((correct >= 0) & (correct <= total)):
+        raise ValueError(
+            "`correct` must hold a number for each class, at most that of `total`. "
+            f"Received: correct={correct.tolist()}, total={total.tolist()}"
+        )
+    if not np.any(total):
+        raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
+    tail = np.asarray(tail, "int64")
+    if not np.all((tail >= 0) & (tail < len(total))):
+        raise ValueError(
+            f"`tail` must be classes from 0 to {len(total) - 1}. "
+            f"Received: {tail.tolist()}"
+        )
     present = total > 0
     per_class = correct[present] / total[present]
     tail_total = total[tail].sum()
@@ -70,6 +85,17 @@ def summarize(correct, total, tail):
             float(c / n) if n else None for c, n in zip(correct, total, strict=True)
         ],
     }
+
+
+def refuse_probabilities(argument, metric):
+    """Raises a ValueError if a metric, by name or as an object, takes probabilities."""
+    if metric in ("ce", "crossentropy"):
+        raise ValueError(
+            f"`{argument}` must be of logits: write keras.metrics.CategoricalCross"
+            f"entropy(from_logits=True). Received: {metric!r}"
+        )
+    if metric is not None:
+        losses.refuse_probabilities(argument, keras.metrics.get(metric))
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -104,8 +130,9 @@ class ClasswiseAccuracy(keras.metrics.Metric):
     ):
         super().__init__(name=name, **kwargs)
         self.class_counts = checks.class_counts(class_counts)
-        self.tail_fraction = tail_fraction
+        self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
         self.prefix = prefix
+        self.results = [f"{prefix}{name}" for name in RESULTS]
         self.tail = tail_classes(self.class_counts, tail_fraction)
         shape = self.class_counts.shape
         self.correct = self.add_variable(shape, initializer="zeros", name="correct")
@@ -131,17 +158,14 @@ class ClasswiseAccuracy(keras.metrics.Metric):
 
         present = ops.cast(self.total > 0, self.dtype)
         per_class = ops.divide_no_nan(self.correct.value, self.total.value)
-        return {
-            f"{self.prefix}accuracy": share(self.correct, self.total),
-            f"{self.prefix}tail_accuracy": share(
-                ops.take(self.correct, tail), ops.take(self.total, tail)
-            ),
-            f"{self.prefix}balanced_accuracy": share(per_class * present, present),
+        values = (
+            share(self.correct, self.total),
+            share(ops.take(self.correct, tail), ops.take(self.total, tail)),
+            share(per_class * present, present),
             # 0 as long as there are no examples at all.
-            f"{self.prefix}worst_accuracy": ops.min(
-                ops.where(self.total > 0, per_class, ops.max(per_class))
-            ),
-        }
+            ops.min(ops.where(self.total > 0, per_class, ops.max(per_class))),
+        )
+        return dict(zip(self.results, values, strict=True))
 
     def get_config(self):
         return {

@@ -7,6 +7,7 @@ Keras's own `train_step` does the rest, with `call`, `compute_loss` and
 precision and distribution are Keras's own.
 """
 
+import contextlib
 import functools
 import inspect
 
@@ -14,9 +15,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, checks, losses, methods, metrics, networks
+from keras_robustlt import (
+    attacks,
+    backend,
+    callbacks,
+    checks,
+    class_frequencies,
+    fit_arguments,
+    losses,
+    methods,
+    metrics,
+    networks,
+)
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
+from keras_robustlt.attacks import norms
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
@@ -27,6 +40,8 @@ __all__ = ["RobustLTModel"]
 BATCHNORM_STATISTICS = ("adversarial", "mixed")
 ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
+# What projections into the ball change by themselves, in float32.
+ROUNDING = 5e-7
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
 
@@ -51,7 +66,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `(batch, ...)`, to logits of shape `(batch, num_classes)`. Normalisation
             of the images belongs inside.
         class_counts: Integers of shape `(num_classes,)`: training images of each
-            class.
+            class, in the order of the labels, as `np.bincount(labels)` gives them. Or
+            a dictionary or pandas Series with the labels as keys, in any order.
         epsilon: Float. The base budget, in pixel units. Defaults to `8 / 255`.
         alpha: Float in `[0, 1]`. Strength of class-wise perturbation balancing; `0`
             is without. Defaults to `0.3`.
@@ -75,8 +91,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
         budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
-            `granularity` and `weighting`: `"uniform"`, `"cfa"`, `"dafa"` or a
-            `keras_robustlt.budget.Budget`.
+            `granularity` and `weighting`, which then may not be given: `"uniform"`,
+            `"cfa"`, `"dafa"` or a `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
             `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
@@ -95,6 +111,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         seed: Integer. Seed of the random starts. Defaults to `None`, which draws it
             from `keras.utils.set_random_seed`.
         name: String. The name of the model.
+
+    Attributes:
+        network: The classifier that is trained.
+        averaged_network: That with the average of the weights; `None` without one.
+        inference_network: Which of the two `evaluate` and `predict` use.
+        class_counts: Int64 array of shape `(num_classes,)`.
+        method: The base method, an object; its own attributes may be read.
+        budget: The rule for the budgets, an object: `budget.class_epsilon(schedule)`
+            gives those of the classes where training stands.
+        schedule: Where training stands: the integer variables `epoch`, from 0, `step`
+            of this epoch, from 1, `epochs` and `steps_per_epoch`, 0 if not known yet.
 
     Raises:
         ValueError: If an argument is out of range, `network` gives probabilities, or
@@ -121,14 +148,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         network,
         class_counts,
         epsilon=8 / 255,
-        alpha=0.3,
-        beta=0.8,
+        alpha=None,
+        beta=None,
         method="at",
         attack=None,
         attack_steps="full",
         evaluation_attack=None,
-        granularity="epoch",
-        weighting="perturbation",
+        granularity=None,
+        weighting=None,
         budget=None,
         augmentation="none",
         batchnorm_statistics="adversarial",
@@ -146,26 +173,35 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`network` must be a keras.Model that gives logits. "
                 f"Received: network={network!r} (of type {type(network).__name__})"
             )
-        checks.logits_not_probabilities(network)
+        checks.network(network)
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        self.attack = attack or attacks.PGD(self.epsilon)
+        self.attack = attacks.PGD(self.epsilon) if attack is None else attack
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
-        self.evaluation_attack = evaluation_attack or attacks.PGD(
-            self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
-        )
+        _runs_inside_a_step("attack", self.attack)
+        if evaluation_attack is None:
+            evaluation_attack = attacks.PGD(
+                self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
+            )
+        self.evaluation_attack = evaluation_attack
+        _runs_inside_a_step("evaluation_attack", evaluation_attack)
         for argument in ("attack", "evaluation_attack"):
-            _runs_inside_a_step(argument, getattr(self, argument))
             if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
                 raise ValueError(
                     f"`{argument}` must have the epsilon of the model. Received: "
                     f"epsilon={self.epsilon} and {argument}.epsilon="
                     f"{getattr(self, argument).epsilon}"
                 )
-        self.budget = _budget(budget, alpha, beta, granularity, weighting)
+        self.budget = _budget(
+            budget,
+            alpha=alpha,
+            beta=beta,
+            granularity=granularity,
+            weighting=weighting,
+        )
         self.averaging = weight_averaging.get(averaging)
         self.augmentation = checks.one_of(
             "augmentation", augmentation, tuple(AUGMENTATIONS)
@@ -173,19 +209,20 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
-        self.total_epochs = total_epochs and checks.positive_integer(
-            "total_epochs", total_epochs
-        )
+        self.total_epochs = total_epochs
+        if total_epochs is not None:
+            self.total_epochs = checks.positive_integer("total_epochs", total_epochs)
         self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
-        self.seed = seed
+        self.seed = seed = checks.seed(seed)
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
         self.schedule = Schedule(self)
+        # One for each purpose, so that validation does not change what training draws,
+        # and no numbers serve twice.
         self.start_seed = keras.random.SeedGenerator(seed)
-        # Of its own, so that validation does not change what training draws.
-        self.evaluation_seed = keras.random.SeedGenerator(seed)
-        self.augmentation_seed = keras.random.SeedGenerator(seed)
+        self.evaluation_seed = keras.random.SeedGenerator(_derived_seed(seed, 1))
+        self.augmentation_seed = keras.random.SeedGenerator(_derived_seed(seed, 2))
         self.method.build(self)
         self.budget.build(self)
         if isinstance(self.attack, attacks.Attack):
@@ -202,18 +239,22 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         def accuracy(prefix):
             return metrics.ClasswiseAccuracy(
-                self.class_counts, tail_fraction, f"{prefix}_", f"{prefix}_accuracy"
+                self.class_counts,
+                self.tail_fraction,
+                prefix=f"{prefix}_",
+                name=f"{prefix}_accuracy",
             )
 
         self.adversarial_accuracy = keras.metrics.Mean("adversarial_accuracy")
         self.clean_accuracy = accuracy("clean")
         self.robust_accuracy = accuracy("robust")
         self.batch_check = BatchCheck(self.num_classes)
+        self.attack_moves = keras.metrics.Mean("attack_moves")
         self._criterion = losses.cross_entropy
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
-            self._check_outputs(network.output_shape)
+            checks.outputs(network.output_shape, self.num_classes)
 
     # What happens in a step
 
@@ -240,20 +281,34 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             data: A batch of `fit`: `(x, y)` or `(x, y, sample_weight)`.
 
         Returns:
-            The batch with, in place of `x`, a dictionary of the images by name.
+            The batch with, in place of `x`, a dictionary of the images by name, and of
+            `"moved"`: 1 for each image that the attack moved, 0 for one that it left
+            where it started, and -1 for one without a budget.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x = self._augmented(x)
         images = {"clean": x}
         if "adversarial" in self._wanted:
-            class_epsilon = self.budget.class_epsilon(self.schedule)
-            attacking = self.method.attacks(self.schedule)
-            if attacking is not None:
-                class_epsilon = ops.where(attacking, class_epsilon, 0.0)
-            images["adversarial"] = self._training_attack(x, y, class_epsilon)
+            start = self.attack.starting_point(x, self.epsilon, self.start_seed)
+            x_adv = self._training_attack(x, y, start)
+            images["adversarial"] = x_adv
+            images["moved"] = self._moved(x, y, x_adv, start)
         return images, y, sample_weight
+
+    def class_epsilon(self):
+        """The budget of each class in the current step, 0 where there is no attack.
+
+        Returns:
+            A float32 tensor of shape `(num_classes,)`, in pixel units.
+        """
+        class_epsilon = self.budget.class_epsilon(self.schedule)
+        attacking = self.method.attacks(self.schedule)
+        if attacking is None:
+            return class_epsilon
+        return ops.where(attacking, class_epsilon, 0.0)
 
     def _augmented(self, x):
         if self.augmentation == "none":
@@ -265,10 +320,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         draws = replicas.drawn(draw, (ops.shape(x)[0], augment.num_draws))
         return augment(x, draws)
 
-    def _training_attack(self, x, y, class_epsilon):
+    def _training_attack(self, x, y, start):
         targets = losses.one_hot(y, self.num_classes)
+<<<<<<< HEAD
         start = self.attack.starting_point(x, self.epsilon, self.start_seed)
         epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
+=======
+        class_epsilon = self.class_epsilon()
+>>>>>>> main
 
         def perturb():
             loss = self.method.attack_loss
@@ -292,6 +351,21 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             self.attack.update(x, adversarial, epsilon)
         return adversarial
 
+    def _moved(self, x, y, x_adv, start):
+        """1 for each image that is not where it started, 0 for others, -1 for some.
+
+        Those are images without a budget, or with one too small to tell.
+        """
+        targets = losses.one_hot(y, self.num_classes)
+        epsilon = ops.matmul(targets, self.class_epsilon()[:, None])[:, 0]
+        per_pixel = ops.reshape(epsilon, (-1,) + (1,) * (len(x.shape) - 1))
+        norm = norms.get(getattr(self.attack, "norm", "linf"))
+        # The start is in the ball of the base budget; the image's own may be smaller.
+        start = norm.confine(x, per_pixel)(start)
+        distance = ops.max(ops.abs(x_adv - start), axis=range(1, len(x.shape)))
+        moved = ops.cast(distance > ROUNDING, "float32")
+        return ops.where(epsilon > 200 * ROUNDING, moved, -1.0)
+
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
         if self.attack_steps == "full":
@@ -304,6 +378,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The batch of `evaluate`, with its adversarial images."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
+        checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
         x_adv = self.evaluation_attack(
             self.inference_network, x, y, seed=self.evaluation_seed
@@ -362,7 +437,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The method's loss on the logits, and the network's own regularisation."""
-        self._check_outputs(next(iter(y_pred.values())).shape)
+        checks.outputs(next(iter(y_pred.values())).shape, self.num_classes)
         targets = losses.one_hot(y, self.num_classes)
         targets, y_pred, sample_weight = replicas.gathered(
             (targets, y_pred, sample_weight)
@@ -407,6 +482,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if isinstance(y_pred, dict):
             trained_on = next(iter(y_pred))
             self.batch_check.update_state(x["clean"], y, y_pred[trained_on])
+            if "moved" in x:
+                self.attack_moves.update_state(x["moved"], x["moved"] >= 0)
             if "robust" in y_pred:
                 self.robust_accuracy.update_state(y, y_pred["robust"], sample_weight)
             if "adversarial" in y_pred:
@@ -418,9 +495,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if "clean" in y_pred:
                 self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
             y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
-        if self._compile_metrics is not None:
-            self._compile_metrics.update_state(y, y_pred, sample_weight)
-        return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_metrics_result(self):
         """Results of the metrics that the current kind of step updates."""
@@ -451,6 +526,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             **kwargs: `metrics`, `jit_compile`, ... as in Keras.
         """
         self._criterion = losses.criterion(loss)
+        for argument in ("metrics", "weighted_metrics"):
+            for metric in keras.tree.flatten(kwargs.get(argument)):
+                metrics.refuse_probabilities(argument, metric)
         self._loss = loss
         optimizer = keras.optimizers.get(optimizer)
         float16 = any(
@@ -476,9 +554,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        self._check_data(call.arguments)
-        _add_callback(call, ScheduleClock(call.arguments.get("x")))
-        if hasattr(call.arguments.get("x"), "epoch"):
+        labels = fit_arguments.check(call.arguments, self.class_counts)
+        clock = ScheduleClock(call.arguments.get("x"))
+        if labels is not None:
+            split = call.arguments.get("validation_split")
+            fit_arguments.check_classes(labels, self.class_counts, split)
+            clock.labels_compared = True
+        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
+        _maximize(call.arguments["callbacks"], self._accuracies())
+        if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
         return super().fit(*call.args[1:], **call.kwargs)
@@ -491,7 +575,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
-        return super().train_on_batch(*args, **kwargs)
+        self._check_batch(keras.Model.train_on_batch, args, kwargs)
+        result = super().train_on_batch(*args, **kwargs)
+        self.batch_check.raise_if_wrong()
+        return result
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(self, *args, **kwargs):
+        self._check_batch(keras.Model.test_on_batch, args, kwargs)
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
+
+    def _check_batch(self, method, args, kwargs):
+        """Looks at the arrays of one batch."""
+        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
+        if isinstance(arguments["x"], np.ndarray):
+            arguments = {**arguments, "batch_size": len(arguments["x"])}
+        fit_arguments.check(arguments, self.class_counts)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -500,46 +600,40 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             call.arguments.get("callbacks"), keras.callbacks.CallbackList
         )
         if not in_fit:
-            self._check_data(call.arguments)
-            # Robust accuracy does not depend on what was evaluated before.
-            self.evaluation_seed.state.assign(
-                keras.random.SeedGenerator(self.evaluation_seed._initial_seed).state
-            )
-        self._evaluating = True
-        self._validating = in_fit
-        if self._tested != self.inference_network.name:
-            self.test_function = None  # it is another network's
-            self._tested = self.inference_network.name
-        try:
+            fit_arguments.check(call.arguments, self.class_counts)
+        with self._evaluation(in_fit):
             result = super().evaluate(*call.args[1:], **call.kwargs)
+        seen = ops.convert_to_numpy(self.clean_accuracy.total)
+        class_frequencies.check_evaluated(seen, in_fit)
+        return result
+
+    @contextlib.contextmanager
+    def _evaluation(self, in_fit=False):
+        """What holds while test steps are made."""
+        self._evaluating, self._validating = True, in_fit
+        try:
+            if self._tested != self.inference_network.name:
+                self.make_test_function(force=True)  # there is another network's
+                self._tested = self.inference_network.name
+            if not in_fit:
+                # Robust accuracy does not depend on what was evaluated before: the
+                # seed stays, and the count of what was drawn with it starts anew.
+                state = self.evaluation_seed.state
+                state.assign(ops.multiply(state, ops.cast([1, 0], state.dtype)))
+            yield
             self.batch_check.raise_if_wrong()
-            return result
         finally:
             self._evaluating = self._validating = False
 
-    def _check_data(self, arguments):
-        """Looks at arrays before a step is done; `batch_check` sees the rest."""
-        batch_size = arguments.get("batch_size") or 32
-        found = [("x", "y", arguments.get("x"), arguments.get("y"), batch_size)]
-        validation = arguments.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            names = "validation_data[0]", "validation_data[1]"
-            size = arguments.get("validation_batch_size") or batch_size
-            found.append((*names, *validation[:2], size))
-        for x_name, y_name, x, y, size in found:
-            if isinstance(x, np.ndarray):
-                checks.images(x, x_name)
-                checks.equal_parts(len(x), size)
-            if isinstance(y, (np.ndarray, list)):
-                checks.labels(y, self.num_classes, y_name)
+    @functools.wraps(keras.Model.export)
+    def export(self, *args, **kwargs):
+        # The classifier; attacks and losses are of no use to who serves it.
+        return self.inference_network.export(*args, **kwargs)
 
-    def _check_outputs(self, shape):
-        if len(shape) != 2 or shape[-1] != self.num_classes:
-            raise ValueError(
-                "`network` must give logits of shape (batch, num_classes), and "
-                f"`class_counts` has {self.num_classes} classes. Received a network "
-                f"with outputs of shape {tuple(shape)}"
-            )
+    def _accuracies(self):
+        """The names of the results of which a callback may want the highest."""
+        results = self.clean_accuracy.results, self.robust_accuracy.results
+        return {self.adversarial_accuracy.name, *results[0], *results[1]}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -592,17 +686,42 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
 
 def _runs_inside_a_step(argument, attack):
-    if not getattr(attack, "runs_compiled", True):
+    needed = ("starting_point", "perturb") if argument == "attack" else ("__call__",)
+    if not callable(attack) or not hasattr(attack, "epsilon"):
+        raise ValueError(
+            f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
+            f"steps=10). Received: {argument}={attack!r}"
+        )
+    if not getattr(attack, "runs_compiled", True) or not all(
+        hasattr(attack, name) for name in needed
+    ):
         raise ValueError(
             f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
-            "cannot, as it stops with each image by itself. Use PGD or FGSM, and "
-            "`keras_robustlt.evaluate(model, x, y, attacks=...)` for attacks such as "
-            f"this one. Received: {argument}={attack!r}"
+            f"cannot. Use PGD, FGSM or an attack with {' and '.join(needed)} as PGD "
+            "has them, and `keras_robustlt.evaluate(model, x, y, attacks=...)` for "
+            f"others. Received: {argument}={attack!r}"
         )
 
 
-def _budget(rule, *robustlt):
-    return budgets.RobustLT(*robustlt) if rule is None else budgets.get(rule)
+def _budget(rule, **robustlt):
+    given = {name: value for name, value in robustlt.items() if value is not None}
+    if rule is None:
+        return budgets.RobustLT(**given)
+    if given:
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in given)} belong to the budget of "
+            "RobustLT, and `budget` takes its place. Give a rule its own arguments, "
+            "such as budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
+            f"Received: budget={rule!r}, {given}"
+        )
+    return budgets.get(rule)
+
+
+def _derived_seed(seed, purpose):
+    """Another seed from `seed`; `None`, by which Keras draws one, stays."""
+    if seed is None:
+        return None
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
 
 
 def _feature_networks(*every):
@@ -624,16 +743,12 @@ def _attacked(logits, images):
     }
 
 
-def _add_callback(call, callback):
-    """Puts `callback` first: the schedule is set before others look at it."""
-    callbacks = call.arguments.get("callbacks")
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.callbacks.insert(0, callback)
-        callback.set_model(callbacks.model)
-        callback.set_params(callbacks.params)
-        return
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    call.arguments["callbacks"] = [callback, *callbacks]
+def _maximize(callbacks, accuracies):
+    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
+
+    Keras looks for the direction among the metrics given to `compile`.
+    """
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
+        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"

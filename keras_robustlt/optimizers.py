@@ -9,8 +9,10 @@ every change of the rate.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.backend import replicas
 
 __all__ = ["SGD"]
@@ -74,16 +76,12 @@ class SGD(keras.optimizers.Optimizer):
         weight_decay=0.0,
         **kwargs,
     ):
-        if not 0 <= momentum < 1:
+        if checks.in_range("momentum", momentum, 0, 1) == 1:
             raise ValueError(
                 "`momentum` must be in [0, 1); 0.9 is the usual value. "
                 f"Received: momentum={momentum}"
             )
-        if weight_decay is None or weight_decay < 0:
-            raise ValueError(
-                "`weight_decay` must be a number of at least 0; use 0.0 to switch "
-                f"it off. Received: weight_decay={weight_decay}"
-            )
+        weight_decay = checks.in_range("weight_decay", weight_decay, 0, np.inf)
         if nesterov and momentum == 0:
             raise ValueError(
                 "`nesterov=True` needs a momentum above 0. Received: "

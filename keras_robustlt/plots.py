@@ -1,13 +1,14 @@
 """Pictures: the budget over training, and what each class gained."""
 
-import pathlib
-
 import numpy as np
+
+from keras_robustlt import files
 
 __all__ = ["accuracy_per_class", "contact_sheet", "save", "schedule"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LONGEST_NAME = 30
 
 
 def _axes(width, height):
@@ -20,6 +21,30 @@ def _axes(width, height):
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def as_text(name):
+    """The name of a class, which need not be text or UTF-8, as text that is."""
+    if not isinstance(name, bytes):
+        name = str(name).encode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _label(name, index):
+    """What a picture calls the class `index`: its name, where the font has it."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    name = " ".join(as_text(name).split())
+    known = get_font(findfont(FontProperties())).get_charmap()
+    if not name or any(ord(letter) not in known for letter in name):
+        return f"class {index}"
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _legend(axes, lines, labels, **where):
+    # With the lines at hand, as they are, and no mathematics: names may have "_", "$".
+    for text in axes.legend(lines, labels, frameon=False, **where).get_texts():
+        text.set_parse_math(False)
 
 
 def schedule(class_epsilon, class_names, weights=None, epochs=None):
@@ -41,20 +66,26 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     >>> krl.plots.save(figure, "schedule.png")
     """
     class_epsilon = np.asarray(class_epsilon, "float64")
+    if class_epsilon.ndim != 2 or class_epsilon.shape[1] != len(class_names):
+        raise ValueError(
+            "`class_epsilon` must have the shape (epochs, num_classes), and "
+            f"`class_names` has {len(class_names)} names. Received: class_epsilon of "
+            f"shape {class_epsilon.shape}"
+        )
     epochs = np.arange(len(class_epsilon)) if epochs is None else np.asarray(epochs)
     figure, axes = _axes(8, 4.5)
     from matplotlib import colormaps
 
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(class_names)))
-    few = len(class_names) <= 12
-    for index, name in enumerate(class_names):
+    lines = [
         axes.plot(
             epochs + 1,
             255 * class_epsilon[:, index],
             color=colours[index],
             marker="o" if len(epochs) == 1 else None,
-            label=name if few else None,
-        )
+        )[0]
+        for index in range(len(class_names))
+    ]
     title = "Perturbation budget of each class"
     if weights is not None:
         title += f" ($w_t$ from {weights[0]:.2f} to {weights[-1]:.2f})"
@@ -62,8 +93,9 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(bottom=0)
     axes.set_xlim(1, max(epochs[-1] + 1, 2))
-    if few:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    if len(class_names) <= 12:
+        labels = [_label(name, index) for index, name in enumerate(class_names)]
+        _legend(axes, lines, labels, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -91,26 +123,27 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     places = np.arange(len(order))
     figure, axes = _axes(max(8, 0.45 * len(order) * len(runs)), 4.5)
     width = 0.8 / len(runs)
+    bars, labels = [], []
     for index, run in enumerate(runs):
         offset = places + (index - (len(runs) - 1) / 2) * width
         colour = COLOURS[index % len(COLOURS)]
         for name, alpha in (("clean", 0.35), (attack, 1.0)):
             heights = [results[run][name]["per_class"][c] or 0.0 for c in order]
-            label = f"{run}: {'clean' if name == 'clean' else name}"
-            axes.bar(
-                offset, heights, 0.92 * width, color=colour, alpha=alpha, label=label
+            bars.append(
+                axes.bar(offset, heights, 0.92 * width, color=colour, alpha=alpha)
             )
-    names = [f"{settings['class_names'][c]}\n{counts[c]}" for c in order]
-    axes.set_xticks(places, names, fontsize=8)
+            labels.append(f"{run}: {name}")
+    names = settings["class_names"]
+    ticks = [f"{_label(names[c], c)}\n{counts[c]}" for c in order]
+    axes.set_xticks(places, ticks, fontsize=8, parse_math=False)
     axes.set(
         ylabel="accuracy",
         xlabel="class and its number of training images",
         ylim=(0, 1),
         title=title or "",
     )
-    axes.legend(
-        frameon=False, ncols=len(runs), loc="lower center", bbox_to_anchor=(0.5, 1.08)
-    )
+    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.08)}
+    _legend(axes, bars, labels, ncols=len(runs), **where)
     return figure
 
 
@@ -171,7 +204,7 @@ def contact_sheet(rows, labels):
 
 def save(figure, path):
     """Writes `figure` as a PNG file."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    path = files.local_path("path", path)
+    with files.replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     return path

@@ -1,7 +1,15 @@
 """Where training stands, as variables that the compiled step reads."""
 
+import warnings
+
 import keras
 from keras import ops
+
+from keras_robustlt import class_frequencies
+from keras_robustlt.data.resumption import epoch_variables
+
+# Share of the images below which an attack is taken for one without a gradient.
+FEW = 0.001
 
 
 class Schedule:
@@ -22,7 +30,9 @@ class Schedule:
             return model.add_weight(
                 name=f"schedule_{name}",
                 shape=(),
-                dtype="int32",
+                # Keras's own kind: int32 variables stay on the host in TensorFlow,
+                # where a step that XLA compiles for a GPU cannot read them.
+                dtype="int",
                 initializer="zeros",
                 trainable=False,
             )
@@ -63,6 +73,23 @@ class Schedule:
         return epoch * steps + step, total * steps
 
 
+def makes_attacks(model):
+    """Whether the schedule of `model`, as long as it is, has a step with an attack."""
+    schedule = model.schedule
+    last_step = schedule.steps_per_epoch.value
+    # Backwards, as budgets grow.
+    for epoch in reversed(range(int(schedule.epochs))):
+        there = [(schedule.epoch, epoch), (schedule.step, last_step)]
+        with keras.StatelessScope(there):
+            weight = model.budget.loss_weight(schedule)
+            strength = ops.max(model.class_epsilon())
+            if weight is not None:
+                strength = weight * strength
+        if float(strength) > 0:
+            return True
+    return False
+
+
 class ScheduleClock(keras.callbacks.Callback):
     """Keeps the model's schedule, and the order of its data, in step with `fit`."""
 
@@ -70,7 +97,9 @@ class ScheduleClock(keras.callbacks.Callback):
         super().__init__()
         # Pipelines of this package draw their order from (seed, epoch): told the
         # epoch, they give the same batches after a restart.
-        self.dataset_epoch = getattr(dataset, "epoch", None)
+        self.dataset_epochs = epoch_variables(dataset)
+        # Labels in arrays are looked at before training, others after an epoch.
+        self.labels_compared = False
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -82,12 +111,25 @@ class ScheduleClock(keras.callbacks.Callback):
                 "granularity='epoch'."
             )
         model.schedule.start(model.total_epochs or self.params["epochs"], steps)
-        self.checked = False
+        self.checked = self.warned = False
+        wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
+        if wants_attacks and not makes_attacks(model):
+            warnings.warn(
+                f"In all of this training, of {int(model.schedule.epochs)} epoch(s), "
+                "there is no attack, so the network will not be robust: with "
+                f"budget={model.budget} and method={model.method} the budget is 0 in "
+                "each of them. If this is a part of a longer training, say how long "
+                "all of it is, RobustLTModel(..., total_epochs=...), and where in it "
+                "this part begins, fit(..., initial_epoch=...). Otherwise train for "
+                "more epochs, let the budget grow with each step (granularity='step') "
+                "or have all of it from the start (beta=0).",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.schedule.begin_epoch(epoch)
-        if self.dataset_epoch is not None:
-            self.dataset_epoch.assign(epoch)
+        for variable in self.dataset_epochs:
+            variable.assign(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         # After the first step of all, so that a mistake costs no more, and at the end
@@ -97,12 +139,32 @@ class ScheduleClock(keras.callbacks.Callback):
             self.model.batch_check.raise_if_wrong()
 
     def on_test_begin(self, logs=None):
-        self.model.batch_check.raise_if_wrong()  # before validation resets it
+        self._look_at_epoch()  # before validation resets what is known of it
 
     def on_test_end(self, logs=None):
         self.model.batch_check.raise_if_wrong()
 
+    def _look_at_epoch(self):
+        model = self.model
+        model.batch_check.raise_if_wrong()
+        if not self.labels_compared:
+            self.labels_compared = True
+            labels = ops.convert_to_numpy(model.batch_check.labels)
+            class_frequencies.compare(model.class_counts, labels)
+        tried = float(model.attack_moves.count)
+        if not self.warned and tried and float(model.attack_moves.result()) < FEW:
+            self.warned = True
+            warnings.warn(
+                f"The training attack has moved hardly any of {tried:.0f} images from "
+                "where it started: no gradient of its loss reaches the images, so this "
+                "is training on random noise. A layer may stop the gradient, by "
+                "rounding, `stop_gradient`, a cast to integers or a comparison, or the "
+                "units of the network may be dead. `keras_robustlt.diagnose(network, "
+                "x, y)` tells more.",
+                stacklevel=2,
+            )
+
     def on_epoch_end(self, epoch, logs=None):
-        self.model.batch_check.raise_if_wrong()
+        self._look_at_epoch()
         if self.model.averaging is not None:
             self.model.averaging.end_epoch(self.model, logs or {})

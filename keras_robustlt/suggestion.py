@@ -21,7 +21,7 @@ BALANCED_RATIO = 2
 # The budget of the rarest class in units of epsilon, at most.
 MOST_OF_RAREST = 2.0
 # Steps after which small networks change little, and bounds on passes over the data.
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 30, 200
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 30, 200
 BATCH_SIZES = (16, 32, 64, 128)
 # Images that are looked at; each is compared with each.
 EXAMPLES = 600
@@ -272,7 +272,7 @@ def _alpha(counts):
     if counts.max() < BALANCED_RATIO * counts.min():
         return 0.0, "the classes are about equally large: there is nothing to balance"
     # The budget of a class is linear in alpha: 1 at 0, and this at 1.
-    whole = classwise_epsilon(counts, 1 / 255, 1.0).max() * 255
+    whole = classwise_epsilon(counts, 1e-6, 1.0).max() / 1e-6
     alpha = min(ALPHA, (MOST_OF_RAREST - 1) / (whole - 1))
     alpha = np.floor(1000 * alpha + 1e-9) / 1000
     rarest = 1 + alpha * (whole - 1)

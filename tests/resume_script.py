@@ -1,7 +1,7 @@
-"""Trains on digits: `resume_script.py DIRECTORY [KILL_AT_STEP]`, for test_callbacks.
+"""Trains: `resume_script.py DIRECTORY [KILLED_DIRECTORY STEP]`, for test_checkpoint.
 
-Without a step it trains to the end, going on where an interrupted run stopped, and
-writes the weights. With one it kills itself there.
+Trains to the end, going on where an interrupted run stopped, and writes the weights;
+then, if asked to, begins the same in another directory and kills itself at a step.
 """
 
 import os
@@ -27,22 +27,23 @@ class Kill(keras.callbacks.Callback):
 
 
 def train(directory, kill_at_step=None):
-    tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(1)
-    data = krl.data.long_tail("digits", imbalance_ratio=10, batch_size=64)
+    labels = np.repeat([0, 1, 2], [16, 12, 4])
+    images = np.random.default_rng(0).random((32, 16, 16, 1), "float32")
+    data = krl.data.pipeline(images, labels, 8, augmentation="base", seed=1)
     network = keras.Sequential(
         [
-            keras.Input(data.input_shape),
-            keras.layers.Conv2D(4, 3, strides=2),
+            keras.Input((16, 16, 1)),
+            keras.layers.Conv2D(4, 3, strides=4),
             krl.layers.BatchNormalization(),
             keras.layers.ReLU(),
             keras.layers.Flatten(),
-            keras.layers.Dense(10),
+            keras.layers.Dense(3),
         ]
     )
     model = krl.RobustLTModel(
         network,
-        data.class_counts,
+        np.bincount(labels),
         epsilon=0.1,
         beta=0.5,
         granularity="step",
@@ -57,10 +58,13 @@ def train(directory, kill_at_step=None):
     ]
     if kill_at_step:
         callbacks.append(Kill(kill_at_step))
-    history = model.fit(data.train, epochs=3, verbose=0, callbacks=callbacks)
+    history = model.fit(data, epochs=3, verbose=0, callbacks=callbacks)
     arrays = {f"w{i}": w for i, w in enumerate(network.get_weights())}
     np.savez(directory / "end.npz", **arrays, **history.history)
 
 
 if __name__ == "__main__":
-    train(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    tf.config.experimental.enable_op_determinism()
+    train(pathlib.Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        train(pathlib.Path(sys.argv[2]), int(sys.argv[3]))

@@ -253,6 +253,8 @@ def test_bfloat16_network_is_attacked_in_float32(images):
         ({"steps": 0}, "`steps` must be an integer of at least 1. Received: 0"),
         ({"steps": 2.5}, "`steps`"),
         ({"step_size": -1}, "`step_size`"),
+        ({"step_size": float("nan")}, "`step_size`"),
+        ({"step_size": 0}, "`step_size` must be above 0.*Received: step_size=0"),
         ({"norm": "l1"}, "`norm` must be one of 'linf', 'l2'. Received: 'l1'"),
         ({"loss": "hinge"}, "`loss` must be one of 'cross_entropy', 'dlr', 'margin'"),
     ],
@@ -279,8 +281,8 @@ def test_restarts_keep_what_is_misclassified_or_else_has_the_highest_loss():
         logits = keras.ops.convert_to_numpy(bumpy_network(x_adv))
         return logits.argmax(axis=1) == 1
 
-    once = PGD(0.25, steps=1, step_size=0.0)(bumpy_network, x, y, seed=0)
-    many = PGD(0.25, steps=1, step_size=0.0, restarts=6)
+    once = PGD(0.25, steps=1, step_size=1e-9)(bumpy_network, x, y, seed=0)
+    many = PGD(0.25, steps=1, step_size=1e-9, restarts=6)
     often = many(bumpy_network, x, y, seed=0)
     assert_valid(often, x, 0.25, "linf")
     # One start in 15 is in the dip, one of six starts for a third of the images.
@@ -365,3 +367,29 @@ def test_shown_as_it_was_made():
         "loss='margin', restarts=1)"
     )
     assert repr(PGD(0.1, 3, 0.05, "l2", loss="margin")) == expected
+
+
+# What a call is given
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: {"x": 255 * x}, "pixels from 0 to 255"),
+        (lambda x, y: {"x": (255 * x).astype("uint8")}, "floating-point images"),
+        (lambda x, y: {"x": np.where(x > 0.5, np.nan, x)}, "not a number"),
+        (lambda x, y: {"y": y + 1}, "`y` must hold labels from 0 to 2"),
+        (lambda x, y: {"y": y[:3]}, "12 images and 3 labels"),
+        (lambda x, y: {"y": y + 0.5}, "`y` must hold integer labels"),
+        (lambda x, y: {"epsilon": [0.1, 0.2]}, "one for each of the 12 images"),
+        (lambda x, y: {"epsilon": np.full(12, np.nan)}, "`epsilon`"),
+        (lambda x, y: {"epsilon": -0.1}, "`epsilon`"),
+        (lambda x, y: {"step_size": np.full(12, -1.0)}, "`step_size`"),
+        (lambda x, y: {"network": dense_network(1)}, "at least 2 classes.*Dense.2"),
+    ],
+)
+def test_bad_calls(images, change, message):
+    x, y = images
+    arguments = {"network": dense_network(), "x": x, "y": y, **change(x, y)}
+    with pytest.raises(ValueError, match=message):
+        PGD(0.1, steps=1)(**arguments)

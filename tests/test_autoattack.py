@@ -185,13 +185,48 @@ def test_versions():
 def test_few_classes():
     x, y = np.full((2, 6, 6, 3), 0.5, "float32"), [0, 1]
     for version, classes, message in [
-        ("standard", 3, "at least 4 classes.*APGD.loss='cross_entropy'., FAB and Sq"),
-        ("rand", 2, "at least 3 classes"),
+        (["apgd-t"], 3, "at least 4 classes.*APGD.loss='cross_entropy'., FAB and Sq"),
+        (["apgd-dlr"], 2, "at least 3 classes"),
+        ("standard", 1, r"at least 2 classes.*end it in Dense\(2\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             AutoAttack(version)(dense_network(classes), x, y)
     stages = AutoAttack(["apgd-ce", "fab-t"], 0.5).stages(dense_network(2), x, y)
     assert [stage.robust.sum() for stage in stages][-1] == 0
+
+
+def test_versions_for_two_and_three_classes():
+    def names(version, classes):
+        return list(AutoAttack(version)._for_classes(classes))
+
+    standard = ["apgd-ce", "apgd-t (margin)", "fab-t", "square"]
+    assert names("standard", 2) == names("standard", 3) == standard
+    assert names("rand", 2) == ["apgd-ce", "apgd-dlr (margin)"]
+    for version in ("standard", "plus", "rand"):
+        AutoAttack(version).check_classes(2)
+        assert names(version, 4) == list(AutoAttack(version).attacks)
+    assert names("rand", 3) == ["apgd-ce", "apgd-dlr"]
+    attack = AutoAttack("rand", 0.05, "l2", batch_size=7)
+    margin = attack._for_classes(2)["apgd-dlr (margin)"]
+    expected = {**attack.attacks["apgd-dlr"].get_config(), "loss": "margin"}
+    assert margin.get_config() == expected and margin.eot == 20
+    # The same object again, with what is compiled for it.
+    assert attack._for_classes(2)["apgd-dlr (margin)"] is margin
+
+
+def test_two_classes():
+    """All stages of the standard version, on a network whose answers are known."""
+    x = np.array([0.6, 0.52, 0.47, 0.1], "float32")[:, None, None, None]
+    x = np.broadcast_to(x, (4, 3, 3, 1))
+    network = dense_network(2, (3, 3, 1))
+    network.set_weights([np.array([[1.0, -1.0]] * 9), np.array([-4.5, 4.5])])
+    attack = AutoAttack(epsilon=0.05, seed=0)
+    for part in attack.attacks.values():
+        part.steps = part.queries = 3
+    clean, *stages = attack.stages(network, x, [0, 0, 1, 1])
+    assert [stage.name for stage in stages][1] == "apgd-t (margin)"
+    assert clean.robust.all()
+    np.testing.assert_array_equal(stages[-1].robust, [True, False, False, True])
 
 
 @pytest.mark.parametrize(

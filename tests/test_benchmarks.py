@@ -1,5 +1,7 @@
 """The benchmarks: what they count, compare and write; and the GPU suite's dry run."""
 
+import ast
+import graphlib
 import os
 import pathlib
 import subprocess
@@ -25,6 +27,20 @@ def cell(**arguments):
     import sides
 
     return sides.Cell(**{"network": "wrn-10-1", "batch_size": 4, **arguments})
+
+
+def test_no_script_imports_itself_in_a_circle():
+    names = {path.stem for path in BENCHMARKS.glob("*.py")}
+    imports = {name: set() for name in names}
+    for name in names:
+        tree = ast.parse((BENCHMARKS / f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imports[name] |= {each.name for each in node.names} & names
+            elif isinstance(node, ast.ImportFrom):
+                imports[name] |= {node.module} & names
+    assert imports["torch_best"] == {"torch_baseline"}
+    graphlib.TopologicalSorter(imports).prepare()  # or it raises CycleError
 
 
 # What a step costs

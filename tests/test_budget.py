@@ -19,8 +19,8 @@ def test_classwise_epsilon_by_hand():
     actual = classwise_epsilon([80, 20], epsilon=0.1, alpha=0.3)
     np.testing.assert_allclose(actual, [0.07, 0.07 + 0.3 * 0.1 * 5])
     # sqrt(log 2) and sqrt(log 16) are in the ratio 1 to 2.
-    actual = classwise_epsilon([16, 8, 1], epsilon=1.0, alpha=1.0)
-    np.testing.assert_allclose(actual, [0, 2.5, 5.0])
+    actual = classwise_epsilon([16, 8, 1], epsilon=0.1, alpha=1.0)
+    np.testing.assert_allclose(actual, [0, 0.25, 0.5])
     assert actual.dtype == np.float64
 
 
@@ -32,7 +32,7 @@ def test_alpha_zero_is_uniform_and_alpha_one_spares_the_largest_class():
 @few
 @given(counts_of_classes, share, share)
 def test_mean_over_the_training_data_is_epsilon(counts, epsilon, alpha):
-    budget = classwise_epsilon(counts, epsilon, alpha)
+    budget = classwise_epsilon(counts, epsilon, alpha, norm="l2")
     np.testing.assert_allclose(np.average(budget, weights=counts), epsilon, 1e-9)
     assert budget.min() >= 0
 
@@ -49,15 +49,24 @@ def test_balanced_counts_give_the_uniform_budget(count, classes, alpha):
 def test_order_of_the_classes_does_not_matter(counts, random):
     order = list(range(len(counts)))
     random.shuffle(order)
-    shuffled = classwise_epsilon(np.array(counts)[order], 0.1, 0.3)
-    np.testing.assert_allclose(shuffled, classwise_epsilon(counts, 0.1, 0.3)[order])
+    shuffled = classwise_epsilon(np.array(counts)[order], 1e-4, 0.3)
+    np.testing.assert_allclose(shuffled, classwise_epsilon(counts, 1e-4, 0.3)[order])
 
 
 @few
 @given(counts_of_classes, st.floats(0.01, 1))
 def test_rarer_classes_get_more(counts, alpha):
     counts = np.unique(counts + [10_001])
-    assert np.all(np.diff(classwise_epsilon(counts, 0.1, alpha)) < 0)
+    assert np.all(np.diff(classwise_epsilon(counts, 1e-4, alpha)) < 0)
+
+
+def test_a_budget_that_makes_all_images_the_same():
+    with pytest.warns(UserWarning, match="budget of 0.55.* times `epsilon`"):
+        tiny_model(dense_network(2), [150, 10], epsilon=0.1)
+    # In the Euclidean norm, 1 is not much.
+    attack = krl.attacks.PGD(0.5, norm="l2")
+    model = tiny_model(dense_network(2), [150, 10], epsilon=0.5, attack=attack)
+    assert model.budget.class_epsilon(model.schedule).shape == (2,)
 
 
 def test_counts_as_a_dictionary():
@@ -83,6 +92,9 @@ def test_counts_as_a_dictionary():
         ([5, 3], 8, 0.3, r"8 / 255.*Received: epsilon=8"),
         ([5, 3], -0.1, 0.3, "`epsilon` must be a number"),
         ([5, 3], "0.1x", 0.3, "`epsilon` must be a number"),
+        ([5, 3], "0.1", 0.3, "`epsilon` must be a number"),
+        ([5, 3], True, 0.3, "`epsilon` must be a number"),
+        ([10_000, 10], 8 / 255, 0.3, "class 1, of 10 images.*budget of 9.44.*Lower it"),
     ],
 )
 def test_bad_class_budgets(counts, epsilon, alpha, message):
@@ -113,7 +125,7 @@ def test_iteration_weight_grows_from_zero_within_zero_and_one(total, beta):
         (0, 5, 0.8, r"`t` counts iterations from 1.*t=0.0, total=5"),
         (6, 5, 0.8, r"`t` counts iterations from 1"),
         ([1, 9], 5, 0.8, r"`t` counts iterations from 1"),
-        (1, 0, 0.8, "`total` must be at least 1"),
+        (1, 0, 0.8, "`total` must be an integer of at least 1"),
         (1, 5, -0.1, "`beta` must be a number at least 0"),
     ],
 )

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from tiny_models import FIT, tiny_model, trained
+from tiny_models import FIT, tiny_model
 
 import keras_robustlt as krl
 
@@ -101,17 +101,3 @@ def test_class_weights_multiply_the_losses(images, same_network):
     ]
     losses = [loss if np.isscalar(loss) else loss[0] for loss in losses]
     assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
-
-
-def test_state_survives_an_interruption(images, tmp_path):
-    def model():
-        keras.utils.set_random_seed(3)
-        return tiny_model(budget=krl.budget.CFA(start=0.0))
-
-    whole = trained(images, model(), epochs=4)
-    for epochs in (2, 4):
-        part = model()
-        part.total_epochs = 4
-        callbacks = [krl.callbacks.Checkpoint(tmp_path)]
-        weights = trained(images, part, epochs=epochs, callbacks=callbacks)
-    np.testing.assert_array_equal(weights, whole)

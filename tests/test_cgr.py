@@ -109,7 +109,7 @@ def test_loss():
 def test_training_over_another_method(images):
     x, y = images
     method = krl.methods.CGR("trades", start=1)
-    model = tiny_model(method=method, epsilon=0.3)
+    model = tiny_model(method=method, epsilon=0.2)
     history = model.fit(x, y, epochs=3, **FIT).history
     assert np.all(np.isfinite(history["loss"]))
     assert float(method.epochs) == 2

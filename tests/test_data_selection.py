@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_robustlt.data import long_tail_arrays
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
 
 SHARED = pathlib.Path(
@@ -79,7 +80,11 @@ def test_indices_have_the_counts_and_do_not_overlap(counts, fraction, seed):
     assert len(set(both)) == len(both)
     assert np.bincount(LABELS[both], minlength=3).tolist() == counts
     held_out = np.bincount(LABELS[validation], minlength=3)
-    assert held_out.tolist() == [int(n * fraction) for n in counts]
+    least = [fraction > 0 and n > 1 for n in counts]
+    expected = [
+        max(int(n * fraction), few) for n, few in zip(counts, least, strict=True)
+    ]
+    assert held_out.tolist() == expected
 
 
 def test_seed_names_the_split():
@@ -95,6 +100,34 @@ def test_validation_takes_nothing_from_outside_the_selection():
     train, validation = long_tail_indices(LABELS, [20, 10, 5], 102, 0.2)
     assert len(none) == 0
     assert set(whole) == set(train) | set(validation)
+
+
+@given(
+    num_groups=st.integers(2, 30),
+    fraction=st.floats(0.05, 0.6),
+    seed=st.integers(0, 2**32),
+    imbalance=st.integers(1, 20),
+)
+def test_groups_are_whole_and_no_class_is_used_up(
+    num_groups, fraction, seed, imbalance
+):
+    generator = np.random.default_rng(seed)
+    counts = [60, 60 // imbalance, max(2, 20 // imbalance)]
+    labels = np.repeat([0, 1, 2], counts)
+    groups = generator.integers(0, num_groups, len(labels))
+    train, validation = long_tail_indices(labels, None, seed, fraction, groups)
+    assert sorted([*train, *validation]) == list(range(len(labels)))
+    assert not set(groups[train]) & set(groups[validation])
+    assert np.bincount(labels[train], minlength=3).min() > 0
+    again = long_tail_indices(labels, None, seed, fraction, groups.astype(str))
+    if num_groups <= 10:  # Beyond, text sorts in another order.
+        assert (train == again[0]).all()
+
+
+def test_groups_of_one_image_meet_the_numbers():
+    labels = np.repeat([0, 1, 2], [60, 20, 4])
+    _, validation = long_tail_indices(labels, None, 102, 0.25, np.arange(84))
+    assert np.bincount(labels[validation]).tolist() == [15, 5, 1]
 
 
 def test_no_counts_keep_everything():
@@ -115,6 +148,17 @@ def test_no_counts_keep_everything():
 def test_indices_refuse(labels, counts, message):
     with pytest.raises(ValueError, match=message):
         long_tail_indices(labels, counts, 102)
+
+
+def test_classes_that_validation_lacks_are_named():
+    x = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+    y = np.repeat([0, 1, 2], [10, 4, 1])
+    options = {"imbalance_ratio": None, "validation_fraction": 0.1}
+    with pytest.warns(UserWarning, match="none of the classes 2, which have one image"):
+        data = long_tail_arrays(((x, y), (x, y)), **options)
+    assert np.bincount(data.validation[1]).tolist() == [1, 1]
+    with pytest.warns(UserWarning, match="classes 1, 2, which have one image or group"):
+        long_tail_arrays(((x, y), (x, y)), groups=[*range(10), *[10] * 5], **options)
 
 
 def test_validation_fraction_below_one():

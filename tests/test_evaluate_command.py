@@ -103,18 +103,36 @@ def test_what_the_config_says(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epsilon=eight"], "--epsilon must be a number.*'eight'"),
-        (["--epsilon=8"], "write 8 / 255"),
-        (["--attacks=cleen"], "`attacks` must be of.*'cleen'"),
+        (["--attacks=cleen"], "An attack must be .*'cleen'"),
         (["--class_counts=1,b"], "--class_counts must be whole numbers"),
         (["--class_counts=1,2"], "`class_counts` must have 4 entries"),
         (["--data=nowhere.npz"], "no file or folder is there"),
         (["--config=nowhere.json"], "nowhere.json"),
+        (["--config=data.npz"], "--config must be the config.json of a run"),
+        (["--cache=results.txt"], "--cache must be .* ends in .npz"),
+        (["--output=results.txt"], "--output must be .* ends in .json"),
+        (["--output=config.json"], "--output and --config must be two files"),
+        (
+            ["--output=a.json", "--per_example", "--cache=a.npz"],
+            "--cache and --per_example must be two files. .*a.npz",
+        ),
+        (["--cache=data.npz"], "--cache and --data must be two files"),
+        (["--output=network.keras/a.json"], "Cannot write .*network.keras"),
     ],
 )
-def test_bad_flags(files, arguments, message):
+def test_bad_flags(files, arguments, message, monkeypatch):
+    before = sorted(files[0].iterdir())
+    monkeypatch.chdir(files[0])
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
         command(files[0], *arguments)
+    assert sorted(files[0].iterdir()) == before
+
+
+@pytest.mark.parametrize("value", ["eight", "8"])
+def test_an_epsilon_that_is_none(files, value):
+    message = f"--epsilon={value}: it must be a number from 0 to 1"
+    with pytest.raises(flags.IllegalFlagValueError, match=message):
+        command(files[0], f"--epsilon={value}")
 
 
 def test_what_must_be_given(files):
@@ -132,6 +150,40 @@ def test_what_must_be_given(files):
             evaluate_command.main(argv, values)
     with pytest.raises(app.UsageError, match="give it too"):
         command(folder, "--per_example")
+
+
+def test_a_network_that_cannot_be_read(files):
+    (files[0] / "broken.keras").write_text("nothing")
+    with pytest.raises(SystemExit, match="broken.keras is no network that Keras can"):
+        command(files[0], network="broken.keras")
+
+
+def test_written_before_it_is_printed(files, monkeypatch):
+    def closed(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    output = files[0] / "results.json"
+    with pytest.raises(BrokenPipeError):
+        command(files[0], "--attacks=clean", f"--output={output}")
+    assert krl.EvaluationResults.from_json(output)["clean"]["all"] >= 0
+
+
+def test_printed_where_it_cannot_be_written(files, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(krl.EvaluationResults, "to_json", full)
+    with pytest.raises(SystemExit, match="error: .*No space left"):
+        command(files[0], "--attacks=clean", f"--output={files[0] / 'a.json'}")
+    assert "20 test images of data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"settings": 3}'])
+def test_a_damaged_config_is_named(files, content):
+    (files[0] / "config.json").write_bytes(content)
+    with pytest.raises(SystemExit, match="--config must be .*config.json"):
+        command(files[0], "--attacks=clean")
 
 
 @pytest.mark.slow_on_jax

@@ -16,7 +16,6 @@ from tiny_models import (
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation.progress import Progress, duration
-from keras_robustlt.evaluation.runners import attack_by_name
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.
@@ -283,7 +282,7 @@ def test_an_image_is_judged_as_it_is_returned():
     just_below = np.nextafter(np.float64(0.5), 0)
     attacks = {"mine": lambda network, x, y, seed: np.full(x.shape, just_below)}
     x, y = np.array([[0.9]], "float32"), np.array([0])
-    results = evaluate(x, y, attacks=attacks)
+    results = evaluate(x, y, attacks=attacks, epsilon=0.5)
     assert np.float32(just_below) == 0.5
     assert results["mine"]["per_class"] == [1.0, None]
 
@@ -334,25 +333,93 @@ def test_without_class_counts():
     assert results.settings["tail_classes"] is None
 
 
+# What attacks of one's own may give
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "expected"),
+    ("give", "message"),
     [
-        ("autoattack", krl.attacks.AutoAttack, {"version": "standard"}),
-        ("autoattack-plus", krl.attacks.AutoAttack, {"version": "plus"}),
-        ("autoattack-rand", krl.attacks.AutoAttack, {"version": "rand"}),
-        ("apgd-ce", krl.attacks.APGD, {"loss": "cross_entropy", "steps": 100}),
-        ("apgd-dlr", krl.attacks.APGD, {"loss": "dlr"}),
-        ("apgd-t", krl.attacks.APGDT, {"targets": 9}),
-        ("fab-t", krl.attacks.FAB, {"targets": 9}),
-        ("square", krl.attacks.Square, {"queries": 5000}),
+        (lambda x: x * np.nan, "not a number"),
+        (lambda x: x + 1, r"must hold images in \[0, 1\]"),
+        (lambda x: np.uint8(255 * x), "must hold floating-point images"),
+        (lambda x: x[:3], r"must return images of the shape \(7, 1\).*\(3, 1\)"),
+        (lambda x: None, "must return images"),
     ],
 )
-def test_names(name, kind, expected):
-    attack = attack_by_name(name, epsilon=0.1, batch_size=3)
-    assert type(attack) is kind
-    config = attack.get_config()
-    assert expected.items() <= config.items()
-    assert (config["epsilon"], config["batch_size"]) == (0.1, 3)
+def test_what_an_attack_of_ones_own_gives_is_checked(give, message):
+    attacks = {"mine": lambda network, x, y, seed: give(x)}
+    with pytest.raises(ValueError, match=rf"`attacks\['mine'\]` .*{message}"):
+        evaluate(attacks=attacks)
+
+
+def test_an_attack_that_leaves_its_ball():
+    class Brighter(krl.attacks.Attack):
+        def __call__(self, network, x, y, epsilon=None, seed=None):
+            return np.minimum(x + 0.2, 1)
+
+    with pytest.raises(ValueError, match="within its epsilon=0.1 .* of 0.2"):
+        evaluate(attacks={"mine": Brighter(0.1)})
+    assert evaluate(attacks={"mine": Brighter(0.2)})["mine"]["all"] < 1
+
+
+def test_a_function_that_leaves_the_budget_is_found():
+    attacks = {"mine": lambda network, x, y, seed: np.maximum(x - 0.2, 0)}
+    with pytest.warns(krl.RobustnessWarning, match=r"mine \(by 0.2\)"):
+        results = evaluate(attacks=attacks, epsilon=0.1)
+    assert results["mine"]["largest_change"] == pytest.approx(0.2)
+    evaluate(attacks=attacks, epsilon=0.2)
+    # Nobody has said which budget it shall have.
+    evaluate(attacks=attacks, epsilon=None)
+
+
+def test_an_attack_cannot_change_the_data():
+    def darken(network, x, y, seed):
+        x *= 0.5
+        return x
+
+    x = X.copy()
+    results = evaluate(x, attacks={"dark": darken, "clean": None}, epsilon=1)
+    assert results["clean"]["per_class"] == pytest.approx(CLEAN["per_class"])
+    np.testing.assert_array_equal(x, X)
+
+
+# Numbers that are none
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    network = threshold_network(0.5)
+    network.layers[-1].bias.assign([np.nan, 0.0])
+    for work in (krl.evaluate, krl.diagnose, krl.robustness_curve):
+        with pytest.raises(ValueError, match="bias' with 1 of 2 values"):
+            work(network, X, Y)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_robustness(value):
+    def network(x):
+        logits = keras.ops.concatenate([x - 0.5, 0.5 - x], axis=1)
+        return keras.ops.where(x > 0.8, value, logits)
+
+    attacks = {"clean": None, "pgd": PGD}
+    if np.isnan(value):
+        apgd = krl.attacks.APGD(0.1, steps=2, loss="margin")
+        attacks["auto"] = krl.attacks.AutoAttack([apgd], 0.1)
+    after = ", ".join(rf"{name} \(1\)" for name in attacks)
+    with pytest.warns(krl.RobustnessWarning, match=f"after {after}"):
+        results = evaluate(model=network, attacks=attacks, per_example=True)
+    for name in attacks:
+        assert not results.robust[name][0]
+    assert np.sum(results["clean"]["confusion"]) == 6
+
+
+def test_logits_beyond_float16_are_found():
+    network = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(2, dtype="float16")]
+    )
+    network.set_weights([np.array([[6e4, -6e4]]), np.array([2e4, 0.0])])
+    with pytest.warns(krl.RobustnessWarning, match="too large for the precision"):
+        results = evaluate(model=network, attacks={"clean": None}, per_example=True)
+    assert not results.robust["clean"][0]
 
 
 # Going on
@@ -444,11 +511,27 @@ def test_another_evaluation_is_refused(tmp_path, changed, message):
 def test_not_a_cache(tmp_path):
     path = tmp_path / "cache.npz"
     path.write_text("something else")
-    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+    with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
         evaluate(cache=path)
     np.savez(path, x=X)
-    with pytest.raises(ValueError, match="`cache` must be a file that .*cache.npz"):
+    with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
         evaluate(cache=path)
+
+
+@pytest.mark.parametrize("part", ["predicted", "seconds", "stages"])
+def test_a_damaged_cache_is_named(tmp_path, part):
+    path = tmp_path / "cache.npz"
+    evaluate(cache=path)
+    with np.load(path) as arrays:
+        arrays = dict(arrays)
+    key = f"chunk/0/pgd/{part}"
+    for change in (arrays[key][..., :0], arrays[key].astype("O"), None):
+        changed = {**arrays, key: change}
+        if change is None:
+            del changed[key]
+        np.savez(path, **changed)
+        with pytest.raises(ValueError, match="`cache` is damaged.*cache.npz"):
+            evaluate(cache=path)
 
 
 # What is shown and written
@@ -503,6 +586,17 @@ def test_on_a_terminal_it_is_one_line():
     progress.close()
     assert "\n" not in stream.getvalue()
     assert "clean: chunk 1/1, after a stage, 0 s left" in stream.getvalue()
+
+
+def test_nobody_reads_on():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    progress = Progress(["clean"], 1, 1, Closed())
+    progress.begin("clean", 0)
+    progress.end(3.0)
+    assert not progress.verbose
 
 
 def test_durations():
@@ -579,13 +673,24 @@ def test_results_need_no_backend():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"attacks": ["clean", "autoattack9"]}, "`attacks` must be of.*'autoattack9'"),
-        ({"attacks": ["pgd"]}, "`attacks` must be of 'clean', 'fgsm', 'pgdN'"),
+        ({"attacks": ["clean", "autoattack9"]}, "An attack must be .*'autoattack9'"),
+        ({"attacks": ["pgd"]}, "An attack must be 'clean', 'fgsm', 'pgdN'"),
         ({"epsilon": 8, "attacks": ["fgsm"]}, "8 / 255"),
         ({"attacks": []}, "`attacks` names no attack"),
         ({"attacks": {"union": PGD}}, "must not call an attack 'union'"),
-        ({"attacks": {"mine": 3}}, "must hold attacks, functions or None.*'mine': 3"),
-        ({"attacks": ["autoattack"]}, "at least 4 classes"),
+        ({"attacks": {"labels": PGD}}, "must not call an attack 'labels'"),
+        ({"attacks": {1: PGD}}, "a dictionary from names to attacks"),
+        ({"attacks": [PGD]}, "a list of names"),
+        ({"attacks": PGD}, "a list of names"),
+        ({"attacks": ["clean", "apgd-t"], "cache": "never.txt"}, "classes"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+        ({"seed": 0.5}, "`seed` must be an integer of at least 0"),
+        ({"epsilon": "8/255"}, "`epsilon` must be a number"),
+        ({"epsilon": -0.1}, "`epsilon` must be a number"),
+        ({"epsilon": np.nan}, "`epsilon` must be a number"),
+        ({"tail_fraction": 2}, "`tail_fraction` must be a number"),
+        ({"attacks": {"mine": 3}}, "attacks, functions or None.*'mine': 3"),
+        ({"attacks": ["apgd-t"]}, "at least 4 classes"),
         ({"class_counts": [3, 2, 1]}, "`class_counts` must have 2 entries"),
         ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),
         ({"cache": "progress.txt"}, "a file whose name ends in .npz"),
@@ -602,7 +707,7 @@ def test_results_need_no_backend():
             {"model": dense_network(2, (1,), activation="softmax")},
             "Remove the softmax",
         ),
-        ({"model": lambda x: x}, "Received: 1 output"),
+        ({"model": lambda x: x}, r"Dense\(2\).*Received: 1 output"),
         ({"model": lambda x: x[:, 0]}, "must give logits of shape"),
     ],
 )

@@ -19,7 +19,11 @@ from keras_robustlt.evaluation.sanity_checks import (
     chance_of_reaching,
     outdone,
     outdone_by_black_box,
+    overstates,
     too_many,
+)
+from keras_robustlt.evaluation.sanity_checks import (
+    _overstated as overstated,
 )
 
 EPSILON = 0.1
@@ -210,6 +214,62 @@ def test_a_larger_budget_that_breaks_less():
     assert _outdone_by_weaker(small, runs) is None
 
 
+def test_an_attack_that_overstates():
+    pgd, margin = krl.attacks.PGD(0.1, 20), krl.attacks.PGD(0.1, 20, loss="margin")
+    weak = Run("pgd20", pgd, flags(slice(0, 30), examples=150))
+    for broken, expected in ((40, None), (60, 30)):
+        strong = Run("cw20", margin, flags(slice(0, broken), examples=150))
+        finding = overstated(weak, [weak, strong])
+        assert (finding and finding["missed"]) == expected
+        assert overstated(strong, [weak, strong]) is None
+    assert "break 30 of these with no more budget: 60.0% are left" in finding["message"]
+    # One with a larger budget may well do more, and so may any other than a few steps.
+    larger = Run("cw20", krl.attacks.PGD(0.2, 20), flags(slice(0, 150), examples=150))
+    assert overstated(weak, [weak, larger]) is None
+    short = Run("pgd2", krl.attacks.PGD(0.1, 2), flags(slice(0, 30), examples=150))
+    assert overstated(short, [short, strong]) is None
+
+
+def test_overstating_is_relative_and_of_consequence():
+    assert overstates(25, 121, 121 / 150)
+    assert not overstates(20, 121, 121 / 150)
+    assert overstates(20, 30, 0.3)  # three times as many as are robust
+    assert not overstates(4, 4, 0.04)  # of no consequence
+    assert not overstates(500, 3600, 0.36)  # as AutoAttack does to PGD anywhere
+
+
+@pytest.mark.slow_on_jax
+def test_evaluate_sees_that_pgd_overstates():
+    """A network that learned to lead the cross-entropy astray."""
+    keras.utils.set_random_seed(2)
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 40)
+    prototypes = rng.uniform(0.2, 0.8, (4, 8, 8, 1))
+    x = np.clip(prototypes[y] + rng.normal(0, 0.15, (160, 8, 8, 1)), 0, 1)
+    x = x.astype("float32")
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    attack = krl.attacks.PGD(0.14)
+    model = krl.RobustLTModel(network, [40] * 4, 0.14, alpha=0, beta=0, attack=attack)
+    model.compile("adam")
+    model.fit(x, y, epochs=10, verbose=0)
+    with pytest.warns(krl.RobustnessWarning):
+        alone = krl.evaluate(model, x, y, ["pgd20"], verbose=0)
+        both = krl.evaluate(model, x, y, ["pgd20", "cw20"], verbose=0)
+    assert both["pgd20"]["all"] > both["cw20"]["all"] + 0.1
+    for results in (alone, both):
+        findings = results.settings["findings"]
+        (finding,) = [f for f in findings if f["check"] == "stronger_attack"]
+        assert finding["attack"] == "pgd20"
+
+
 @pytest.mark.slow_on_jax
 def test_nothing_is_found_on_a_sane_network(network, digits):
     # Warnings are errors here.
@@ -260,9 +320,9 @@ def test_evaluate_warns_of_vanishing_gradients(mask, network, digits):
     with pytest.warns(krl.RobustnessWarning, match="gradient of exactly zero at"):
         results = krl.evaluate(mask(network), *digits, ["pgd5"], EPSILON, verbose=0)
     findings = json.loads(results.to_json())["settings"]["findings"]
-    assert checks_of(findings) == {"zero_gradients"}
-    assert "images that are still right after pgd5." in findings[0]["message"]
-    assert findings[0]["zero_gradients"] > 0.5 * findings[0]["examples"]
+    (finding,) = [f for f in findings if f["check"] == "zero_gradients"]
+    assert "images that are still right after pgd5." in finding["message"]
+    assert finding["zero_gradients"] > 0.5 * finding["examples"]
 
 
 @pytest.mark.tensorflow
@@ -272,6 +332,31 @@ def test_evaluate_warns_where_square_is_stronger(network, digits):
     attacks = {"pgd5": krl.attacks.PGD(EPSILON, 5), "square": square}
     with pytest.warns(krl.RobustnessWarning, match="square, which needs no gradients"):
         krl.evaluate(misleading(network), x, y, attacks, verbose=0)
+
+
+class Sometimes(keras.layers.Layer):
+    """Lets no gradient through in half of the draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        keep = ops.cast(keras.random.uniform((), seed=self.seed) < 0.5, x.dtype)
+        return keep * x + (1.0 - keep) * ops.stop_gradient(x)
+
+
+def test_gradients_that_are_there_for_some_draws_only(network, digits):
+    inputs = keras.Input(network.input_shape[1:])
+    partly = keras.Model(inputs, network(Sometimes()(inputs)))
+    found = sanity_checks.vanishing_gradients(partly, digits[0][:64], digits[1][:64])
+    assert 0 < found[0].sum() < 64
+
+
+@pytest.mark.tensorflow
+def test_evaluate_warns_of_margins_without_a_slope(network, digits):
+    with pytest.warns(krl.RobustnessWarning, match="margin loss has a gradient of"):
+        krl.evaluate(rounding(network), *digits, ["cw5"], EPSILON, verbose=0)
 
 
 def test_evaluate_warns_of_random_networks(network, digits):
@@ -306,8 +391,11 @@ def test_statistics_that_do_not_fit(digits, network):
     other.set_weights(network.get_weights())
     other.layers[2].moving_mean.assign(other.layers[2].moving_mean + 3.0)
     diagnosis = krl.diagnose(other, digits, epsilon=0.01, steps=2, starts=2, queries=0)
-    (finding,) = [f for f in diagnosis.findings if f["check"] == "batch_normalization"]
-    assert finding["training_mode"] > finding["evaluation_mode"] + 0.1
+    with pytest.warns(krl.RobustnessWarning, match="moving statistics"):
+        results = krl.evaluate(other, *digits, ["clean"], verbose=0)
+    for findings in (diagnosis.findings, results.settings["findings"]):
+        (finding,) = [f for f in findings if f["check"] == "batch_normalization"]
+        assert finding["training_mode"] > finding["evaluation_mode"] + 0.1
     assert "square" not in diagnosis
 
 

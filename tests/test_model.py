@@ -7,6 +7,7 @@ import pytest
 from tiny_models import (
     COUNTS,
     FIT,
+    ONE_EPOCH,
     conv_network,
     dense_network,
     threshold_network,
@@ -116,6 +117,7 @@ def test_another_loss_is_another_training(images, same_network):
         assert abs(weights - expected).max() > 1e-3
 
 
+@ONE_EPOCH
 def test_the_loss_goes_through_the_method(images):
     x, y = images
     model = tiny_model(method="at_bsl", optimizer=keras.optimizers.SGD(0.0))
@@ -136,11 +138,21 @@ def test_the_loss_goes_through_the_method(images):
     [
         keras.losses.CategoricalCrossentropy(),
         keras.losses.SparseCategoricalCrossentropy(),
+        "binary_crossentropy",
+        keras.losses.categorical_crossentropy,
     ],
 )
 def test_loss_of_probabilities(loss):
     with pytest.raises(ValueError, match=r"Crossentropy\(from_logits=True\)"):
         tiny_model().compile(loss=loss)
+
+
+@ONE_EPOCH
+def test_a_loss_with_more_than_a_value_for_each_example(images):
+    model = tiny_model()
+    model.compile("sgd", loss=lambda targets, logits: (targets - logits) ** 2)
+    with pytest.raises(ValueError, match=r"one value for each.*shape \(.*, 3\)"):
+        model.fit(*images, **FIT)
 
 
 def test_label_smoothing_of_the_method(images, same_network):
@@ -153,6 +165,15 @@ def test_label_smoothing_of_the_method(images, same_network):
     )
 
 
+@ONE_EPOCH
+def test_label_smoothing_and_a_loss_that_does_not_smooth(images):
+    model = tiny_model(method=krl.methods.AT(label_smoothing=0.5))
+    model.compile("sgd", loss="categorical_hinge")
+    with pytest.raises(ValueError, match="`label_smoothing` of a method"):
+        model.fit(*images, **FIT)
+
+
+@ONE_EPOCH
 def test_metrics_as_names_and_as_objects(images):
     x, y = images
     model = tiny_model()
@@ -168,6 +189,7 @@ def test_metrics_as_names_and_as_objects(images):
     assert history["val_top2"][0] == pytest.approx(np.mean(rank < 2))
 
 
+PURPOSES = ("start", "evaluation", "augmentation")
 EVALUATION = {
     f"{kind}_{which}accuracy"
     for kind in ("clean", "robust")
@@ -175,6 +197,7 @@ EVALUATION = {
 } | {"loss"}
 
 
+@ONE_EPOCH
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -248,7 +271,7 @@ def test_images_of_each_epoch_are_within_their_budget(images):
     for epoch in range(4):
         model.schedule.begin_epoch(epoch)
         batch, _, _ = model.training_batch((x, y))
-        assert set(batch) == {"clean", "adversarial"}
+        assert set(batch) == {"clean", "adversarial", "moved"}
         moved = abs(np.subtract(batch["adversarial"], x)).max(axis=(1, 2, 3))
         weight = krl.budget.iteration_weight(epoch + 1, 4, 0.8)
         assert np.all(moved <= weight * budget + 1e-6)
@@ -283,6 +306,72 @@ def test_step_granularity_counts_the_steps(images):
     assert int(model.schedule.step) == 3
 
 
+@pytest.mark.parametrize(
+    ("arguments", "epochs"),
+    [
+        ({}, 1),
+        ({"weighting": "loss"}, 1),
+        ({"granularity": "step"}, 1),
+        ({"method": krl.methods.TAET(ce_epochs=4)}, 3),
+    ],
+)
+def test_training_without_any_attack(images, arguments, epochs):
+    x, y = images
+    model = tiny_model(**arguments)
+    with pytest.warns(UserWarning, match="no attack.*total_epochs=.*initial_epoch="):
+        model.fit(x, y, batch_size=12, epochs=epochs, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs"),
+    [
+        ({"beta": 0}, 1),
+        ({"granularity": "step"}, 1),
+        ({"total_epochs": 2}, 1),
+        ({"method": "standard"}, 1),
+        ({"method": krl.methods.TAET(ce_epochs=2)}, 3),
+        ({"method": krl.methods.TAET(ce_epochs=4), "total_epochs": 5}, 2),
+        ({"epsilon": 0}, 1),
+        ({"budget": "cfa"}, 1),
+        ({"budget": "dafa"}, 1),
+    ],
+)
+def test_first_epochs_of_a_longer_training_and_training_without_attack(
+    images, arguments, epochs
+):
+    x, y = images  # a warning would be an error
+    model = tiny_model(**arguments)
+    model.fit(x, y, batch_size=6, epochs=epochs, verbose=0)
+    assert int(model.schedule.epoch) == epochs - 1
+
+
+class Rounding(keras.layers.Layer):
+    def call(self, x):
+        return keras.ops.round(8 * x) / 8
+
+
+def test_a_layer_that_cuts_the_gradient(images):
+    x, y = images
+    network = keras.Sequential([keras.Input((6, 6, 3)), Rounding(), dense_network()])
+    for validation in (None, images):
+        model = tiny_model(network)
+        with pytest.warns(UserWarning, match="hardly any of 12 images.*rounding"):
+            # Of the first epoch with a budget, once.
+            model.fit(x, y, epochs=3, validation_data=validation, **FIT)
+
+
+def test_which_images_the_attack_moves(images):
+    x, y = images
+    model = tiny_model(alpha=1, class_counts=(8, 4, 4), beta=0)
+    model.network.layers[-1].kernel.assign(np.zeros((108, 3)))
+    batch, _, _ = model.training_batch((x, y))
+    # The largest class has no budget with alpha=1.
+    np.testing.assert_array_equal(batch["moved"], np.where(y == 0, -1, 0))
+    model = tiny_model(alpha=1, class_counts=(8, 4, 4), beta=0)
+    batch, _, _ = model.training_batch((x, y))
+    np.testing.assert_array_equal(batch["moved"], np.where(y == 0, -1, 1))
+
+
 # Batches by hand
 
 
@@ -294,8 +383,26 @@ def test_train_on_batch_and_test_on_batch(images, same_network):
         logs = model.train_on_batch(x[batch], y[batch], return_dict=True)
     assert set(logs) == {"loss", "adversarial_accuracy"}
     np.testing.assert_allclose(weights_of(model), expected, atol=1e-6)
-    logs = model.test_on_batch(x, y, return_dict=True)
-    assert np.isfinite(logs["loss"])
+    expected = model.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)
+    assert set(expected) == EVALUATION
+    assert model.test_on_batch(x, y, return_dict=True) == expected
+    assert sorted(model.test_on_batch(x, y)) == sorted(expected.values())
+    # Neither knows of the other: the first of all test steps may be by hand.
+    other = tiny_model(model.network, beta=0)
+    assert other.test_on_batch(x, y, return_dict=True) == expected
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert set(logs) == {"loss", "adversarial_accuracy"}
+    np.testing.assert_allclose(model.predict_on_batch(x), model(x), 1e-5, 1e-6)
+
+
+def test_batches_by_hand_are_looked_at(images):
+    x, y = images
+    model = tiny_model(beta=0)
+    for use in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match="divide x by 255"):
+            use(255 * x, y)
+        with pytest.raises(ValueError, match="Received labels from 0 to 7"):
+            use(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y % 2 * 7))
 
 
 def test_train_on_batch_needs_to_know_the_schedule(images):
@@ -327,6 +434,16 @@ def test_mixed_bfloat16_trains(images):
     assert np.all(np.isfinite(weights_of(model)))
     assert history["loss"][-1] < 0.8 * history["loss"][0]
     assert np.isfinite(history["val_loss"][-1])
+
+
+def test_attacks_on_float16_networks_that_are_sure(images):
+    # The gradient of the cross-entropy of logits 40 apart is beyond float16.
+    keras.config.set_dtype_policy("mixed_float16")
+    x, y = images
+    model = tiny_model(dense_network(), beta=0)
+    model.network.layers[-1].bias.assign([20.0, -20.0, -20.0])
+    batch, _, _ = model.training_batch((x, 0 * y))
+    np.testing.assert_array_equal(batch["moved"], np.ones(12))
 
 
 def test_mixed_float16_scales_the_loss(images):
@@ -460,15 +577,47 @@ def test_devices_need_equal_parts(images, monkeypatch):
         model.evaluate(x[:11], y[:11], batch_size=4)
 
 
-def test_xla(images, same_network):
+METHODS = [name for name in krl.methods.BY_NAME if name != "awp"] + ["at+awp"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m == "at" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
+def test_xla(images, same_network, method):
     def run(jit_compile):
         # Without random start: on TensorFlow, XLA draws other random numbers.
         attack = krl.attacks.PGD(0.1, 2, random_start=False)
-        model = tiny_model(same_network(), attack=attack)
+        model = tiny_model(same_network(), attack=attack, method=make(method))
         model.compile(krl.optimizers.SGD(0.1), jit_compile=jit_compile)
         return trained(images, model)
 
     np.testing.assert_allclose(run(True), run(False), atol=1e-5)
+
+
+def make(method):
+    return krl.methods.TAET(ce_epochs=2) if method == "taet" else method
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"method": method} for method in METHODS),
+        *({"budget": budget} for budget in krl.budget.BY_NAME),
+        {"averaging": krl.averaging.EMA()},
+        {"averaging": krl.averaging.FAWA()},
+        {"batchnorm_statistics": "mixed", "augmentation": "base"},
+    ],
+)
+def test_no_variable_is_int32(arguments):
+    # TensorFlow keeps these on the host: XLA's steps on a GPU could not read them.
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    model = tiny_model(conv_network(), optimizer=optimizer, **arguments)
+    model.optimizer.build(model.trainable_variables)
+    variables = model.variables + model.metrics_variables + model.optimizer.variables
+    assert "schedule_step" in {v.name for v in variables}
+    assert [v.path for v in variables if v.dtype == "int32"] == []
 
 
 def test_loops_of_the_graph(images, same_network, monkeypatch):
@@ -493,10 +642,27 @@ def test_seed(images, same_network):
     assert abs(run(1) - run(2)).max() > 1e-5
 
 
-def test_evaluate_gives_the_same_each_time(images):
-    model = tiny_model(evaluation_attack=krl.attacks.PGD(0.1, 1, 1e-6))
-    first = model.evaluate(*images, verbose=0, return_dict=True)
-    assert model.evaluate(*images, verbose=0, return_dict=True) == first
+@pytest.mark.parametrize("seed", [3, None])
+def test_evaluate_gives_the_same_each_time(images, seed):
+    x, y = images
+    attack = krl.attacks.PGD(0.1, 1, 1e-6)
+    model = tiny_model(evaluation_attack=attack, seed=seed)
+    first = model.evaluate(x, y, verbose=0, return_dict=True)
+    for batch_size in (32, 4, 32):
+        again = model.evaluate(x, y, batch_size, verbose=0, return_dict=True)
+        assert (again == first) == (batch_size == 32)
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_no_numbers_serve_two_purposes(seed):
+    model = tiny_model(seed=seed)
+    generators = [getattr(model, f"{kind}_seed") for kind in PURPOSES]
+    drawn = [keras.random.uniform((2,), seed=each) for each in generators]
+    assert len({float(each[0]) for each in drawn}) == 3
+    # That of the random start is the model's own seed.
+    if seed is not None:
+        expected = keras.random.uniform((2,), seed=keras.random.SeedGenerator(seed))
+        np.testing.assert_array_equal(drawn[0], expected)
 
 
 def test_standard_callbacks(images, tmp_path):
@@ -507,12 +673,14 @@ def test_standard_callbacks(images, tmp_path):
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=100),
         keras.callbacks.LambdaCallback(),
+        keras.callbacks.EarlyStopping("val_robust_tail_accuracy", patience=9),
     ]
     model = tiny_model()
     history = model.fit(
         x, y, epochs=5, validation_data=images, callbacks=callbacks, **FIT
     )
     assert len(history.epoch) == 2  # stopped early
+    assert callbacks[-1].mode == "max"
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(weights_of(loaded), weights_of(model))
@@ -521,6 +689,7 @@ def test_standard_callbacks(images, tmp_path):
     assert {"adversarial_accuracy", "val_robust_accuracy"} <= set(head.split(","))
 
 
+@ONE_EPOCH
 @pytest.mark.tensorflow
 def test_tensorboard(images, tmp_path):
     x, y = images
@@ -530,6 +699,7 @@ def test_tensorboard(images, tmp_path):
     assert list(tmp_path.rglob("*tfevents*"))
 
 
+@ONE_EPOCH
 def test_a_method_of_ones_own_with_both_kinds_of_images(images):
     class Both(krl.methods.Method):
         inputs = ("adversarial", "clean")
@@ -560,6 +730,7 @@ def test_methods_by_name():
     assert repr(krl.methods.get("at_bsl")) == "ATBSL(tau=1.0)"
 
 
+@ONE_EPOCH
 def test_augmentation_inside_the_step(images, same_network):
     x, y = images
     x = np.random.default_rng(1).random((12, 16, 16, 3), "float32")

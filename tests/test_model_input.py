@@ -1,14 +1,17 @@
 """What is wrong with the network, the arguments or the data is said clearly."""
 
 import importlib
+import types
 
 import keras
 import numpy as np
 import pytest
-from tiny_models import COUNTS, FIT, dense_network, tiny_model
+from tiny_models import COUNTS, FIT, ONE_EPOCH, dense_network, tiny_model
 
 import keras_robustlt as krl
-from keras_robustlt import backend
+from keras_robustlt import backend, checks
+
+pytestmark = ONE_EPOCH
 
 
 def test_probabilities_of_a_functional_network():
@@ -21,7 +24,7 @@ def test_probabilities_of_a_functional_network():
 
 
 class Subclassed(keras.Model):
-    def __init__(self, classes=3, probabilities=False):
+    def __init__(self, classes=3, probabilities=None):
         super().__init__()
         self.flatten = keras.layers.Flatten()
         self.dense = keras.layers.Dense(classes)
@@ -29,7 +32,7 @@ class Subclassed(keras.Model):
 
     def call(self, x, training=False):
         logits = self.dense(self.flatten(x))
-        return keras.ops.softmax(logits) if self.probabilities else logits
+        return self.probabilities(logits) if self.probabilities else logits
 
 
 def test_subclassed_networks(images):
@@ -39,11 +42,12 @@ def test_subclassed_networks(images):
     assert np.isfinite(history.history["val_loss"][0])
 
 
-def test_probabilities_of_a_subclassed_network(images):
-    x, y = images
-    model = tiny_model(Subclassed(probabilities=True))
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_probabilities_of_a_subclassed_network(images, kind):
+    x, y = (np.concatenate(3 * [each]) for each in images)
+    model = tiny_model(Subclassed(probabilities=getattr(keras.ops, kind)))
     with pytest.raises(ValueError, match="its output gives probabilities"):
-        model.fit(x, y, **FIT)
+        model.fit(x, y, **{**FIT, "batch_size": 36})
     assert int(model.optimizer.iterations) == 1  # noticed after one batch
 
 
@@ -87,7 +91,7 @@ def test_attacks_that_cannot_run_inside_a_step(argument):
     class OnTheHost(krl.attacks.PGD):
         runs_compiled = False
 
-    with pytest.raises(ValueError, match=f"`{argument}` runs inside.*Use PGD or FGSM"):
+    with pytest.raises(ValueError, match=f"`{argument}` runs inside.*Use PGD, FGSM"):
         tiny_model(**{argument: OnTheHost(0.1)})
 
 
@@ -103,6 +107,63 @@ def with_nan(x, y):
     return x, y
 
 
+def network_with(*first, last=None):
+    last = dense_network() if last is None else last
+    return keras.Sequential([keras.Input((6, 6, 3)), *first, last])
+
+
+def divided(x):
+    return keras.layers.Dense(3)(keras.layers.Flatten()((x - 127.5) / 127.5))
+
+
+layers = keras.layers
+FOR_255 = {
+    "rescaling": lambda: network_with(layers.Rescaling(1 / 255)),
+    "offset": lambda: network_with(layers.Rescaling(1 / 127.5, offset=-1)),
+    "imagenet": lambda: network_with(
+        layers.Normalization(mean=[123.7, 116.3, 103.5], variance=[3409, 3262, 3291])
+    ),
+    "later": lambda: network_with(layers.RandomFlip(), layers.Rescaling(1 / 255)),
+    "nested": lambda: network_with(last=network_with(layers.Rescaling(1 / 255))),
+    "operations": lambda: keras.Model(x := keras.Input((6, 6, 3)), divided(x)),
+    "not built": lambda: keras.Sequential(
+        [layers.Rescaling(1 / 255), layers.Flatten()]
+    ),
+}
+FOR_1 = {
+    "nothing": network_with,
+    "centred": lambda: network_with(layers.Rescaling(2.0, offset=-1)),
+    "undone": lambda: network_with(
+        layers.Rescaling(255.0), last=network_with(layers.Rescaling(1 / 255))
+    ),
+    "normalized": lambda: krl.networks.WideResNet(10, 1, input_shape=(6, 6, 3)),
+    "subclass": Subclassed,
+}
+
+
+@pytest.mark.parametrize("name", FOR_255)
+def test_preprocessing_of_images_to_255_inside_the_network(name):
+    with pytest.warns(UserWarning, match="black and white are only 0.0"):
+        checks.network(FOR_255[name]())
+
+
+@pytest.mark.parametrize("name", FOR_1)
+def test_preprocessing_of_images_in_the_unit_interval(name):
+    checks.network(FOR_1[name]())
+
+
+@pytest.mark.parametrize("scale, warns", [(1 / 127.5, True), (1 / 255, False)])
+def test_preprocessing_outside_the_network(scale, warns):
+    """As KerasHub's tasks have it: in `fit` and `predict`, not in `call`."""
+    network = dense_network()
+    converter = types.SimpleNamespace(scale=scale, offset=None)
+    network.preprocessor = types.SimpleNamespace(image_converter=converter)
+    if not warns:
+        return checks.network(network)
+    with pytest.warns(UserWarning, match="a preprocessor.*not a part of its `call`"):
+        checks.network(network)
+
+
 BAD_DATA = [
     (with_nan, "not a number"),
     (lambda x, y: (255 * x, y), "pixels from 0 to 255: divide x by 255"),
@@ -110,6 +171,8 @@ BAD_DATA = [
     (lambda x, y: (np.uint8(255 * x), y), r"pass x.astype\('float32'\) / 255"),
     (lambda x, y: (x, y + 1), "labels from 0 to 2.*Received labels from [01] to 3"),
     (lambda x, y: (x, y - 1), "labels from 0 to 2.*Received labels from -1 to"),
+    (lambda x, y: (x, y / 2), "integer labels"),
+    (lambda x, y: (x, 255 * np.eye(3)[y]), "rows.*do not sum to 1"),
 ]
 
 

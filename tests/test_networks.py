@@ -316,18 +316,76 @@ def test_plain_refuses_what_it_cannot_replace():
         networks.plain(keras.Sequential([keras.Input((2,)), OwnLayer(name="cosine")]))
 
 
+def test_plain_keeps_layers_of_others():
+    class Described(keras.Model):
+        """A functional model with a configuration of its own, as KerasHub's have."""
+
+        def __init__(self, units, **arguments):
+            inputs = keras.Input((2,))
+            super().__init__(inputs, Unknown(units)(inputs), **arguments)
+            self.units = units
+
+        def get_config(self):
+            return {"units": self.units, "name": self.name}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    class Unknown(keras.layers.Dense):
+        def __init__(self, units, **arguments):
+            super().__init__(units)
+
+        def get_config(self):
+            raise NotImplementedError("no configuration")
+
+    own, shared = layers.BatchNormalization(), keras.layers.Dense(2)
+    inputs = keras.Input((2,))
+    inner = keras.Sequential([keras.Input((2,)), own, shared])
+    network = keras.Model(inputs, Described(3)(inner(shared(inner(inputs)))))
+    copy = networks.plain(network)
+    x = np.random.default_rng(0).random((4, 2), "float32")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(copy(x)), ops.convert_to_numpy(network(x)), atol=1e-6
+    )
+    assert copy.count_params() == network.count_params()
+    assert type(copy.layers[-1]) is Described
+    assert not {*map(id, copy.weights)} & {*map(id, network.weights)}
+    with pytest.raises(
+        ValueError, match="cannot be copied: .* of type Unknown.*no conf"
+    ):
+        networks.plain(keras.Sequential([keras.Input((2,)), Unknown(3)]))
+
+
+def test_plain_finds_layers_of_this_package_inside_of_others():
+    class Holder(keras.layers.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.inner = layers.BatchNormalization(name="hidden")
+
+        def call(self, x):
+            return self.inner(x)
+
+    network = keras.Sequential([keras.Input((2,)), Holder(name="holder")])
+    with pytest.raises(ValueError, match="layer hidden of type .* inside of holder"):
+        networks.plain(network)
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
         (lambda: networks.WideResNet(12, 1), r"`depth` must be 6 n \+ 4.*depth=12"),
         (lambda: networks.WideResNet(4, 1), "depth=4"),
-        (lambda: networks.WideResNet(10, 0), "`width` must be.*width=0"),
-        (lambda: networks.WideResNet(10, 1.5), "width=1.5"),
-        (lambda: networks.WideResNet(10, 1, classes=1), "`classes` must.*classes=1"),
+        (lambda: networks.WideResNet(10, 0), "`width` must be.*Received: 0"),
+        (
+            lambda: networks.WideResNet(10, 1.5),
+            "`width` must be an integer.*Received: 1.5",
+        ),
+        (lambda: networks.WideResNet(10, 1, classes=1), "`classes` must.*Received: 1"),
         (lambda: networks.ResNet18(input_shape=(32, 32)), "`input_shape` must be"),
         (lambda: networks.ResNet18(input_shape=(32, 32, 1)), "`mean` must be one num"),
-        (lambda: networks.SmallResNet(std=0), "`std` must be positive"),
-        (lambda: networks.SmallResNet(widths=(16, 0)), r"`widths` must.*\(16, 0\)"),
+        (lambda: networks.SmallResNet(std=0), "`std` must be a number above 0"),
+        (lambda: networks.SmallResNet(widths=(16, 0)), "`widths` must.*Received: 0"),
         (lambda: networks.get("vgg"), "one of wrn-.*resnet18.*small_resnet.*'vgg'"),
         (lambda: networks.get("wrn-28"), "such as wrn-28-10"),
     ],

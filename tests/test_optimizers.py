@@ -221,9 +221,9 @@ def test_momentum_survives_saving_a_model(tmp_path):
     "arguments, message",
     [
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\).*momentum=1.0"),
-        ({"momentum": -0.1}, "momentum=-0.1"),
-        ({"weight_decay": -1e-4}, "`weight_decay` must be.*weight_decay=-0.0001"),
-        ({"weight_decay": None}, "use 0.0 to switch it off"),
+        ({"momentum": -0.1}, "`momentum` must be.*Received: -0.1"),
+        ({"weight_decay": -1e-4}, "`weight_decay` must be.*Received: -0.0001"),
+        ({"weight_decay": None}, "`weight_decay` must be.*Received: None"),
         ({"nesterov": True}, "`nesterov=True` needs a momentum above 0"),
     ],
 )

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import pathlib
@@ -327,8 +328,8 @@ def test_names_of_runs():
 
 def test_flags_reach_the_settings():
     """Of every flag, by its name, and of those that change their values."""
-    found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--seed=7")
-    assert (found["pgd_steps"], found["seed"]) == (3, 7)
+    found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--ema=0.9", "--seed=7")
+    assert (found["pgd_steps"], found["averaging"], found["seed"]) == (3, 0.9, 7)
     given = {"num_classes": 5, "image_size": 16, "largest_class": 9, "epsilon": 0.05}
     found = from_flags(presets.CIFAR10LT, *(f"--{k}={v}" for k, v in given.items()))
     assert {key: found[key] for key in given} == given
@@ -436,6 +437,8 @@ def test_pixels_are_normalized_by_the_data_set():
     layer = model.network.get_layer("normalization")
     assert np.ravel(layer.mean) == pytest.approx(0.25)
     assert np.ravel(layer.variance) == pytest.approx(0.25)
+    _, model = built(model="wrn-10-1")  # grey: not those of CIFAR-10
+    assert np.ravel(model.network.get_layer("normalization").mean) == 0
     for data in (presets.CIFAR100LT, presets.TINYIMAGENETLT, presets.IMAGENETLT):
         assert len(data.row["pixel_mean"]) == len(data.row["pixel_std"]) == 3
 
@@ -480,11 +483,13 @@ def test_time_left_knows_what_methods_cost(monkeypatch, given, costs):
 
 # Runs
 
-# In a process of its own, for the operations that repeat themselves bit by bit.
+# Three trainings in a process of its own, where operations repeat themselves exactly:
+# one to its end, one that is told to end after an epoch, and one that goes on with it.
 RUNS = """
-import os, signal, sys
+import os, signal
 from absl import flags
-from keras_robustlt.experiments import progress, train
+from keras_robustlt.experiments import train
+from keras_robustlt.experiments.progress import TrainingProgress
 
 def run(workdir, *arguments):
     values = flags.FlagValues()
@@ -492,17 +497,32 @@ def run(workdir, *arguments):
     workdir = f"--workdir={{workdir}}"
     train.main(values(["train", "--deterministic", *arguments, workdir]), values)
 
+print("== whole")
 run("whole", *{short})
+print("== interrupted")
+on_epoch_end = TrainingProgress.on_epoch_end
+
+def end_here(self, epoch, logs=None):
+    on_epoch_end(self, epoch, logs)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+TrainingProgress.on_epoch_end = end_here
+try:
+    run("parts", *{short})
+except SystemExit as ended:
+    print("exit", ended.code, os.listdir("parts"))
+TrainingProgress.on_epoch_end = on_epoch_end
+print("== resumed")
+run("parts", *{short})
 """
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The directory of a run, and what the run printed."""
+def runs(tmp_path_factory):
+    """The folder of the runs, and what each part of them printed."""
     folder = tmp_path_factory.mktemp("recipes")
-    code = RUNS.format(short=SHORT)
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", RUNS.format(short=SHORT)],
         cwd=folder,
         env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -510,7 +530,15 @@ def finished(tmp_path_factory):
         text=True,
     )
     assert result.returncode == 0, result.stdout
-    return folder / "whole", result.stdout
+    parts = (part.partition("\n") for part in result.stdout.split("== ")[1:])
+    return folder, {name: printed for name, _, printed in parts}
+
+
+@pytest.fixture(scope="module")
+def finished(runs):
+    """The directory of the run that nobody interrupted, and what it printed."""
+    folder, printed = runs
+    return folder / "whole", printed["whole"]
 
 
 def test_run_says_what_it_does(finished):
@@ -579,6 +607,76 @@ def test_other_settings_in_the_same_directory(finished):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
+def test_interrupted_run_goes_on_as_if_nothing_had_been(runs):
+    folder, printed = runs
+    assert (
+        "\nStopped. Started again, the same command goes on from here.\n"
+        in (printed["interrupted"])
+    )
+    assert "exit 143" in printed["interrupted"]
+    assert "epoch 1/2" in printed["interrupted"]
+    assert "results.json" not in printed["interrupted"]
+    assert "lock" not in printed["interrupted"]
+    assert "epoch 1/2" not in printed["resumed"] and "epoch 2/2" in printed["resumed"]
+    whole, parts = folder / "whole", folder / "parts"
+    for name in ("history.csv", "schedule.csv"):
+        assert (whole / name).read_text() == (parts / name).read_text()
+    states = (each / "checkpoints" / "training_state.npz" for each in (whole, parts))
+    with np.load(next(states)) as one, np.load(next(states)) as other:
+        assert set(one) == set(other)
+        for name in set(one) - {"meta"}:
+            np.testing.assert_array_equal(one[name], other[name])
+
+    def accuracies(folder):
+        entries = read_json(folder / "results.json")["attacks"]
+        return {
+            attack: {k: v for k, v in entry.items() if k != "seconds"}
+            for attack, entry in entries.items()
+        }
+
+    assert accuracies(whole) == accuracies(parts)
+
+
+def test_refused_where_another_process_is_at_it(monkeypatch, finished):
+    workdir, _ = finished
+    tensorflow = pytest.importorskip("tensorflow")
+    # Not for the tests that come after this one.
+    monkeypatch.setattr(
+        tensorflow.config.experimental, "enable_op_determinism", lambda: None
+    )
+    with one_run.workdir.held(workdir):
+        with pytest.raises(SystemExit, match="is in use, by process"):
+            run_here(*SHORT, "--deterministic", f"--workdir={workdir}")
+
+
+def test_test_examples_are_of_all_classes():
+    settings = presets.DIGITSLT.settings("default", {"test_examples": 100})
+    settings.update(seed=102)
+    x, y = one_run.load_data(settings, None).test
+    assert x.shape == (100, 8, 8, 1)
+    assert np.bincount(y).tolist() == [10] * 10
+
+
+def test_a_full_disk(monkeypatch, tmp_path):
+    def run(*arguments):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(one_run, "run", run)
+    message = (
+        "^error: .*No space left on device: 'somewhere'. Started again, the same "
+        "command goes on from what is done in .*run.$"
+    )
+    with pytest.raises(SystemExit, match=message):
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+
+
+def test_without_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="long_tail_arrays gives them") as ended:
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+    assert "\n" not in str(ended.value)
+
+
 SMALL_DATA = {
     "cifar100": lambda root: write_cifar100(root, num_train=2),
     "tinyimagenet": write_tiny_imagenet,
@@ -593,13 +691,14 @@ SMALL_DATA = {
             "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
-            ["--method=robal", "--imbalance_type=step"],
+            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"],
         ),
         (
             "tinyimagenet",
             "TAET",
             [3, 1, 1],
-            ["--method=taet", "--norobustlt", "--num_classes=3"],
+            ["--method=taet", "--norobustlt", "--num_classes=3"]
+            + ["--model=small_resnet"],
         ),
         (
             "imagenet",
@@ -650,8 +749,17 @@ def test_data_sets(monkeypatch, tmp_path, data, name, counts, given):
         assert not np.allclose(models[0].network(x), expected, rtol=1e-3)
 
 
-def test_folder_of_images(tmp_path):
-    """Colours of one's own, as many as there are."""
+class ClosedAtTheEnd(io.StringIO):
+    """A terminal that is gone when the results come."""
+
+    def write(self, text):
+        if "accuracy in %" in text:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_folder_of_images(monkeypatch, tmp_path):
+    """Colours of one's own, as many as there are; all is written before it is shown."""
     for name, count in (("blue", 6), ("red", 3)):
         folder = tmp_path / "colours" / name
         folder.mkdir(parents=True)
@@ -659,22 +767,25 @@ def test_folder_of_images(tmp_path):
             image = np.zeros((12, 10, 3), np.uint8)
             image[..., 2 if name == "blue" else 0] = 200 + index
             Image.fromarray(image).save(folder / f"{index}.png")
-    run_here(
-        f"--data={tmp_path / 'colours'}",
-        f"--workdir={tmp_path / 'run'}",
-        "--model=small_resnet",
-        "--image_size=8",
-        "--augmentation=none",
-        "--epochs=1",
-        "--pgd_steps=1",
-        "--attacks=clean",
-    )
+    monkeypatch.setattr(sys, "stdout", ClosedAtTheEnd())
+    with pytest.raises(BrokenPipeError):
+        run_here(
+            f"--data={tmp_path / 'colours'}",
+            f"--workdir={tmp_path / 'run'}",
+            "--model=small_resnet",
+            "--image_size=8",
+            "--augmentation=none",
+            "--epochs=1",
+            "--pgd_steps=1",
+            "--attacks=clean",
+        )
     config = read_json(tmp_path / "run" / "config.json")
     assert config["class_names"] == ["blue", "red"]
     assert config["class_counts"] == [5, 2]  # the others are held out for the test
     network = keras.saving.load_model(tmp_path / "run" / "network.keras")
     assert network.input_shape == (None, 8, 8, 3)
-    assert (tmp_path / "run" / "results.json").exists()
+    for name in ("results.json", "report.html"):
+        assert (tmp_path / "run" / name).exists()
 
 
 def test_processes_are_on_their_own_after_training(monkeypatch):

@@ -290,12 +290,105 @@ def test_wrong_arguments(arguments, options, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["results.json", "config.json", "history.csv", "examples.npz"]
+    "name",
+    ["results.json", "config.json", "history.csv", "schedule.csv", "examples.npz"],
 )
-def test_broken_files(name, run, tmp_path):
-    (run / name).write_text('{"a"\nb')
+@pytest.mark.parametrize("content", [b'{"a"\nb', b"\xff\xfe{}", b"[]"])
+def test_broken_files(name, content, run, tmp_path):
+    (run / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         krl.report(run, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("results.json", '"class_counts": [50, 10, 2]', '"class_counts": [50, 10]'),
+        ("results.json", '"per_class": [0.9, ', '"per_class": ["x", '),
+        ("results.json", '"epsilon": 0.1', '"epsilon": "0.1"'),
+        ("results.json", '"epsilons": [0.0, ', '"epsilons": ['),
+        ("config.json", '"settings": {', '"settings": 3, "others": {'),
+        ("config.json", '"class_names": ["cat", ', '"class_names": ['),
+        ("history.csv", "0,2.5,.2,.1,0", "0,2.5,.2,.1"),
+        ("history.csv", "1,1,,.6,.1", "1,one,,.6,.1"),
+        ("schedule.csv", "1,1,.08", "1,1,x"),
+        ("schedule.csv", "iteration_weight,", "something,"),
+        ("schedule.csv", "epoch,", "number,"),
+    ],
+)
+def test_files_with_something_else_in_them(name, old, new, run, tmp_path):
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=name):
+        krl.report(run, tmp_path / "report.html")
+
+
+def test_files_of_two_runs_in_one_directory(run, tmp_path):
+    (run / "schedule.csv").write_text("epoch,iteration_weight,a,b\n0,0,0.1,0.2\n")
+    with pytest.raises(ValueError, match="results.json of 3, schedule.csv of 2"):
+        krl.report(run, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("change", ["float", "shape", "labels", "object"])
+def test_examples_that_do_not_fit(change, tmp_path):
+    arrays = dict(vars(examples()))
+    if change == "float":
+        arrays["images"] = arrays["images"].astype("uint8")
+    elif change == "shape":
+        arrays["probabilities"] = arrays["probabilities"][:2]
+    elif change == "labels":
+        arrays["labels"] = arrays["labels"] + 1
+    else:
+        arrays["images"] = np.array([None])
+    np.savez(tmp_path / "examples.npz", **arrays)
+    with pytest.raises(ValueError, match="`path` must be a file that .*examples.npz"):
+        krl.AdversarialExamples.from_npz(tmp_path / "examples.npz")
+
+
+@pytest.mark.parametrize("names", [("epoch", "iteration_weight", "c"), ("a", "a", "a")])
+def test_classes_called_like_columns_or_like_each_other(names, tmp_path):
+    run = write_run(tmp_path / "run", names=names)
+    page, _ = report(run, tmp_path / "report.html")
+    assert page.headings == SECTIONS
+    words = " ".join(page.words)
+    for name, last in zip(names, (20.4, 25.5, 30.6), strict=True):
+        assert f"{name}: from 0 to {last}." in words
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    path = tmp_path / "report.html"
+    krl.report(results(("k\udce4se", "dog", "emu")), path)
+    assert "k\\udce4se" in path.read_text("utf-8")
+
+
+def test_no_budget_where_nothing_is_attacked(run, tmp_path):
+    _, text = report(run, tmp_path / "report.html")
+    assert "epsilon 25.5/255" in text and "Budget in training" in text
+    config = json.loads((run / "config.json").read_text())
+    config["settings"].update(method="standard", alpha=0.25, epsilon=0.1)
+    (run / "config.json").write_text(json.dumps(config))
+    found = results()
+    del found["pgd20"]
+    found.to_json(run / "results.json")
+    page, text = report(run, tmp_path / "report.html")
+    assert "Budget in training" not in page.headings
+    assert "epsilon 25.5/255" not in text and '<th scope="row">alpha' not in text
+    rows = re.findall(r'<th scope="row">(\w+)</th>', text)
+    assert "seed" in rows and not {"epsilon", "alpha"} & set(rows)
+
+
+def test_the_lines_that_matter_have_labels(tmp_path):
+    names = [f"class {i:02}" for i in range(20)]
+    budgets = [0.01 * (7 * i % 20) for i in range(20)]
+    (tmp_path / "schedule.csv").write_text(
+        ",".join(["epoch", "iteration_weight", *names]) + "\n"
+        f"0,0,{','.join(['0'] * 20)}\n1,1,{','.join(map(str, budgets))}\n"
+    )
+    _, text = report(tmp_path, tmp_path / "report.html")
+    labels = set(re.findall(r">(class \d\d)</text>", text))
+    expected = {0, 19, int(np.argmin(budgets)), int(np.argmax(budgets))}
+    assert labels == {names[index] for index in expected}
 
 
 def test_command(run, tmp_path):
@@ -408,7 +501,8 @@ def test_curve_compiles_once_and_takes_a_part(linear):
         ({"attack": "autoattack"}, "`attack` must be 'pgdN'"),
         ({"attack": "clean"}, "`attack` must be 'pgdN'"),
         ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` must be 'pgdN'"),
-        ({"epsilons": []}, "`epsilons` must have"),
+        ({"epsilons": []}, "`epsilons` must be a list"),
+        ({"epsilons": 0.1}, "`epsilons` must be a list .*epsilons=0.1"),
         ({"epsilons": [8]}, "`epsilon` is in pixel units"),
         ({"examples": 0}, "`examples` must be an integer"),
     ],

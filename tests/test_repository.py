@@ -59,6 +59,16 @@ print(*[name for name in {HEAVY} if name in sys.modules])
     assert float(seconds) < 1
 
 
+def test_keras_knows_the_classes_of_saved_models():
+    # Whichever is imported first; the other order is the easier one.
+    code = """
+import keras_robustlt
+import keras
+print("keras_robustlt>RobustLTModel" in keras.saving.get_custom_objects())
+"""
+    assert run_python("-c", code).split()[-1] == "True"
+
+
 @pytest.mark.tensorflow  # of one backend is enough
 def test_every_public_name_loads():
     code = """

@@ -25,6 +25,9 @@ FAKE = """
 import json, os, pathlib, sys, time
 from absl import app
 
+def given_of(arguments):
+    return {flag.lstrip("-").partition("=")[0]: flag for flag in arguments}
+
 def settings_of(arguments):
     given = dict(flag.lstrip("-").partition("=")[::2] for flag in arguments)
     settings = {"epochs": int(given.pop("epochs", 3)), "data": given.pop("data")}
@@ -74,7 +77,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import fake
 from keras_robustlt import __main__ as command_line
 from keras_robustlt.experiments import train
-train.COMMAND, train.settings_of = [sys.executable, fake.__file__], fake.settings_of
+train.COMMAND = [sys.executable, fake.__file__]
+train.given_of, train.settings_of = fake.given_of, fake.settings_of
 command_line.run()
 """
 
@@ -90,6 +94,7 @@ def faked(tmp_path, monkeypatch):
     import fake
 
     monkeypatch.setattr(train, "COMMAND", [sys.executable, fake.__file__])
+    monkeypatch.setattr(train, "given_of", fake.given_of)
     monkeypatch.setattr(train, "settings_of", fake.settings_of)
 
 
@@ -253,7 +258,7 @@ def test_interrupted(run, number):
         time.sleep(0.05)
     process.send_signal(number)
     printed, _ = process.communicate()
-    assert process.returncode == 130, printed
+    assert process.returncode == 128 + number, printed
     assert "Traceback" not in printed
     assert "Stopped. Started again, the same command goes on from here." in printed
     for path in running:
@@ -311,20 +316,34 @@ def test_runs_of_other_settings_are_no_mean(run):
         (("--data=a/x.npz,b/x.npz",), "would share the directory x/at"),
         (("--workdir=",), "--workdir= is empty"),
         (("--methods=at,magic",), "there is no method magic"),
-        (("--seeds=1,two",), "--seeds=two: seeds are whole numbers"),
+        (("--seeds=1,two",), "--seeds=two: it must be a whole number"),
         (("--seeds=",), "need values"),
         (("--jobs=0",), "--jobs"),
         (("--epochs=2",), "'epochs'"),
         (("--", "--epoks=2"), "there is no flag epoks"),
         (("--", "--seed=7"), "--seed=7 after -- would be the same for all runs"),
         (("--", "--data=digits"), "--data=digits after --"),
-        (("--", "--norobustlt"), "--norobustlt after --"),
+        (("--", "--budget=cfa"), "--budget=cfa after --"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(run, flags, message):
     end, printed = run(*flags)
     assert message in end and not printed
     assert not RUNS.exists()
+
+
+def test_flags_of_a_budget_go_to_its_runs():
+    points = sweep.grid(["digits"], ["at"], ["uniform", "robustlt"], ["1"])
+    extra = ["--alpha", "0.5", "--epochs=3"]
+    (base, _), (ours, settings) = sweep.runs_of(points, extra).values()
+    assert settings["alpha"] == 0.5
+    assert "--alpha=0.5" in ours and "--epochs=3" in ours
+    assert "--alpha=0.5" not in base and "--epochs=3" in base
+    # Without such a run they would do nothing.
+    with pytest.raises(app.UsageError, match="--alpha=0.5 does nothing"):
+        sweep.runs_of(points[:1], extra)
+    with pytest.raises(app.UsageError, match="^--norobustlt after --"):
+        sweep.runs_of(points, ["--norobustlt"])
 
 
 def test_table_of_nothing(run):

@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_robustlt as krl
 
 COUNTS = (8, 3, 1)
 FIT = {"batch_size": 4, "verbose": 0, "shuffle": False}
+# A mark of tests that train for one epoch, in which a growing budget is still 0.
+ONE_EPOCH = pytest.mark.filterwarnings("ignore:In all of this training, of 1 epoch")
 
 
 def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):
@@ -19,11 +22,11 @@ def dense_network(classes=3, input_shape=(6, 6, 3), activation=None):
     )
 
 
-def conv_network(batchnorm=krl.layers.BatchNormalization):
+def conv_network(batchnorm=krl.layers.BatchNormalization, input_shape=(6, 6, 3)):
     layers = keras.layers
     return keras.Sequential(
         [
-            keras.Input((6, 6, 3)),
+            keras.Input(input_shape),
             layers.Conv2D(4, 3, strides=2, use_bias=False),
             batchnorm(),
             layers.ReLU(),

@@ -16,7 +16,8 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks.base import Attack
+from keras_robustlt.attacks.base import Attack, check_each
+from keras_robustlt.attacks.gradients import logits_of
 
 
 class ActiveSetAttack(Attack):
@@ -90,6 +91,7 @@ class ActiveSetAttack(Attack):
             network(image[:1])  # compiled code may not make variables
         functions = self._functions(network)
         logits = in_batches(functions["logits"], self.batch_size, image)
+        self.check_classes(logits.shape[1])
         checks.labels(label, logits.shape[1])
         if label.ndim == 2 and label.shape[1] == logits.shape[1] > 1:
             label = label.argmax(axis=1)
@@ -105,11 +107,7 @@ class ActiveSetAttack(Attack):
     def _epsilon_of_each(self, epsilon, image):
         """The budgets as an array of shape `(examples, 1, ...)`."""
         epsilon = self.epsilon if epsilon is None else to_array(epsilon, "epsilon")
-        if np.size(epsilon) not in (1, len(image)) or np.ndim(epsilon) > 1:
-            raise ValueError(
-                "`epsilon` must be a number, or an array with one for each of the "
-                f"{len(image)} images. Received: shape {np.shape(epsilon)}"
-            )
+        check_each("epsilon", epsilon, len(image))
         for value in (np.min(epsilon), np.max(epsilon)):
             checks.epsilon(float(value), self.norm)
         epsilon = np.broadcast_to(epsilon, len(image)).astype("float32")
@@ -254,22 +252,6 @@ def padded_size(count, batch_size):
     return next(size for size in sizes if size >= count)
 
 
-def logits_of(network):
-    """`network` in inference mode, for use inside of compiled code."""
-    forward = backend.frozen(network)
-
-    def logits(x, draw=None):
-        values = ops.cast(forward(x, draw=draw), "float32")
-        if len(values.shape) != 2:
-            raise ValueError(
-                "`network` must give logits of shape (batch, num_classes). "
-                f"Received: outputs of shape {tuple(values.shape)}"
-            )
-        return values
-
-    return logits
-
-
 def compiled_logits(network):
     return backend.compiled(lambda x: logits_of(network)(x), variables_of(network))
 
@@ -280,11 +262,6 @@ def misclassified(logits, label):
 
 def one_hot(label, logits):
     return losses.one_hot(label, logits.shape[-1])
-
-
-def per_image(condition, image):
-    """Booleans of shape `(batch,)` in a shape that fits images."""
-    return ops.reshape(condition, (-1,) + (1,) * (len(image.shape) - 1))
 
 
 def variables_of(network):

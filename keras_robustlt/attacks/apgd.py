@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import active_set, base
+from keras_robustlt.attacks import active_set, base, gradients
 
 __all__ = ["APGD", "APGDT"]
 
@@ -148,17 +148,16 @@ class Climber(active_set.TargetedAttack):
 
     def _compile(self, network):
         def evaluation(constants, shared):
-            logits_of = active_set.logits_of(network)
+            gradient_of = gradients.gradient_of(network)
 
             def values(x, index):
-                def total(x):
-                    logits = logits_of(x, draw=shared["draw"] + index)
-                    loss = self._loss(constants, logits)
-                    fooled = active_set.misclassified(logits, constants["label"])
-                    return ops.sum(loss), (loss, fooled)
-
-                gradient, outputs = backend.gradient_and_outputs(total, x)
-                return gradient, *outputs
+                gradient, loss, logits = gradient_of(
+                    lambda logits: self._loss(constants, logits),
+                    x,
+                    draw=shared["draw"] + index,
+                )
+                fooled = active_set.misclassified(logits, constants["label"])
+                return gradient, loss, fooled
 
             return values
 
@@ -193,7 +192,7 @@ class Climber(active_set.TargetedAttack):
     def _averaged(self, values):
         """The mean gradient of several draws of a random network, and the last loss."""
         if self.eot == 1:
-            return finite(values)
+            return values
 
         def average(x, index):
             index = index * self.eot
@@ -208,7 +207,7 @@ class Climber(active_set.TargetedAttack):
             total, _, loss, fooled = backend.repeat(self.eot - 1, add, state)
             return total / self.eot, loss, fooled
 
-        return finite(average)
+        return average
 
     def get_config(self):
         config = super().get_config()
@@ -399,15 +398,3 @@ def review(state, constants, memory, steps, rho):
     state["x"][halve] = state["best"][halve]
     state["gradient"][halve] = state["best_gradient"][halve]
     state["increases"][:] = 0
-
-
-def finite(values):
-    """The same values with a gradient of 0 where it is not a finite number."""
-
-    def checked(x, index):
-        gradient, loss, fooled = values(x, index)
-        # `ops.where` takes several times as long in TensorFlow's CPU kernels.
-        is_finite = ops.cast(ops.isfinite(gradient), gradient.dtype)
-        return ops.divide_no_nan(gradient, is_finite), loss, fooled
-
-    return checked

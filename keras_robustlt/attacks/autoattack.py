@@ -25,6 +25,8 @@ PARTS = {
     "fab-t": FAB,
     "square": Square,
 }
+# Classes for which the difference of logits ratio that they climb is defined.
+FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
 # The attacks of each version, with what differs from their defaults.
 VERSIONS = {
     "standard": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {}},
@@ -55,7 +57,10 @@ class AutoAttack(Attack):
             that are themselves random: APGD with both losses and gradients that are
             means of 20. Or a list of `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab"`,
             `"fab-t"`, `"square"` (as in `"standard"`) and of attacks, whose own
-            `epsilon` is not used. Defaults to `"standard"`.
+            `epsilon` is not used. Defaults to `"standard"`. With two or three classes,
+            for which the loss of `"apgd-dlr"` or `"apgd-t"` is not defined, a version
+            runs APGD with the margin loss in its place, and adds `" (margin)"` to the
+            name of the stage.
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
             Defaults to `8 / 255`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -66,7 +71,7 @@ class AutoAttack(Attack):
 
     Raises:
         ValueError: If an argument is out of range; on a call also if the network has
-            too few classes for one of the attacks.
+            too few classes for one of a list of attacks.
 
     Example:
 
@@ -101,6 +106,8 @@ class AutoAttack(Attack):
             if name in self.attacks:
                 name = f"{name}-{len(self.attacks) + 1}"
             self.attacks[name] = self._get(attack)
+        # What runs in their place with few classes: kept, for what is compiled.
+        self._margin_attacks = {}
 
     def __call__(self, network, x, y, epsilon=None, seed=None):
         """Adversarial examples for the images `x`.
@@ -149,8 +156,10 @@ class AutoAttack(Attack):
         seed = self.seed if seed is None else seed
         problem = first._problem(network, x, y, epsilon, seed)
         logits_of = problem.functions["logits"]
-        for attack in self.attacks.values():
-            attack.check_classes(problem.logits.shape[1])
+        num_classes = problem.logits.shape[1]
+        self.check_classes(num_classes)
+        attacks = self._for_classes(num_classes)
+        for attack in attacks.values():
             # One compilation does for all of them.
             attack._functions(network)["logits"] = logits_of
         predicted = problem.logits.argmax(axis=1)
@@ -162,7 +171,7 @@ class AutoAttack(Attack):
             return Stage(name, robust, predicted.copy(), x_adv.copy(), seconds)
 
         yield stage("clean")
-        for number, (name, attack) in enumerate(self.attacks.items()):
+        for number, (name, attack) in enumerate(attacks.items()):
             began = time.perf_counter()
             active = np.flatnonzero(predicted == problem.label)
             if active.size:
@@ -182,6 +191,30 @@ class AutoAttack(Attack):
                 predicted[active[fooled]] = taken_for[fooled]
                 x_adv[active[fooled]] = found[fooled]
             yield stage(name)
+
+    def check_classes(self, num_classes):
+        super().check_classes(num_classes)
+        for attack in self._for_classes(num_classes).values():
+            attack.check_classes(num_classes)
+
+    def _for_classes(self, num_classes):
+        """The attacks, with the margin loss where the version's own is not defined."""
+        if not isinstance(self.version, str):
+            return self.attacks
+        attacks = {}
+        for name, attack in self.attacks.items():
+            if num_classes < FEWEST_CLASSES.get(name, 2):
+                attack = self._with_margin(name, attack)
+                name = f"{name} (margin)"
+            attacks[name] = attack
+        return attacks
+
+    def _with_margin(self, name, attack):
+        if name not in self._margin_attacks:
+            config = {**attack.get_config(), "loss": "margin"}
+            config.pop("targets", None)
+            self._margin_attacks[name] = APGD(**config)
+        return self._margin_attacks[name]
 
     def _get(self, attack):
         if not isinstance(attack, str):

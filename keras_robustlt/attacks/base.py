@@ -1,5 +1,8 @@
 """What an attack is."""
 
+import numpy as np
+from keras import ops
+
 from keras_robustlt import checks, losses
 from keras_robustlt.attacks import norms
 from keras_robustlt.configurable import Configurable
@@ -103,6 +106,35 @@ def check_loss(loss):
 def loss_function(loss):
     """`loss`, a name or a function, as a function of `(targets, logits)`."""
     return loss if callable(loss) else LOSSES[loss]
+
+
+def known(value):
+    """`value` as an array, or None where it has none yet: inside of compiled code."""
+    if value is None:
+        return None
+    try:
+        return np.asarray(ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError):
+        return None
+
+
+def check_each(name, value, count):
+    """Raises if `value` is neither a number nor one for each of `count` images."""
+    if np.size(value) not in (1, count) or np.ndim(value) > 1:
+        raise ValueError(
+            f"`{name}` must be a number, or an array with one for each of the {count} "
+            f"images. Received: shape {np.shape(value)}"
+        )
+
+
+def check_labels(labels, count, num_classes):
+    """Raises if `labels` are not those of `count` images of `num_classes` classes."""
+    if len(np.atleast_1d(labels)) != count:
+        raise ValueError(
+            "`x` and `y` must have the same length. "
+            f"Received: {count} images and {np.size(labels)} labels"
+        )
+    checks.labels(labels, num_classes)
 
 
 def check_dlr(loss, num_classes):

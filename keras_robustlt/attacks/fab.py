@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import active_set, gradients
 
 __all__ = ["FAB"]
 
@@ -139,21 +139,20 @@ class FAB(active_set.TargetedAttack):
     def _compile(self, network):
         def make_step(constants, shared):
             del shared
-            logits_of = active_set.logits_of(network)
+            logits_of = gradients.logits_of(network)
+            gradient_of = gradients.gradient_of(network)
             image, label = constants["image"], constants["label"]
 
             def boundary(x, target_class):
                 """That to a class: its logit minus that of the right one."""
 
-                def total(x):
-                    logits = logits_of(x)
+                def difference(logits):
                     target = active_set.one_hot(target_class, logits)
                     sign = target - active_set.one_hot(label, logits)
-                    values = ops.sum(sign * logits, axis=-1)
-                    return ops.sum(values), values
+                    return ops.sum(sign * logits, axis=-1)
 
-                normal, values = backend.gradient_and_outputs(total, x)
-                return active_set.per_image(values, x), normal
+                normal, values, _ = gradient_of(difference, x)
+                return gradients.per_image(values, x), normal
 
             def nearest_boundary(x):
                 """That to the class with the nearest one."""

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import base
+from keras_robustlt.attacks import base, gradients
 from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
@@ -25,7 +25,7 @@ class PGD(base.Attack):
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
             Defaults to `8 / 255`.
         steps: Integer. Number of steps. Defaults to `10`.
-        step_size: Float, in the units of `epsilon`. Defaults to `epsilon / 4`.
+        step_size: Float above 0, in the units of `epsilon`. Defaults to `epsilon / 4`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         random_start: Boolean. Whether to start from a uniformly drawn point of the
             ball instead of the image itself. Defaults to `True`.
@@ -65,6 +65,11 @@ class PGD(base.Attack):
         self.step_size = checks.in_range(
             "step_size", self.epsilon / 4 if step_size is None else step_size, 0, 1e9
         )
+        if step_size is not None and not self.step_size and self.epsilon:
+            raise ValueError(
+                "`step_size` must be above 0: without a step the attack stays where it "
+                f"starts. Received: step_size={step_size}"
+            )
         self.random_start = bool(random_start)
         self.loss = base.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
@@ -108,8 +113,16 @@ class PGD(base.Attack):
 
         Returns:
             A float32 tensor of the shape of `x`, in the ball and in `[0, 1]`.
+
+        Raises:
+            ValueError: If images, labels or budgets are out of range, or the network
+                has too few classes. Inside of compiled code they have no values yet,
+                so that only their types are looked at.
         """
+        x = ops.convert_to_tensor(x)
+        checks.image_dtype(x)
         x = ops.cast(x, "float32")
+        self._check_values(network, x, y, epsilon, step_size)
         if start is None:
             start = self.starting_point(x, epsilon, seed)
 
@@ -123,6 +136,28 @@ class PGD(base.Attack):
             start = self.starting_point(x, epsilon, _another_seed(seed, number))
             best = self._better(network, best, run(start), y, training, loss)
         return best
+
+    def _check_values(self, network, x, y, epsilon, step_size):
+        """Raises if what is known of the arguments of a call is out of range."""
+        images, labels = base.known(x), base.known(y)
+        if images is None or not len(images):
+            return
+        checks.images(images)
+        if isinstance(network, keras.Layer) and not network.built:
+            network(x[:1])
+        num_classes = gradients.logits_of(network)(x[:1]).shape[-1]
+        self.check_classes(num_classes)
+        if labels is not None:
+            base.check_labels(labels, len(images), num_classes)
+        for name, value in (("epsilon", epsilon), ("step_size", step_size)):
+            value = base.known(value)
+            if value is not None:
+                base.check_each(name, value, len(images))
+                for extreme in (np.min(value), np.max(value)):
+                    if name == "epsilon":
+                        checks.epsilon(float(extreme), self.norm)
+                    else:
+                        checks.in_range(name, extreme, 0, 1e9)
 
     def starting_point(self, x, epsilon=None, seed=None):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
@@ -158,15 +193,14 @@ class PGD(base.Attack):
             step_size = step_size * self.steps / ops.cast(steps, "float32")
         step_size = self._per_image(step_size, x)
         loss = self._loss(loss)
-        forward = backend.frozen(network)
+        gradient_of = gradients.gradient_of(network, training)
 
-        def total_loss(x_adv):
-            logits = ops.cast(forward(x_adv, training=training), "float32")
-            # The sum, so that the gradient of an image does not shrink with the batch.
-            return ops.sum(loss(losses.one_hot(y, logits.shape[-1]), logits))
+        def values(logits):
+            return loss(losses.one_hot(y, logits.shape[-1]), logits)
 
         def step(x_adv):
-            direction = self._norm.steepest(backend.gradient(total_loss, x_adv))
+            gradient, *_ = gradient_of(values, x_adv)
+            direction = self._norm.steepest(gradient)
             moved = x_adv + step_size * direction - x
             return ops.clip(x + self.project(moved, epsilon), 0.0, 1.0)
 
@@ -181,10 +215,10 @@ class PGD(base.Attack):
 
     def _better(self, network, first, second, y, training, loss):
         """For each image the one that is misclassified, or has the higher loss."""
-        forward = backend.frozen(network)
+        logits_of = gradients.logits_of(network, training)
 
         def judge(x_adv):
-            logits = ops.cast(forward(x_adv, training=training), "float32")
+            logits = logits_of(x_adv)
             targets = losses.one_hot(y, logits.shape[-1])
             right = ops.equal(ops.argmax(logits, -1), ops.argmax(targets, -1))
             return right, self._loss(loss)(targets, logits)
@@ -202,9 +236,7 @@ class PGD(base.Attack):
         if value is None:
             return self.epsilon
         value = ops.cast(value, "float32")
-        if len(value.shape) == 0:
-            return value
-        return ops.reshape(value, (-1,) + (1,) * (len(x.shape) - 1))
+        return gradients.per_image(value, x) if len(value.shape) else value
 
     def check_classes(self, num_classes):
         super().check_classes(num_classes)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import active_set, gradients
 
 __all__ = ["Square"]
 
@@ -122,7 +122,7 @@ class Square(active_set.ActiveSetAttack):
 
     def _compile(self, network):
         def margin(x, label):
-            logits = active_set.logits_of(network)(x)
+            logits = gradients.logits_of(network)(x)
             return {
                 "margin": losses.logit_margin(
                     active_set.one_hot(label, logits), logits

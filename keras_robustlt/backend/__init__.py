@@ -94,10 +94,23 @@ def frozen(network):
 
 
 def trial_update(optimizer, gradients, variables):
-    """The changes that a step of `optimizer` would make; nothing is changed."""
+    """The changes that an update by `optimizer` would make; nothing is changed.
+
+    It is the update of these gradients alone, also where the optimiser would gather
+    those of several steps.
+    """
+    if not optimizer.built:
+        optimizer.build(variables)
     state = [*variables, *optimizer.variables]
     before = [ops.copy(variable.value) for variable in state]
-    optimizer.apply(gradients, variables)
+    gathers, optimizer.gradient_accumulation_steps = (
+        optimizer.gradient_accumulation_steps,
+        None,
+    )
+    try:
+        optimizer.apply(gradients, variables)
+    finally:
+        optimizer.gradient_accumulation_steps = gathers
     changes = [
         ops.subtract(variable.value, value)
         for variable, value in zip(variables, before[: len(variables)], strict=True)

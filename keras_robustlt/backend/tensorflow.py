@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# What a layer that stops the gradient gives, as in JAX; the default is None.
+ZERO = tf.UnconnectedGradients.ZERO
+
 
 def choose(chosen, images, others):
     # Where `tf.where` broadcasts the booleans, its CPU kernel takes ten times as long.
@@ -13,14 +16,14 @@ def gradient(function, x):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         value = function(x)
-    return tape.gradient(value, x)
+    return tape.gradient(value, x, unconnected_gradients=ZERO)
 
 
 def gradient_and_outputs(function, x):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         value, outputs = function(x)
-    return tape.gradient(value, x), outputs
+    return tape.gradient(value, x, unconnected_gradients=ZERO), outputs
 
 
 def on_accelerator():

@@ -20,6 +20,12 @@ class CFA(Budget):
         start: Float in `[0, 1]`. Share of training after which the rule takes over
             from the uniform budget. Defaults to `0.05`.
 
+    Attributes:
+        accuracy: Variable of shape `(num_classes,)`, once a model has it: the robust
+            accuracy of each class in the epoch before.
+        hits: Variable of the same shape: images of this epoch that are right so far.
+        seen: Variable of the same shape: images of this epoch so far.
+
     Example:
 
     >>> model = krl.RobustLTModel(network, class_counts, budget="cfa")

@@ -53,6 +53,11 @@ class DAFA(Budget):
         start: Float in `[0, 1]`. Share of training that is warm-up, of one epoch at
             least. Defaults to `0.64`, 70 epochs of 110.
 
+    Attributes:
+        probabilities: Variable of shape `(num_classes, num_classes)`, once a model has
+            it: row `i` sums the probabilities of adversarial images of class `i`.
+        seen: Variable of shape `(num_classes,)`: how many images it has summed.
+
     Example:
 
     >>> model = krl.RobustLTModel(network, class_counts, budget="dafa")

@@ -1,5 +1,7 @@
 """The budget of RobustLT: class-wise balancing times iteration weighting."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,10 +10,12 @@ from keras_robustlt import checks
 from keras_robustlt.budget.base import Budget
 
 GRANULARITIES = ("epoch", "step")
+# From here on all images can be moved to one and the same.
+HOPELESS = 0.5
 WEIGHTINGS = ("perturbation", "loss", "both")
 
 
-def classwise_epsilon(class_counts, epsilon, alpha):
+def classwise_epsilon(class_counts, epsilon, alpha, norm="linf"):
     """Perturbation budget of each class (CPB).
 
     With `K_y = max(n) / n_y` and `P(y) = n_y / sum(n)`:
@@ -28,13 +32,15 @@ def classwise_epsilon(class_counts, epsilon, alpha):
         epsilon: Float. The base budget, in pixel units of images in `[0, 1]`.
         alpha: Float in `[0, 1]`. `0` is the uniform budget; with `1` the largest
             class is not perturbed at all.
+        norm: `"linf"` or `"l2"`: the norm in which `epsilon` is measured. Defaults
+            to `"linf"`.
 
     Returns:
         A float64 array of shape `(num_classes,)`, in the units of `epsilon`.
 
     Raises:
-        ValueError: If a count is not positive, or `epsilon` or `alpha` is out of
-            range.
+        ValueError: If a count is not positive, `epsilon` or `alpha` is out of range,
+            or a class would get more than the whole range of a pixel.
 
     Example:
 
@@ -49,13 +55,22 @@ def classwise_epsilon(class_counts, epsilon, alpha):
         Zhang et al., CVPR 2026, class-wise perturbation balancing.
     """
     counts = checks.class_counts(class_counts).astype("float64")
-    epsilon = checks.epsilon(epsilon)
+    norm = checks.one_of("norm", norm, ("linf", "l2"))
+    epsilon = checks.epsilon(epsilon, norm)
     alpha = checks.in_range("alpha", alpha, 0, 1)
     rarity = np.sqrt(np.log(counts.max() / counts))
     mean_rarity = np.average(rarity, weights=counts)
     if mean_rarity == 0:
         return np.full(counts.shape, epsilon)
-    return epsilon * ((1 - alpha) + alpha * rarity / mean_rarity)
+    budget = epsilon * ((1 - alpha) + alpha * rarity / mean_rarity)
+    if norm == "linf" and budget.max() > 1:
+        raise ValueError(
+            f"`alpha` gives class {budget.argmax()}, of {counts.min():.0f} images of "
+            f"{counts.sum():.0f}, a budget of {budget.max():.3g}, beyond the whole "
+            f"range [0, 1] of a pixel. Lower it. Received: alpha={alpha}, "
+            f"epsilon={epsilon:.4g}"
+        )
+    return budget
 
 
 def iteration_weight(t, total, beta):
@@ -88,12 +103,12 @@ def iteration_weight(t, total, beta):
         Zhang et al., CVPR 2026, adversarial iteration weighting.
     """
     beta = checks.in_range("beta", beta, 0, np.inf)
-    if total < 1:
-        raise ValueError(
-            f"`total` must be at least 1, the number of iterations. Received: {total}"
-        )
-    t = np.asarray(t, "float64")
-    if np.any(t < 1) or np.any(t > total):
+    total = checks.positive_integer("total", total)
+    try:
+        t = np.asarray(t, "float64")
+    except (TypeError, ValueError):
+        t = np.asarray(np.nan)
+    if not np.all((t >= 1) & (t <= total)):
         raise ValueError(
             "`t` counts iterations from 1 to `total`. "
             f"Received: t={t.tolist()}, total={total}"
@@ -146,7 +161,16 @@ class RobustLT(Budget):
         return self.weighting != "perturbation" and self.beta > 0
 
     def build(self, model):
-        epsilon = classwise_epsilon(model.class_counts, model.epsilon, self.alpha)
+        norm = getattr(model.attack, "norm", "linf")
+        epsilon = classwise_epsilon(model.class_counts, model.epsilon, self.alpha, norm)
+        if norm == "linf" and model.epsilon < HOPELESS <= epsilon.max():
+            warnings.warn(
+                f"`alpha={self.alpha}` gives class {epsilon.argmax()} a budget of "
+                f"{epsilon.max():.3g}, {epsilon.max() / model.epsilon:.0f} times "
+                "`epsilon`: every image can become the same grey, and the class "
+                "cannot be learned. Lower alpha.",
+                stacklevel=2,
+            )
         self._epsilon = epsilon.astype("float32")
 
     def iteration_weight(self, schedule):

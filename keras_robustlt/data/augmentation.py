@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_robustlt.data import array_ops, autoaugment, randaugment
+from keras_robustlt.data.arrays import check_images
 from keras_robustlt.data.operations import pixels_at, rotate
-from keras_robustlt.data.sources import check_images
 
 PADDING = 4
 MAX_DEGREES = 15.0

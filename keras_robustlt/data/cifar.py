@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100, in whichever form they are there."""
 
-import io
-import pickle
 import urllib.error
 import urllib.request
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from keras_robustlt.data import prepared
 from keras_robustlt.data.arrays import read_npz
+from keras_robustlt.data.pickles import read_pickle
 
 # The official archives: folder, training files, test file, and the keys inside.
 FILES = {
@@ -36,7 +35,8 @@ def read_cifar(name, root, download):
     """What tensorflow-datasets prepared, files the user has, or a download.
 
     Returns:
-        `x_train, y_train, x_test, y_test`, and perhaps `class_names`.
+        A dictionary of `x_train`, `y_train`, `x_test`, `y_test`, and perhaps
+        `class_names`.
     """
     folder, file = root / FILES[name]["folder"], root / f"{name}.npz"
     if (root / name).is_dir():
@@ -80,69 +80,36 @@ def _check_reachable(address):
 
 def _read_pickles(folder, name):
     files = FILES[name]
-    train = [_read_pickle(folder / file) for file in files["train"]]
-    test = [_read_pickle(folder / files["test"])]
-    names = _read_pickle(folder / files["meta"])[files["names"]]
-
-    def images(records):
-        flat = np.concatenate([np.asarray(r[b"data"], np.uint8) for r in records])
-        return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-    def labels(records):
-        return np.concatenate([np.asarray(r[files["labels"]]) for r in records])
-
+    train = [read_pickle(folder / file) for file in files["train"]]
+    test = [read_pickle(folder / files["test"])]
+    meta = read_pickle(folder / files["meta"])
     try:
-        arrays = images(train), labels(train), images(test), labels(test)
-        class_names = [n.decode() for n in names]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return {
+            "x_train": _images(train),
+            "y_train": _labels(train, files["labels"]),
+            "x_test": _images(test),
+            "y_test": _labels(test, files["labels"]),
+            "class_names": [n.decode() for n in meta[files["names"]]],
+        }
+    except (LookupError, AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder} does not hold what the official {name} archive holds ({error}). "
-            "Unpack the archive again."
+            f"{folder} does not hold what the official {name} archive holds "
+            f"({str(error)[:200]}). Unpack the archive again."
         ) from error
-    return *arrays, class_names
 
 
-def _latin1(text, encoding):
-    """Stands in for `_codecs.encode`, which can also run decompressors."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
-    return text.encode("latin1")
+def _images(records):
+    flat = [record[b"data"] for record in records]
+    for array in flat:
+        if getattr(array, "dtype", None) != np.uint8:
+            raise TypeError("its images are no array of uint8")
+    images = np.concatenate(flat).reshape(-1, 3, 32, 32)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
-def _allowed_in_pickles():
-    multiarray = np.zeros(1).__reduce__()[0]  # numpy's array maker, wherever it lives
-    return {
-        ("numpy.core.multiarray", "_reconstruct"): multiarray,
-        ("numpy._core.multiarray", "_reconstruct"): multiarray,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,
-    }
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain containers and NumPy arrays, and refuses all else.
-
-    A pickle can name any function to be called while it is read.
-    """
-
-    def find_class(self, module, name):
-        allowed = _allowed_in_pickles()
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks to load {module}.{name}")
-        return allowed[module, name]
-
-
-def _read_pickle(file):
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing. Unpack the official archive again."
-        )
-    try:
-        return _ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="bytes").load()
-    except Exception as error:
-        # A damaged or hostile pickle can raise nearly anything.
-        raise ValueError(
-            f"{file} was refused: {error}. Only plain containers and NumPy arrays are "
-            "read from pickle files. Get the archive from its official source."
-        ) from error
+def _labels(records, key):
+    labels = [record[key] for record in records]
+    for one in labels:
+        if type(one) is not list or any(type(label) is not int for label in one):
+            raise TypeError("its labels are no list of integers")
+    return np.concatenate([np.array(one, np.int64) for one in labels])

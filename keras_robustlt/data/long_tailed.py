@@ -1,10 +1,13 @@
 """From a data set's name to long-tailed training data, in one call."""
 
 import dataclasses
+import hashlib
+import warnings
 from typing import Any
 
 import numpy as np
 
+from keras_robustlt.data.arguments import check_choice, is_number
 from keras_robustlt.data.augmentation import AUGMENTATIONS
 from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
@@ -20,12 +23,15 @@ class LongTailData:
     Args:
         train: The long-tailed training set: a `tf.data.Dataset` from `long_tail`, a
             pair of arrays `(x, y)` from `long_tail_arrays`.
-        validation: Like `train`, held out of it, just as long-tailed; or `None`.
+        validation: Like `train`, held out of it, just as long-tailed; or the whole
+            validation set of the source, if it has one and none is held out; or `None`.
         test: Like `train`: the whole test set of the source.
         class_counts: int64 array of shape `(num_classes,)`, training images a class.
         class_names: Tuple of strings.
         input_shape: Tuple `(height, width, channels)`.
         name: String, the source.
+        fingerprint: String that changes with every image and label, so that a
+            training can tell whether it goes on with its data.
     """
 
     train: Any
@@ -35,6 +41,7 @@ class LongTailData:
     class_names: tuple
     input_shape: tuple
     name: str
+    fingerprint: str = None
 
     @property
     def num_classes(self):
@@ -90,8 +97,8 @@ def long_tail(
             AutoAugment or RandAugment), or `"auto"`: `"base"`, but `"none"` for images
             that are too small to shift, such as the digits. Defaults to `"auto"`.
         seed: Integer. Defaults to `102`, that of the published CIFAR-LT splits.
-        validation_fraction: Float in `[0, 1)`, the part of each class to hold out.
-            Defaults to `0.0`.
+        validation_fraction: Float in `[0, 1)`, the part of each class to hold out, at
+            least one image where the class has two. Defaults to `0.0`.
         data_dir: Path to look in. Defaults to `None`.
         balanced_sampling: Boolean, whether training batches show all classes equally
             often. Defaults to `False`.
@@ -102,15 +109,20 @@ def long_tail(
             and all of one size. Defaults to `None`.
         largest_class: Integer, the images of the largest class, for less data than
             there are. Defaults to `None`, as many as all classes have.
-        **source_options: `classes`, `download`, `image_size` and `test_fraction` of
-            `data.load`.
+        **source_options: `classes`, `color_mode`, `download`, `groups`, `image_size`,
+            `on_bad` and `test_fraction` of `data.load`.
 
     Returns:
         A `LongTailData` of `tf.data.Dataset`s; `data.pipeline` describes the batches.
 
     Raises:
         FileNotFoundError: If the source is not there.
+        ImportError: If TensorFlow is not installed; `long_tail_arrays` needs none.
         ValueError: If an argument or the data cannot be used.
+
+    Warns:
+        UserWarning: If data are suspicious (`data.check` shows more), or the validation
+            images lack a class.
 
     Example:
 
@@ -121,6 +133,8 @@ def long_tail(
     Reference:
         - [Zhang et al., 2026](https://arxiv.org/abs/2605.13395)
     """
+    _need_tensorflow()
+    check_choice("augmentation", augmentation, ("auto", *AUGMENTATIONS))
     found, train, validation, counts = _select(
         source,
         imbalance_ratio,
@@ -162,6 +176,7 @@ def long_tail(
         class_names=found.class_names,
         input_shape=found.x_train.shape[1:],
         name=found.name,
+        fingerprint=_fingerprint(train, validation, (found.x_test, found.y_test)),
     )
 
 
@@ -185,8 +200,8 @@ def long_tail_arrays(
         validation_fraction: Float in `[0, 1)`. Defaults to `0.0`.
         data_dir: Path to look in. Defaults to `None`.
         largest_class: Integer or `None`. Defaults to `None`.
-        **source_options: `classes`, `download`, `image_size` and `test_fraction` of
-            `data.load`.
+        **source_options: `classes`, `color_mode`, `download`, `groups`, `image_size`,
+            `on_bad` and `test_fraction` of `data.load`.
 
     Returns:
         A `LongTailData` whose `train`, `validation` and `test` are pairs `(x, y)`:
@@ -224,7 +239,19 @@ def long_tail_arrays(
         class_names=found.class_names,
         input_shape=found.x_train.shape[1:],
         name=found.name,
+        fingerprint=_fingerprint(train, validation, (found.x_test, found.y_test)),
     )
+
+
+def _need_tensorflow():
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "`data.long_tail` makes its batches with tf.data, and TensorFlow cannot be "
+            f"imported ({error}). `data.long_tail_arrays` takes the same arguments and "
+            "gives arrays for `fit(x, y)`; or pip install tensorflow."
+        ) from error
 
 
 def _select(
@@ -237,23 +264,65 @@ def _select(
     largest_class,
     source_options,
 ):
+    if not is_number(validation_fraction, 0) or validation_fraction >= 1:
+        # Before the data are read.
+        raise ValueError(
+            "`validation_fraction` must be in [0, 1): the part of each class that is "
+            f"set aside. Received: {validation_fraction=}"
+        )
+    if imbalance_ratio is None and largest_class is not None:
+        raise ValueError(
+            "`largest_class` goes with an `imbalance_ratio`; imbalance_ratio=None "
+            f"keeps every image. Received: {largest_class=}"
+        )
     found = load(source, data_dir=data_dir, seed=seed, **source_options)
     counts = None
     if imbalance_ratio is not None:
-        available = np.bincount(found.y_train).min()
+        if largest_class is None:
+            largest_class = np.bincount(found.y_train).min()
         counts = long_tail_counts(
-            largest_class or available,
-            found.num_classes,
-            imbalance_ratio,
-            imbalance_type,
+            largest_class, found.num_classes, imbalance_ratio, imbalance_type
         )
     train, validation = long_tail_indices(
-        found.y_train, counts, seed, validation_fraction
+        found.y_train, counts, seed, validation_fraction, found.groups
     )
 
     def rows(indices):
         return (found.x_train[indices], found.y_train[indices])
 
     train_counts = np.bincount(found.y_train[train], minlength=found.num_classes)
-    held_out = rows(validation) if validation_fraction else None
+    held_out = None
+    if validation_fraction:
+        held_out = rows(validation)
+        _warn_about_validation(found, held_out[1])
+    elif found.x_validation is not None:
+        held_out = found.x_validation, found.y_validation
     return found, rows(train), held_out, train_counts.astype(np.int64)
+
+
+def _fingerprint(*parts):
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (array for part in parts if part for array in part):
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _warn_about_validation(found, labels):
+    counts = np.bincount(labels, minlength=found.num_classes)
+    lacking = [found.class_names[c] for c in np.flatnonzero(counts == 0)]
+    if lacking:
+        reason = "one image" if found.groups is None else "one image or group"
+        warnings.warn(
+            f"The validation images have none of the classes {', '.join(lacking[:10])}"
+            f"{', ...' if len(lacking) > 10 else ''}, which have {reason} each: "
+            "validation metrics leave them out.",
+            stacklevel=4,
+        )
+    if found.x_validation is not None:
+        warnings.warn(
+            f"{found.name} has validation images of its own, and "
+            "`validation_fraction` holds out others, of the training images. Leave "
+            "it out to use those of the data.",
+            stacklevel=4,
+        )

@@ -11,8 +11,10 @@ import os
 
 import numpy as np
 
+from keras_robustlt.data.arguments import check_flag, is_whole
+from keras_robustlt.data.arrays import check_images, check_labels
 from keras_robustlt.data.augmentation import get_augmentation
-from keras_robustlt.data.sources import check_images, check_labels
+from keras_robustlt.data.resumption import fingerprint
 
 
 def pipeline(
@@ -78,11 +80,27 @@ def pipeline(
             "`images` and `labels` must have one label an image, and not be empty. "
             f"Received: {num_images} images and {len(labels)} labels."
         )
-    if batch_size < 1 or int(batch_size) != batch_size:
+    if not is_whole(batch_size):
         raise ValueError(
             f"`batch_size` must be a positive integer. Received: {batch_size=}"
         )
-    part = _part(shard, batch_size) if shard else None
+    batch_size = int(batch_size)
+    if not is_whole(seed, low=-(2**63)) or seed >= 2**63:
+        raise ValueError(f"`seed` must be an integer of 64 bits. Received: {seed=}")
+    if num_classes is not None and (
+        not is_whole(num_classes) or num_classes <= labels.max()
+    ):
+        raise ValueError(
+            "`num_classes` must be an integer above every label. "
+            f"Received: {num_classes=}, and a label {int(labels.max())}"
+        )
+    for name, value in (
+        ("shuffle", shuffle),
+        ("balanced_sampling", balanced_sampling),
+        ("drop_remainder", drop_remainder),
+    ):
+        check_flag(name, value)
+    part = None if shard is None else _part(shard, batch_size)
     drop_remainder = drop_remainder or shard is not None
     if drop_remainder and batch_size > num_images:
         raise ValueError(
@@ -93,6 +111,17 @@ def pipeline(
         raise ValueError("`balanced_sampling` draws at random: it needs shuffle=True.")
     augment = get_augmentation(augmentation, images.shape[1:])
     class_table = _class_table(labels, num_classes) if balanced_sampling else None
+
+    # By which a checkpoint knows the data again.
+    made_of = {
+        "images": fingerprint(images),
+        "labels": fingerprint(labels),
+        "batch_size": batch_size,
+        "augmentation": augmentation,
+        "shuffle": shuffle,
+        "seed": seed,
+        "balanced_sampling": balanced_sampling,
+    }
 
     import tensorflow as tf
 
@@ -148,13 +177,14 @@ def pipeline(
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
     dataset.epoch = epoch_variable
+    dataset.made_of = made_of
     return dataset
 
 
 def _part(shard, batch_size):
     """A function from what a batch holds to the part of it that `shard` says."""
-    index, count = shard
-    if not 0 <= index < count:
+    index, count = shard if np.shape(shard) == (2,) else (None, None)
+    if not (is_whole(count) and is_whole(index, low=0) and index < count):
         raise ValueError(
             "`shard` must be (index, count) with an index from 0 to count - 1. "
             f"Received: shard={shard}"

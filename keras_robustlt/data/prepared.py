@@ -27,15 +27,16 @@ def read_cifar(cifar_builder):
     """CIFAR in its official order, which the published splits count in.
 
     Returns:
-        `x_train, y_train, x_test, y_test, class_names`.
+        A dictionary of `x_train`, `y_train`, `x_test`, `y_test` and `class_names`.
     """
-    parts = []
+    arrays = {"class_names": cifar_builder.info.features["label"].names}
     for split in ("train", "test"):
         # Prepared files are shuffled; the ids give the order back.
         data = cifar_builder.as_dataset(split=split, batch_size=-1)
         order = np.argsort(data["id"].numpy())
-        parts += [data["image"].numpy()[order], data["label"].numpy()[order]]
-    return *parts, cifar_builder.info.features["label"].names
+        arrays[f"x_{split}"] = data["image"].numpy()[order]
+        arrays[f"y_{split}"] = data["label"].numpy()[order]
+    return arrays
 
 
 def read_imagenet64(root, classes):
@@ -44,7 +45,7 @@ def read_imagenet64(root, classes):
     Classes are in the order of Imagenet64, which is not that of their WordNet ids.
 
     Returns:
-        `x_train, y_train, x_test, y_test, class_names`.
+        A dictionary of `x_train`, `y_train`, `x_test`, `y_test` and `class_names`.
     """
     found = builder(IMAGENET64, root) if (root / IMAGENET64).is_dir() else None
     if found is None or not found.is_prepared():
@@ -57,9 +58,15 @@ def read_imagenet64(root, classes):
         )
     names = found.info.features["label"].names
     chosen = chosen_classes(classes, names)
-    train = _read_classes(found, "train", chosen)
-    test = _read_classes(found, "validation", chosen)
-    return *train, *test, [names[c] for c in chosen]
+    x_train, y_train = _read_classes(found, "train", chosen)
+    x_test, y_test = _read_classes(found, "validation", chosen)
+    return {
+        "x_train": x_train,
+        "y_train": y_train,
+        "x_test": x_test,
+        "y_test": y_test,
+        "class_names": [names[c] for c in chosen],
+    }
 
 
 def _read_classes(found, split, chosen):
@@ -87,6 +94,11 @@ def _read_classes(found, split, chosen):
     labels = np.empty(num_examples, np.int64)
     end = 0
     for x, y in rows.batch(1024).prefetch(1).as_numpy_iterator():
+        if end + len(x) > num_examples:
+            raise ValueError(
+                f"{found.data_dir} has more images in {split!r} than the "
+                f"{num_examples} that its records count. Prepare it again."
+            )
         images[end : end + len(x)], labels[end : end + len(x)] = x, y
         end += len(x)
     return images[:end], labels[:end]

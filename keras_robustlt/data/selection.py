@@ -7,6 +7,9 @@ NumPy and a pure function of its arguments, so a seed names a split for good.
 
 import numpy as np
 
+from keras_robustlt.data.arguments import check_seed, is_number, is_whole
+from keras_robustlt.data.arrays import check_labels
+
 
 def chosen_classes(classes, names):
     """Which classes a choice means.
@@ -26,13 +29,13 @@ def chosen_classes(classes, names):
     names = list(names)
     if classes is None:
         return list(range(len(names)))
-    if isinstance(classes, (int, np.integer)):
-        wanted = range(classes)
+    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
+        wanted = range(min(classes, len(names) + 1))
     else:
         wanted = np.atleast_1d(np.asarray(classes, object))
     chosen = [names.index(c) if c in names else c for c in wanted]
-    unknown = [c for c in chosen if c not in range(len(names))]
-    if unknown or len(set(chosen)) != len(chosen) or len(chosen) < 2:
+    unknown = [c for c in chosen if not is_whole(c, 0) or c >= len(names)]
+    if unknown or len(chosen) < 2 or len(set(chosen)) != len(chosen):
         known = ", ".join(map(repr, names[:3]))
         raise ValueError(
             f"`classes` must be an integer from 2 to {len(names)} (the first so many), "
@@ -71,30 +74,29 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
     Reference:
         - [Cui et al., 2019](https://arxiv.org/abs/1901.05555), section 5.1.
     """
-    if largest < 1 or int(largest) != largest:
+    if not is_whole(largest):
         raise ValueError(
             f"`largest` must be a positive number of images. Received: {largest=}"
         )
-    if num_classes < 2 or int(num_classes) != num_classes:
+    if not is_whole(num_classes, low=2):
         raise ValueError(
-            "`num_classes` must be an integer of at least 2. "
-            f"Received: num_classes={num_classes}"
+            f"`num_classes` must be an integer of at least 2. Received: {num_classes=}"
         )
-    if not (np.isfinite(imbalance_ratio) and imbalance_ratio >= 1):
+    if not is_number(imbalance_ratio, low=1):
         raise ValueError(
             "`imbalance_ratio` is the largest class over the smallest and must be at "
             "least 1 (1 keeps the classes balanced). "
-            f"Received: imbalance_ratio={imbalance_ratio}"
+            f"Received: {imbalance_ratio=}"
         )
     if imbalance_type == "exp":
         counts = [
             int(largest * (1 / imbalance_ratio) ** (i / (num_classes - 1)))
-            for i in range(num_classes)
+            for i in range(int(num_classes))
         ]
     elif imbalance_type == "step":
-        head = num_classes // 2
+        head = int(num_classes) // 2
         counts = [int(largest)] * head
-        counts += [int(largest / imbalance_ratio)] * (num_classes - head)
+        counts += [int(largest / imbalance_ratio)] * (int(num_classes) - head)
     else:
         raise ValueError(
             "`imbalance_type` must be 'exp' or 'step'. "
@@ -110,13 +112,91 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
     return np.array(counts, dtype=np.int64)
 
 
-def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0):
+def hold_out(labels, class_names, fraction, seed, groups=None):
+    """Draws the test images of a data set that has none of its own.
+
+    Args:
+        labels: Integer array of shape `(num_images,)`.
+        class_names: Sequence of strings, one a class.
+        fraction: Float in `(0, 1)`, the part of each class. Of two images or more, at
+            least one is held out and one is left.
+        seed: Integer.
+        groups: Array of shape `(num_images,)`, or `None`; a group is not divided.
+
+    Returns:
+        A pair of ascending integer arrays `(train_indices, test_indices)`.
+
+    Raises:
+        ValueError: If a class cannot be divided.
+    """
+    if not is_number(fraction) or not 0 < fraction < 1:
+        raise ValueError(
+            "`test_fraction` must be between 0 and 1. "
+            f"Received: test_fraction={fraction!r}"
+        )
+    counts = np.bincount(labels, minlength=len(class_names))
+    for name, count in zip(class_names, counts, strict=True):
+        if count < 2:
+            raise ValueError(
+                f"Class {name!r} has {'one image' if count else 'no image'}, and "
+                "training and testing need one each. Add images, or give separate "
+                "folders `train` and `test`."
+            )
+    generator = np.random.default_rng(seed)
+    wanted = [min(max(1, round(fraction * n)), n - 1) for n in counts.tolist()]
+    if groups is not None:
+        held = _hold_out_groups(labels, groups, wanted, generator)
+        lacking = _without_images(labels[held], class_names)
+        if lacking:
+            raise ValueError(
+                "The `groups` of these classes cannot be divided into training and "
+                f"test images: {', '.join(lacking)}. Each class needs two groups."
+            )
+        return np.flatnonzero(~held), np.flatnonzero(held)
+    held = np.zeros(len(labels), bool)
+    for c, count in enumerate(wanted):
+        held[generator.permutation(np.flatnonzero(labels == c))[:count]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _without_images(labels, class_names):
+    counts = np.bincount(labels, minlength=len(class_names))
+    return [name for name, n in zip(class_names, counts, strict=True) if n == 0]
+
+
+def _hold_out_groups(labels, groups, wanted, generator):
+    """Which images to hold out, whole groups of about `wanted` images a class.
+
+    Rare classes choose first. A class keeps at least one image that is not held out.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]
+    images = np.zeros((groups.max() + 1, len(wanted)), np.int64)
+    np.add.at(images, (groups, labels), 1)
+    order = generator.permutation(len(images))
+    chosen = np.zeros(len(images), bool)
+    held, total = np.zeros(len(wanted), np.int64), images.sum(axis=0)
+    for c in np.argsort(total, kind="stable"):
+        # Groups first that are not too large.
+        for group in sorted(order, key=lambda g: images[g, c] > wanted[c]):
+            missing, size = wanted[c] - held[c], images[group, c]
+            if missing <= 0:
+                break
+            nearer = held[c] == 0 or size - missing < missing
+            spared = (held + images[group] < total) | (images[group] == 0)
+            if size and not chosen[group] and nearer and spared.all():
+                chosen[group] = True
+                held += images[group]
+    return chosen[groups]
+
+
+def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0, groups=None):
     """Draws the images of each class, and sets some aside for validation.
 
     One random generator serves all classes: it shuffles the ascending indices of each
     class, in class order, and the first `class_counts[c]` of them are kept. The last
-    `int(validation_fraction * class_counts[c])` of those are for validation. The
-    published CIFAR-10-LT splits of seeds 102 to 104 come out index for index.
+    `int(validation_fraction * class_counts[c])` of those are for validation, and at
+    least one where the class keeps two or more. The published CIFAR-10-LT splits of
+    seeds 102 to 104 come out index for index.
 
     Args:
         labels: Integer array of shape `(num_images,)`.
@@ -124,6 +204,10 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0):
             class, the validation images included. `None` keeps every image.
         seed: Integer, names the split.
         validation_fraction: Float in `[0, 1)`. Defaults to `0.0`.
+        groups: Array of shape `(num_images,)`, integers or strings: images of one
+            group, such as a patient, are all for training or all for validation, and
+            the numbers of validation images are met as nearly as that allows. Defaults
+            to `None`.
 
     Returns:
         A pair of integer arrays `(train_indices, validation_indices)`, grouped by
@@ -143,14 +227,18 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0):
     >>> len(train), len(validation)
     (3, 2)
     """
-    if not 0.0 <= validation_fraction < 1.0:
+    if not is_number(validation_fraction, 0) or validation_fraction >= 1:
         raise ValueError(
             "`validation_fraction` must be in [0, 1): the part of each class that is "
-            f"set aside. Received: validation_fraction={validation_fraction}"
+            f"set aside. Received: {validation_fraction=}"
         )
-    labels = np.asarray(labels)
-    present = np.bincount(labels)
-    class_counts = present if class_counts is None else np.asarray(class_counts)
+    check_seed(seed)
+    labels = check_labels(labels, "labels")
+    if groups is not None:
+        groups = check_groups(groups, len(labels))
+    if class_counts is None:
+        class_counts = np.bincount(labels)
+    class_counts = _whole_numbers("class_counts", class_counts)
     available = np.bincount(labels, minlength=len(class_counts))
     if len(available) > len(class_counts):
         raise ValueError(
@@ -173,7 +261,37 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0):
     for c, count in enumerate(class_counts):
         indices = np.flatnonzero(labels == c)
         generator.shuffle(indices)
-        num_train = count - int(count * validation_fraction)
-        train.append(indices[:num_train])
-        validation.append(indices[num_train:count])
+        num_held_out = int(count * validation_fraction)
+        if validation_fraction and count > 1:
+            num_held_out = max(num_held_out, 1)
+        train.append(indices[: count - num_held_out])
+        validation.append(indices[count - num_held_out : count])
+    if groups is not None and validation_fraction:
+        wanted = [len(indices) for indices in validation]
+        both = [*zip(train, validation, strict=True)]
+        kept = np.concatenate([np.concatenate(pair) for pair in both])
+        held = _hold_out_groups(labels[kept], groups[kept], wanted, generator)
+        return kept[~held], kept[held]
     return np.concatenate(train), np.concatenate(validation)
+
+
+def _whole_numbers(name, values):
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or (array % 1 != 0).any():
+        raise ValueError(
+            f"`{name}` must be a list of whole numbers, one a class. "
+            f"Received: {name}={values!r}"
+        )
+    return array.astype(np.int64)
+
+
+def check_groups(groups, num_images):
+    """Group ids as an array, or a `ValueError`."""
+    groups = np.asarray(groups)
+    if groups.shape != (num_images,) or groups.dtype.kind not in "iuSU":
+        raise ValueError(
+            "`groups` must be integers or strings, one for each training image, of "
+            f"shape ({num_images},). Received: shape {groups.shape} and dtype "
+            f"{groups.dtype}"
+        )
+    return groups

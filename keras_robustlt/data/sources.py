@@ -11,9 +11,22 @@ import pathlib
 
 import numpy as np
 
-from keras_robustlt.data import cifar, folders, prepared
-from keras_robustlt.data.arrays import check_images, check_labels, read_npz
-from keras_robustlt.data.selection import chosen_classes
+from keras_robustlt.data import cifar, folders, prepared, tiny_imagenet
+from keras_robustlt.data.arguments import check_choice, check_seed
+from keras_robustlt.data.arrays import (
+    check_class_names,
+    check_images,
+    check_labels,
+    read_npz,
+)
+from keras_robustlt.data.findings import DataCheck
+from keras_robustlt.data.images import (
+    COLOR_MODES,
+    height_and_width,
+    resize,
+    with_color_mode,
+)
+from keras_robustlt.data.selection import check_groups, chosen_classes
 
 NAMES = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
 DIGITS_TEST_IMAGES = 60
@@ -21,7 +34,7 @@ DIGITS_TEST_IMAGES = 60
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Images of a training and a test set.
+    """Images of a training and a test set, and perhaps a validation set.
 
     Args:
         x_train: uint8 array of shape `(num_train, height, width, channels)`.
@@ -30,6 +43,11 @@ class Source:
         y_test: int64 array, the test labels.
         class_names: Tuple of strings, one a class.
         name: String, for messages and reports.
+        x_validation: uint8 array, the validation images of a source that has its own;
+            or `None`. Defaults to `None`.
+        y_validation: int64 array, the validation labels. Defaults to `None`.
+        groups: Array of shape `(num_train,)`, the group of each training image; or
+            `None`. Defaults to `None`.
     """
 
     x_train: np.ndarray
@@ -38,6 +56,9 @@ class Source:
     y_test: np.ndarray
     class_names: tuple
     name: str
+    x_validation: np.ndarray | None = None
+    y_validation: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     @property
     def num_classes(self):
@@ -49,9 +70,12 @@ def load(
     data_dir=None,
     download=True,
     image_size=None,
-    test_fraction=0.2,
+    test_fraction=None,
     seed=102,
     classes=None,
+    color_mode="auto",
+    on_bad="error",
+    groups=None,
 ):
     """Reads a data set into memory.
 
@@ -71,15 +95,21 @@ def load(
             - `"digits"`: the 8x8 handwritten digits of scikit-learn, of which `seed`
               holds 60 images a class out for testing;
             - the path of an `.npz` file with the arrays `x_train`, `y_train`,
-              `x_test`, `y_test`, and perhaps `class_names`;
+              `x_test`, `y_test`, and perhaps `x_validation`, `y_validation` and
+              `class_names`, or `train_images`, `train_labels`, ... as MedMNIST calls
+              them;
             - the path of a folder with one sub-folder of images a class, either in
-              `train/` and `test/` (or `val/`), or directly, and then `seed` holds
-              `test_fraction` of each class out for testing;
+              `train/`, `test/` and `val/` (one of the last two may lack, and names
+              such as `Training` and `valid` do as well), or directly, and then `seed`
+              holds `test_fraction` of each class out for testing;
             - arrays, `((x_train, y_train), (x_test, y_test))`.
 
             Images are uint8, or floats in `[0, 1]` (stored in steps of 1/255), of
             shape `(num_images, height, width, channels)` or
-            `(num_images, height, width)`.
+            `(num_images, height, width)`. Of folders, all formats that Pillow reads
+            are read, sub-folders of classes included: turned as their EXIF tag says,
+            transparent places on white, and scaled to 8 bits a channel. Hidden files
+            are not read.
         data_dir: Path of a folder, where to look for the data sets that have a name.
             Defaults to `None`: where tensorflow-datasets keeps its data.
         download: Boolean, whether tensorflow-datasets may download CIFAR into
@@ -87,12 +117,21 @@ def load(
         image_size: Integer, or `(height, width)`: resize the images to this. Defaults
             to `None`: leave them as they are.
         test_fraction: Float in `(0, 1)`, for folders without a test set. Defaults to
-            `0.2`.
+            `None`, which is 0.2 there.
         seed: Integer, for held-out test images. Defaults to `102`.
         classes: Which classes to keep: an integer, the first so many, or a list of
             class indices or class names, in the order of their new labels. Images of
             other classes are not read where they are files or in TensorFlow
             Datasets' ImageNet. Defaults to `None`: all.
+        color_mode: `"grayscale"`, `"rgb"`, or `"auto"`: as they are, and files RGB if
+            not all are grey. Defaults to `"auto"`.
+        on_bad: What to do with files that cannot be read as images: `"error"` names
+            them all, `"skip"` leaves them out with a warning. Defaults to `"error"`.
+        groups: Which training images belong together, such as those of a patient, so
+            that no group is divided when test or validation images are held out. For
+            folders a function from the `pathlib.Path` of an image to its group, such
+            as `lambda path: path.parent.name`; for other sources an array of one
+            integer or string a training image. Defaults to `None`.
 
     Returns:
         A `Source`.
@@ -102,6 +141,10 @@ def load(
             that was looked at.
         ValueError: If the data cannot be used. The message says what to change.
 
+    Warns:
+        UserWarning: If the images of a folder are suspicious. `data.check` shows all
+            that is noteworthy.
+
     Example:
 
     >>> krl.data.load("digits").x_train.shape
@@ -109,31 +152,99 @@ def load(
     >>> krl.data.load("digits", classes=2).class_names
     ('0', '1')
     """
-    if isinstance(source, (tuple, list)):
-        found = _keep(_source("arrays", *_unpacked(source)), classes)
-    elif source == "digits":
-        found = _keep(_source("digits", *_digits(seed)), classes)
-    elif source in cifar.FILES:
-        root = _data_root(source, data_dir)
-        found = _source(source, *cifar.read_cifar(source, root, download))
+    check_choice("color_mode", color_mode, COLOR_MODES)
+    check_choice("on_bad", on_bad, ("error", "skip"))
+    check_seed(seed)
+    size = None if image_size is None else height_and_width(image_size)
+    folder, read = find_folder(source, data_dir)
+    if folder is not None:
+        check = DataCheck(folder)
+        parts = read(
+            folder,
+            check,
+            classes,
+            image_size=size,
+            test_fraction=test_fraction,
+            seed=seed,
+            color_mode=color_mode,
+            on_bad=on_bad,
+            groups=groups,
+        )
+        check.warn()
+        name = source if source == "tinyimagenet" else folder.name
+        return _source(name, **parts)
+    if test_fraction is not None:
+        raise ValueError(
+            "`test_fraction` is for folders without test images of their own. "
+            f"Received: test_fraction={test_fraction!r} with another source."
+        )
+    found = _from_arrays(source, data_dir, download, seed, classes)
+    if groups is not None:
+        found = _with_groups(found, groups)
+    if source != "imagenet64":  # That decodes no others.
         found = _keep(found, classes)
-    elif source == "tinyimagenet":
-        root = folders.find_tiny_imagenet(_data_root(source, data_dir))
-        parts = folders.read_tiny_imagenet(root, image_size, classes)
-        found = _source(source, *parts)
-    elif source == "imagenet64":
+    return _fitted(found, size, color_mode)
+
+
+def find_folder(source, data_dir=None):
+    """The folder of image files that `source` means, and the function to read it.
+
+    Returns:
+        `(None, None)` for other sources.
+    """
+    if isinstance(source, (tuple, list)):
+        return None, None
+    if source is None or not isinstance(source, (str, os.PathLike)) or source == "":
+        raise ValueError(f"{_EXPECTED} Received: source={source!r:.200}")
+    if source == "tinyimagenet":
+        root = tiny_imagenet.find(_data_root(source, data_dir))
+        return root, folders.read_tiny_imagenet
+    if source in NAMES:
+        return None, None
+    if data_dir is not None:
+        raise ValueError(
+            "`data_dir` is where to look for data sets that have a name, and a path "
+            f"has its folder in itself. Received: source={str(source)!r}, "
+            f"data_dir={str(data_dir)!r}"
+        )
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        # Of "." and ".." too, the name.
+        return path if path.name else path.resolve(), folders.read_folder
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{_EXPECTED} Received: source={str(source)!r}, and no file or folder is "
+            "there."
+        )
+    if path.suffix.lower() != ".npz":
+        raise ValueError(
+            f"{_EXPECTED} Received: source={str(source)!r}, which is a file, and not "
+            ".npz. Unpack archives, and pass the folder of an image file."
+        )
+    return None, None
+
+
+_EXPECTED = (
+    f"`source` must be one of {', '.join(map(repr, NAMES))}, the path of an .npz file "
+    "or of a folder with one sub-folder of images a class, or the arrays "
+    "((x_train, y_train), (x_test, y_test))."
+)
+
+
+def _from_arrays(source, data_dir, download, seed, classes):
+    """A `Source` of what is not in a folder of images, of all its classes."""
+    if isinstance(source, (tuple, list)):
+        return _source("arrays", *_unpacked(source))
+    if source == "digits":
+        return _source("digits", *_digits(seed))
+    if source in cifar.FILES:
         root = _data_root(source, data_dir)
-        found = _source(source, *prepared.read_imagenet64(root, classes))
-    else:
-        found = _from_path(source, image_size, test_fraction, seed, classes)
-    if image_size is None:
-        return found
-    height, width = folders.height_and_width(image_size)
-    return dataclasses.replace(
-        found,
-        x_train=folders.resize(found.x_train, height, width),
-        x_test=folders.resize(found.x_test, height, width),
-    )
+        return _source(source, **cifar.read_cifar(source, root, download))
+    if source == "imagenet64":
+        root = _data_root(source, data_dir)
+        return _source(source, **prepared.read_imagenet64(root, classes))
+    path = pathlib.Path(source).expanduser()
+    return _source(path.stem, **read_npz(path))
 
 
 def _data_root(name, data_dir):
@@ -145,21 +256,6 @@ def _data_root(name, data_dir):
             f"correct the path. Received: data_dir={str(data_dir)!r}"
         )
     return root
-
-
-def _from_path(source, image_size, test_fraction, seed, classes):
-    path = pathlib.Path(source).expanduser()
-    if path.suffix == ".npz" and path.is_file():
-        return _keep(_source(path.stem, *read_npz(path)), classes)
-    if path.is_dir():
-        parts = folders.read_folder(path, image_size, test_fraction, seed, classes)
-        return _source(path.name, *parts)
-    raise FileNotFoundError(
-        f"`source` must be one of {', '.join(map(repr, NAMES))}, the path of an .npz "
-        "file or of a folder with one sub-folder of images a class, or the arrays "
-        "((x_train, y_train), (x_test, y_test)). "
-        f"Received: source={str(source)!r}, and no file or folder is there."
-    )
 
 
 def _unpacked(arrays):
@@ -187,30 +283,33 @@ def _digits(seed):
     return images[train], digits.target[train], images[test], digits.target[test]
 
 
-def _source(name, x_train, y_train, x_test, y_test, class_names=None):
+def _source(
+    name,
+    x_train,
+    y_train,
+    x_test,
+    y_test,
+    class_names=None,
+    x_validation=None,
+    y_validation=None,
+    groups=None,
+):
     """The one door into a `Source`: everything read from anywhere passes it."""
-    x_train, x_test = check_images(x_train, "x_train"), check_images(x_test, "x_test")
-    y_train, y_test = check_labels(y_train, "y_train"), check_labels(y_test, "y_test")
-    for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if len(x) != len(y):
-            raise ValueError(
-                f"`x_{part}` and `y_{part}` must have one label an image. Received: "
-                f"{len(x)} images and {len(y)} labels."
-            )
-        if len(x) == 0:
-            raise ValueError(f"`x_{part}` has no images.")
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(
-            "Training and test images must have one shape; pass `image_size` to "
-            f"resize them. Received: {x_train.shape[1:]} and {x_test.shape[1:]}"
-        )
+    parts = {
+        "train": _checked("train", x_train, y_train),
+        "test": _checked("test", x_test, y_test),
+    }
+    if x_validation is not None:
+        parts["validation"] = _checked("validation", x_validation, y_validation)
+    x_train, y_train = parts["train"]
     if class_names is None:
         class_names = [str(c) for c in range(int(y_train.max()) + 1)]
-    for part, y in (("y_train", y_train), ("y_test", y_test)):
+    class_names = check_class_names(class_names)
+    for part, (_, y) in parts.items():
         if y.max() >= len(class_names):
             raise ValueError(
-                f"`{part}` must hold labels from 0 to {len(class_names) - 1}, for the "
-                f"{len(class_names)} classes of the training set. "
+                f"`y_{part}` must hold labels from 0 to {len(class_names) - 1}, for "
+                f"the {len(class_names)} classes of the training set. "
                 f"Received: a label {int(y.max())}."
             )
     counts = np.bincount(y_train, minlength=len(class_names))
@@ -220,7 +319,31 @@ def _source(name, x_train, y_train, x_test, y_test, class_names=None):
             f"Class {empty} ({class_names[empty]}) has no training images. Add some, "
             "or remove the class and number the others without gaps, from 0."
         )
-    return Source(x_train, y_train, x_test, y_test, tuple(class_names), name)
+    validation = parts.get("validation", (None, None))
+    return Source(
+        x_train, y_train, *parts["test"], class_names, name, *validation, groups
+    )
+
+
+def _checked(part, x, y):
+    x, y = check_images(x, f"x_{part}"), check_labels(y, f"y_{part}")
+    if len(x) != len(y):
+        raise ValueError(
+            f"`x_{part}` and `y_{part}` must have one label an image. Received: "
+            f"{len(x)} images and {len(y)} labels."
+        )
+    if len(x) == 0:
+        raise ValueError(f"`x_{part}` has no images.")
+    return x, y
+
+
+def _with_groups(found, groups):
+    if callable(groups):
+        raise ValueError(
+            "`groups` is a function for folders of images only; for other sources "
+            "pass an array of one group a training image."
+        )
+    return dataclasses.replace(found, groups=check_groups(groups, len(found.x_train)))
 
 
 def _keep(found, classes):
@@ -230,11 +353,31 @@ def _keep(found, classes):
     chosen = chosen_classes(classes, found.class_names)
     label_of = np.full(found.num_classes, -1)
     label_of[chosen] = np.arange(len(chosen))
+    parts = {"class_names": [found.class_names[c] for c in chosen]}
+    for part in ("train", "test", "validation"):
+        x, y = getattr(found, f"x_{part}"), getattr(found, f"y_{part}")
+        if x is not None:
+            kept = label_of[y] >= 0
+            parts[f"x_{part}"], parts[f"y_{part}"] = x[kept], label_of[y][kept]
+    if found.groups is not None:
+        parts["groups"] = found.groups[label_of[found.y_train] >= 0]
+    return _source(found.name, **parts)
 
-    def part(x, y):
-        kept = label_of[y] >= 0
-        return x[kept], label_of[y][kept]
 
-    names = [found.class_names[c] for c in chosen]
-    train, test = part(found.x_train, found.y_train), part(found.x_test, found.y_test)
-    return _source(found.name, *train, *test, names)
+def _fitted(found, size, color_mode):
+    """A source with images of this size and colour."""
+    parts = {}
+    for part in ("x_train", "x_test", "x_validation"):
+        x = getattr(found, part)
+        if x is not None:
+            x = with_color_mode(x, color_mode)
+            parts[part] = x if size is None else resize(x, *size)
+    expected = parts["x_train"].shape[1:]
+    for part, x in parts.items():
+        if x.shape[1:] != expected:
+            raise ValueError(
+                "Training and test images must have one shape; pass `image_size` to "
+                "resize them, `color_mode` for one number of channels. "
+                f"Received: {expected} in x_train and {x.shape[1:]} in {part}"
+            )
+    return dataclasses.replace(found, **parts)

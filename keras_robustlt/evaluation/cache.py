@@ -1,21 +1,21 @@
 """What an evaluation has done so far, in a file from which it can go on."""
 
 import hashlib
-import io
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 from keras import ops
 
-from keras_robustlt.attacks import active_set
-from keras_robustlt.files import write_atomically
+from keras_robustlt.attacks import gradients
+from keras_robustlt.files import read_arrays, replacing
 
 __all__ = ["Cache", "NoCache", "Outcome"]
 
 # So many images are classified to see whether the network is the same one.
 PROBES = 4
+# What is kept of an outcome.
+PARTS = ("stages", "predicted", "seconds", "moved")
 
 
 class Outcome:
@@ -26,18 +26,23 @@ class Outcome:
         predicted: Integer array of shape `(stages, examples)`: the classes that the
             attacked images are taken for.
         seconds: Array of shape `(stages,)`.
+        moved: Float: by how much it changed a pixel at most. Defaults to NaN, where
+            that is for the attack to say.
     """
 
-    def __init__(self, stages, predicted, seconds):
+    def __init__(self, stages, predicted, seconds, moved=np.nan):
         self.stages = list(stages)
         self.predicted = predicted
         self.seconds = seconds
+        self.moved = float(moved)
 
     @classmethod
     def joined(cls, parts):
         """The outcome of one attack on all images, from those on their chunks."""
         predicted = np.concatenate([part.predicted for part in parts], axis=1)
-        return cls(parts[0].stages, predicted, sum(part.seconds for part in parts))
+        seconds = sum(part.seconds for part in parts)
+        moved = max(part.moved for part in parts)
+        return cls(parts[0].stages, predicted, seconds, moved)
 
     def rows(self):
         return zip(self.stages, self.predicted, self.seconds, strict=True)
@@ -72,6 +77,7 @@ class Cache:
 
     def __init__(self, path, what, network, images):
         self.path = pathlib.Path(path)
+        self._sizes = {}
         if self.path.suffix != ".npz" or self.path.is_dir():
             raise ValueError(
                 "`cache` must be the path of a file whose name ends in .npz. "
@@ -80,22 +86,20 @@ class Cache:
         # Through JSON, so that it compares with what is read back.
         what = json.loads(json.dumps(what, default=repr))
         what["network"] = _weights(network)
-        logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
+        logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
         logits = ops.convert_to_numpy(logits)
         self._logits_differ = False
         if not self.path.exists():
             self._arrays = {"what": np.array(json.dumps(what)), "logits": logits}
             return
         try:
-            with np.load(self.path) as arrays:
-                self._arrays = dict(arrays)
+            self._arrays = read_arrays(self.path)
             before = json.loads(str(self._arrays["what"]))
             logits_before = self._arrays["logits"]
-        except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                "`cache` must be a file that `evaluate` wrote, or a new one. "
-                f"Received: cache={str(path)!r} ({type(error).__name__}: {error})"
-            ) from None
+            if not isinstance(before, dict) or logits_before.dtype.kind != "f":
+                raise ValueError("something else is in it")
+        except (KeyError, ValueError) as error:
+            raise self._damaged(error) from None
         changed = [
             f"{key} ({_short(before.get(key))} there, {_short(what.get(key))} now)"
             for key in sorted({*before, *what})
@@ -112,6 +116,7 @@ class Cache:
     def check_data(self, number, batches):
         """Raises if the chunk `number` is not the one that the outcomes are of."""
         digest = hashlib.sha256()
+        self._sizes[number] = sum(len(labels) for _, labels in batches)
         for images, labels in batches:
             digest.update(str(images.shape).encode())
             digest.update(np.ascontiguousarray(images).tobytes())
@@ -125,22 +130,30 @@ class Cache:
 
     def get(self, number, name):
         """The outcome of the attack `name` on the chunk `number`, or None."""
-        key = _key(number, name)
-        if f"{key}/predicted" not in self._arrays:
+        parts = [f"{_key(number, name)}/{part}" for part in PARTS]
+        there = [self._arrays[part] for part in parts if part in self._arrays]
+        if not there:
             return None
-        stages, predicted, seconds = (
-            self._arrays[f"{key}/{part}"] for part in ("stages", "predicted", "seconds")
-        )
-        return Outcome(stages.tolist(), predicted, seconds)
+        kinds = "".join(array.dtype.kind for array in there)
+        shapes = [array.shape for array in there]
+        n, size = there[0].size, self._sizes[number]
+        if kinds != "Uiff" or shapes != [(n,), (n, size), (n,), ()]:
+            raise self._damaged(f"of {parts[0]}")
+        return Outcome(there[0].tolist(), *there[1:])
 
     def put(self, number, name, outcome):
-        key = _key(number, name)
-        self._arrays[f"{key}/stages"] = np.array(outcome.stages)
-        self._arrays[f"{key}/predicted"] = outcome.predicted
-        self._arrays[f"{key}/seconds"] = outcome.seconds
-        content = io.BytesIO()
-        np.savez(content, **self._arrays)
-        write_atomically(self.path, content.getvalue())
+        values = outcome.stages, outcome.predicted, outcome.seconds, outcome.moved
+        for part, value in zip(PARTS, values, strict=True):
+            self._arrays[f"{_key(number, name)}/{part}"] = np.array(value)
+        with replacing(self.path) as file:
+            np.savez(file, **self._arrays)
+
+    def _damaged(self, error):
+        return ValueError(
+            "`cache` is damaged, or a file of something else: give another path, or "
+            "delete it if that is what it was. "
+            f"Received: cache={str(self.path)!r} ({error})"
+        )
 
     def _refuse(self, changed):
         raise ValueError(

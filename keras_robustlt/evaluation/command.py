@@ -23,6 +23,8 @@ import pathlib
 from absl import app, flags
 
 import keras_robustlt as krl
+from keras_robustlt.files import make_folder
+from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
 DEFAULT_SEED = 102
 
@@ -32,6 +34,9 @@ def define_flags(values):
 
     def text(name, default, help):
         flags.DEFINE_string(name, default, help, flag_values=values)
+
+    def number(kind, name, default, help):
+        define_number(values, kind, name, default, help)
 
     text(
         "data",
@@ -44,22 +49,22 @@ def define_flags(values):
         "attacks",
         ["clean", "pgd20"],
         "Any of clean, fgsm, pgdN, cwN (N steps), autoattack, autoattack-plus, "
-        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab-t, square.",
+        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.",
         flag_values=values,
     )
-    text(
+    number(
+        EPSILON,
         "epsilon",
         None,
         "Budget in pixel units of [0, 1], such as 8/255. Default: that of the config, "
         "or 8/255.",
     )
-    flags.DEFINE_integer(
+    number(
+        COUNT,
         "examples",
         None,
         "Only so many test images, drawn from all classes as evenly as they come. "
         "Default: all.",
-        lower_bound=1,
-        flag_values=values,
     )
     text("output", None, "JSON file to write the results to.")
     flags.DEFINE_bool(
@@ -82,20 +87,15 @@ def define_flags(values):
         "config; without any there is no tail.",
         flag_values=values,
     )
-    flags.DEFINE_integer("batch_size", 250, "Images at once.", flag_values=values)
-    flags.DEFINE_integer(
-        "chunk_size",
-        1000,
-        "Images between two writes of --cache.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of the attacks.", flag_values=values)
-    flags.DEFINE_integer(
+    number(COUNT, "batch_size", 250, "Images at once.")
+    number(COUNT, "chunk_size", 1000, "Images between two writes of --cache.")
+    number(SEED, "seed", 0, "Seed of the attacks.")
+    number(
+        SEED,
         "data_seed",
         None,
         "Seed that held test images out, where the data have no test set (digits, "
         f"folders). Default: that of the config, or {DEFAULT_SEED}.",
-        flag_values=values,
     )
 
 
@@ -120,20 +120,26 @@ def main(argv, values):
         raise app.UsageError("give --data, such as --data=cifar10.")
     if values.per_example and not values.output:
         raise app.UsageError("--per_example writes beside --output: give it too.")
+    path = pathlib.Path(argv[1])
     try:
-        return _evaluate(pathlib.Path(argv[1]), values)
-    except (FileNotFoundError, ValueError) as error:
+        return _evaluate(path, values)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
 def _evaluate(path, values):
     from keras_robustlt.evaluation.inputs import class_balanced_subset
 
+    for name in values.attacks:
+        krl.attacks.get(name)  # whether there is such an attack
     config = _config(path, values.config)
-    settings = config.get("settings", {})
-    epsilon = _epsilon(values.epsilon)
+    settings = config["settings"]
+    output, flags_file = _check_files(path, values)
+    epsilon = values.epsilon
     if epsilon is None:
-        epsilon = settings.get("epsilon", 8 / 255)
+        epsilon = settings.get("epsilon")
     class_counts = config.get("class_counts")
     if values.class_counts is not None:
         class_counts = _integers("--class_counts", values.class_counts)
@@ -164,30 +170,76 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
-    print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
-    print(results.table(per_class=data.num_classes <= 20))
-    if values.output:
-        output = pathlib.Path(values.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        results.to_json(output, network=str(path), data=data.name)
-        if values.per_example:
-            results.to_npz(output.with_suffix(".npz"))
+    try:
+        # First: a terminal may fail.
+        if output:
+            results.to_json(output, network=str(path), data=data.name)
+        if flags_file:
+            results.to_npz(flags_file)
+    finally:
+        print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
+        print(results.table(per_class=data.num_classes <= 20))
     return results
 
 
+def _check_files(network, values):
+    """The files of --output and --per_example, or None.
+
+    Raises:
+        ValueError: If a file to write is another one that is read or written.
+        OSError: If a file cannot be written where it shall be.
+    """
+    output = values.output and pathlib.Path(values.output)
+    if output and (output.suffix != ".json" or output.is_dir()):
+        raise ValueError(
+            "--output must be the path of a file whose name ends in .json. "
+            f"Received: --output={output}"
+        )
+    flags_file = output.with_suffix(".npz") if values.per_example else None
+    cache = values.cache and pathlib.Path(values.cache)
+    if cache and (cache.suffix != ".npz" or cache.is_dir()):
+        raise ValueError(
+            "--cache must be the path of a file whose name ends in .npz. "
+            f"Received: --cache={cache}"
+        )
+    written = {"--output": output, "--per_example": flags_file, "--cache": cache}
+    config = values.config or network.with_name("config.json")
+    known = {"the network": network, "--config": config, "--data": values.data}
+    of_file = {pathlib.Path(read).resolve(): name for name, read in known.items()}
+    for name, file in written.items():
+        if not file:
+            continue
+        other = of_file.setdefault(file.resolve(), name)
+        if other != name:
+            raise ValueError(
+                f"{name} and {other} must be two files. Received for both: {file}"
+            )
+        make_folder(file.parent)
+    return output, flags_file
+
+
 def _config(network, path):
-    """What the config.json says; empty if there is none."""
+    """What the config.json says, with its "settings"; nothing if there is none."""
     if path is None:
         path = network.with_name("config.json")
         if not path.exists():
-            return {}
+            return {"settings": {}}
         print(f"Epsilon and class counts that are not given are those of {path}.")
     try:
-        return json.loads(pathlib.Path(path).read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(pathlib.Path(path).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}")
+        settings = config.setdefault("settings", {})
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are no dictionary")
+        epsilon = settings.get("epsilon")
+        if epsilon is not None and not isinstance(epsilon, (int, float)):
+            raise ValueError(f"its epsilon is {epsilon!r}")
+    except ValueError as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"
         ) from None
+    return config
 
 
 def _network(path):
@@ -199,19 +251,12 @@ def _network(path):
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no network at {str(path)!r}.")
-    return keras.saving.load_model(path, compile=False)
-
-
-def _epsilon(text):
-    """The number that a text such as "8/255" says."""
-    if text is None:
-        return None
-    numerator, slash, denominator = text.partition("/")
     try:
-        return float(numerator) / (float(denominator) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # of whatever layer cannot be made from the file
+        said = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"--epsilon must be a number, such as 8/255 or 0.03. Received: {text!r}"
+            f"{path} is no network that Keras can read: {type(error).__name__}: {said}"
         ) from None
 
 

@@ -6,7 +6,7 @@ Both use PGD, which takes a budget for each image: one compiled function does fo
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, checks
+from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
 from keras_robustlt.evaluation import inputs, runners
 from keras_robustlt.evaluation.evaluate import evaluate
@@ -71,10 +71,14 @@ def robustness_curve(
     """
     attack = _attack(attack, model)
     if epsilons is None:
-        epsilons = [multiple * attack.epsilon for multiple in MULTIPLES]
+        most = 1.0 if attack.norm == "linf" else np.inf
+        epsilons = [min(multiple * attack.epsilon, most) for multiple in MULTIPLES]
+    if np.ndim(epsilons) != 1 or not len(epsilons):
+        raise ValueError(
+            "`epsilons` must be a list of at least one budget. "
+            f"Received: epsilons={epsilons!r}"
+        )
     epsilons = [checks.epsilon(epsilon, attack.norm) for epsilon in epsilons]
-    if not epsilons:
-        raise ValueError("`epsilons` must have at least one budget. Received: none")
     if examples is not None:
         x, y = inputs.class_balanced_subset(x, y, examples, seed)
     perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))
@@ -161,7 +165,7 @@ def adversarial_examples(
 def _attack(attack, model):
     """The PGD that a name stands for, with the budget of the model, or is given."""
     if isinstance(attack, str) and attack != "clean":
-        attack = runners.attack_by_name(attack, inputs.budget_of(model), batch_size=1)
+        attack = attacks.get(attack, inputs.budget_of(model))
     if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
         raise ValueError(
             "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "

@@ -13,10 +13,14 @@ from keras_robustlt.evaluation.sanity_checks import (
     PROBED,
     TOLERATED,
     Run,
+    after_probe,
     outdone,
     outdone_by_black_box,
     percent,
     random_network,
+    right_in_mode,
+    statistics_that_do_not_fit,
+    stronger_probe,
     too_many,
     vanishing_gradients,
     zero_gradients,
@@ -26,9 +30,8 @@ __all__ = ["Diagnosis", "diagnose"]
 
 # The share of the images whose result may depend on the random start.
 TOLERATED_WAVERING = 0.1
-# What a usual scale of the logits may gain, and the statistics of the batch.
+# What a usual scale of the logits may gain.
 TOLERATED_BY_SCALE = 0.03
-TOLERATED_BY_STATISTICS = 0.1
 
 
 def diagnose(
@@ -49,7 +52,7 @@ def diagnose(
     Some images go through PGD again and again, under conditions that leave it no
     excuse, and what comes out is compared. `evaluate` looks for such signs in the
     results that it has; this function makes the results that show more. It costs about
-    `starts + 3` runs of PGD and `queries` classifications of these images. What it
+    `starts + 4` runs of PGD and `queries` classifications of these images. What it
     looks for:
 
     - `"zero_gradients"`: the cross-entropy is flat at more than 1% of the images.
@@ -62,6 +65,8 @@ def diagnose(
     - `"large_epsilon"`: a budget that can turn every image into the same plain grey
       leaves more right than the largest class has images.
     - `"black_box"`: Square breaks more than 1% of the images, of those that PGD leaves.
+    - `"stronger_attack"`: of what PGD leaves, a short run of APGD with the margin loss
+      breaks more than 30%, or more than 10% of all images.
     - `"batch_normalization"`: with the statistics of the batch more than 10% of the
       images are classified right that are not with those of training.
 
@@ -146,6 +151,14 @@ def diagnose(
     numbers["largest_class"] = float(np.bincount(labels).max() / len(labels))
     found.append(_survives_grey(numbers))
 
+    left = np.flatnonzero(worst)
+    if left.size:
+        still_right = after_probe(
+            subject.network, pgd, pgd.epsilon, images[left], labels[left]
+        )
+        numbers["margin"] = float(still_right.sum() / len(images))
+        found.append(stronger_probe(f"pgd{steps}", still_right, worst.mean()))
+
     if queries and images.ndim == 4:
         square = Square(pgd.epsilon, queries, norm, batch_size=batch_size)
         left = subject.attacked_by(square, worst)
@@ -153,9 +166,9 @@ def diagnose(
         runs = [Run(f"pgd{steps}", pgd, worst), Run("square", square, left)]
         found.append(outdone_by_black_box(runs[1], runs))
 
-    in_training = subject.right_in_training_mode()
+    in_training = right_in_mode(subject.network, images, labels, training=True)
     numbers["clean_training_mode"] = float(in_training.mean())
-    found.append(_statistics_do_not_fit(clean, in_training))
+    found.append(statistics_that_do_not_fit(clean, in_training))
     return Diagnosis(numbers, [finding for finding in found if finding])
 
 
@@ -185,6 +198,8 @@ class Diagnosis(dict):
             f"{attack}, 2 x epsilon": self["double_epsilon"],
             f"{attack}, epsilon {self['large_epsilon']:.3g}": self["at_large_epsilon"],
         }
+        if "margin" in self:
+            rows["apgd, margin loss, on what is left"] = self["margin"]
         if "square" in self:
             rows["square on what is left"] = self["square"]
         rows["images without gradient"] = self["zero_gradients"]
@@ -261,11 +276,6 @@ class Subject:
         """The factor that makes the lead of the first logit over the second one 1."""
         second, first = np.sort(self.logits, axis=1)[:, -2:].T
         return 1 / max(float(np.median(first - second)), 1e-12)
-
-    def right_in_training_mode(self):
-        forward = backend.frozen(self.network)
-        logits = forward(ops.convert_to_tensor(self.images), training=True)
-        return ops.convert_to_numpy(logits).argmax(axis=1) == self.labels
 
     def _one_run(self, images, labels, start, epsilon, scale):
         def loss(targets, logits):
@@ -351,24 +361,6 @@ def _survives_grey(numbers):
         "accuracy": accuracy,
         "largest_class": most,
         "epsilon": numbers["large_epsilon"],
-    }
-
-
-def _statistics_do_not_fit(clean, in_training):
-    only_training = int(np.sum(in_training & ~clean))
-    only_evaluation = int(np.sum(clean & ~in_training))
-    if not outdone(only_training, only_evaluation, len(clean), TOLERATED_BY_STATISTICS):
-        return None
-    return {
-        "check": "batch_normalization",
-        "message": "Clean images are classified better with the statistics of the "
-        f"batch ({percent(in_training.mean())} right) than in evaluation mode "
-        f"({percent(clean.mean())}): the moving statistics of batch normalisation do "
-        "not fit the weights. Train on for some epochs, with a smaller momentum, or "
-        "with batchnorm_statistics='mixed'.",
-        "training_mode": float(in_training.mean()),
-        "evaluation_mode": float(clean.mean()),
-        "examples": len(clean),
     }
 
 

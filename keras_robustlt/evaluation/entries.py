@@ -54,6 +54,8 @@ class Entries(dict):
             **self._accuracies(predicted == self._labels, seconds),
             "attack": described,
         }
+        if np.isfinite(outcome.moved):
+            entry["largest_change"] = outcome.moved
         if self._num_classes <= MOST_CLASSES_CONFUSED:
             entry["confusion"] = self._confusion(predicted).tolist()
         if len(outcome.stages) > 1:

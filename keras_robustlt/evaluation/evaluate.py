@@ -53,12 +53,11 @@ def evaluate(
             `tf.data.Dataset`, a `keras.utils.PyDataset` (or other iterable) of batches
             `(x, y)`, or a pair of arrays `(x, y)`.
         y: Labels of an array `x`: integers or one-hot.
-        attacks: List of names, or a dictionary from names to attacks. Names are
-            `"clean"`, `"fgsm"`, `"pgdN"` (`N` steps of `epsilon / 8` from a random
-            start), `"cwN"` (the same with the margin loss), `"autoattack"` (the
-            standard version), `"autoattack-plus"`, `"autoattack-rand"`, and its parts
-            `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab-t"` and `"square"`. An attack
-            in a dictionary is one of `keras_robustlt.attacks`, a function
+        attacks: List of names, or a dictionary from names to attacks. The names are
+            those of `attacks.get`: `"clean"`, `"fgsm"`, `"pgdN"` (`N` steps of
+            `epsilon / 8` from a random start), `"cwN"` (the same with the margin loss),
+            `"autoattack"` (the standard version), its parts, and others. An attack in a
+            dictionary is one of `keras_robustlt.attacks`, a function
             `attack(network, x, y, seed)` that returns images, or `None` for none.
             Defaults to `("clean", "pgd20")`.
         epsilon: Float. The budget of the attacks given by name, in pixel units.
@@ -101,15 +100,16 @@ def evaluate(
     >>> results["union"]["all"]
     >>> results.to_json("results.json")
     """
+    said = inputs.budget_of(model, epsilon, otherwise=None)
     epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
     class_counts, tail_fraction = inputs.tail_of(model, class_counts, tail_fraction)
     batch_size = checks.positive_integer("batch_size", batch_size)
     chunk_size = checks.positive_integer("chunk_size", chunk_size)
     seed = active_set.integer_seed(seed)
     network = inputs.network_of(model)
-    attacks = runners.attacks_of(attacks, epsilon, batch_size)
     data = inputs.Batches(x, y, batch_size)
     num_classes = inputs.num_classes_of(network, data.first, class_counts)
+    attacks = runners.attacks_of(attacks, num_classes, epsilon, batch_size)
     class_names = inputs.class_names_of(class_names, num_classes)
 
     described = {name: runners.settings_of(attack) for name, attack in attacks.items()}
@@ -145,7 +145,7 @@ def evaluate(
     }
     if diagnose:
         settings["findings"] = sanity_checks.examine(
-            network, attacks, outcomes, labels, sample
+            network, attacks, outcomes, labels, sample, said
         )
         sanity_checks.warn(settings["findings"])
     results = EvaluationResults(dict(entries), settings)

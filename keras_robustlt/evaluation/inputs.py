@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks import active_set, gradients
 from keras_robustlt.model import RobustLTModel
 
 __all__ = [
@@ -51,7 +51,7 @@ def network_of(model):
     if isinstance(model, RobustLTModel):
         model = model.inference_network
     if isinstance(model, keras.Layer):
-        checks.logits_not_probabilities(model)
+        checks.network(model)
         return model
     if not callable(model):
         raise ValueError(
@@ -61,14 +61,14 @@ def network_of(model):
     return FunctionLayer(model)
 
 
-def budget_of(model, epsilon=None):
+def budget_of(model, epsilon=None, otherwise=EPSILON):
     """`epsilon`, or else that of a `RobustLTModel`, or else the usual one.
 
     An `epsilon` of another model is something else, such as that of a normalisation.
     """
     if epsilon is not None:
         return epsilon
-    return model.epsilon if isinstance(model, RobustLTModel) else EPSILON
+    return model.epsilon if isinstance(model, RobustLTModel) else otherwise
 
 
 def tail_of(model, class_counts=None, tail_fraction=None):
@@ -88,7 +88,8 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
-    logits = active_set.logits_of(network)(ops.convert_to_tensor(images[:1]))
+    _check_weights(network)
+    logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:1]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(
@@ -102,6 +103,19 @@ def num_classes_of(network, images, class_counts=None):
             f"has outputs. Received: {class_counts.tolist()}"
         )
     return num_classes
+
+
+def _check_weights(network):
+    for variable in network.weights:
+        value = ops.convert_to_numpy(ops.cast(variable, "float32"))
+        if not np.isfinite(value).all():
+            raise ValueError(
+                "`model` must have weights that are finite numbers: its training has "
+                "diverged. Take weights from before, or train with a lower learning "
+                f"rate. Received: {variable.path!r} with "
+                f"{int(np.sum(~np.isfinite(value)))} of {value.size} values that are "
+                "infinite or no numbers (NaN)"
+            )
 
 
 def class_names_of(class_names, num_classes):

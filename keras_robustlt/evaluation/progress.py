@@ -36,14 +36,13 @@ class Progress:
     def update(self, fraction, part=""):
         """`fraction` of the attack on this chunk is done; `part` says which."""
         if self.verbose and self.stream.isatty():
-            self._write(self._line(fraction, part))
+            self._replace(self._line(fraction, part))
 
     def end(self, seconds):
         self._seconds[self._name].append(seconds)
         self.skip(self._name)
         if self.verbose and not self.stream.isatty():
-            text = self._line(0.0, f"done in {duration(seconds)}")
-            print(text, file=self.stream, flush=True)
+            self._write(self._line(0.0, f"done in {duration(seconds)}") + "\n")
 
     def skip(self, name):
         """The attack on a chunk was done before."""
@@ -52,9 +51,8 @@ class Progress:
 
     def close(self):
         if self.verbose and self.stream.isatty():
-            self._write("")
-            self.stream.write("\r")
-            self.stream.flush()
+            self._replace("")
+            self._write("\r")
 
     def time_left(self, fraction=0.0):
         """Seconds, and whether they are for all that is left to do.
@@ -87,10 +85,16 @@ class Progress:
                 words.append(f"{over}{duration(seconds)} left")
         return ", ".join(word for word in words if word)
 
-    def _write(self, text):
-        self.stream.write("\r" + text.ljust(self._width))
-        self.stream.flush()
+    def _replace(self, text):
+        self._write("\r" + text.ljust(self._width))
         self._width = len(text)
+
+    def _write(self, text):
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # nobody reads on, which is no reason to stop
+            self.verbose = False
 
 
 def duration(seconds):

@@ -3,8 +3,11 @@
 import json
 import pathlib
 import re
+import zipfile
 
 import numpy as np
+
+from keras_robustlt.files import replacing, write_atomically
 
 __all__ = ["AdversarialExamples", "EvaluationResults"]
 
@@ -53,7 +56,7 @@ class EvaluationResults(dict):
             content["curve"] = self.curve
         text = INNERMOST_LIST.sub(_on_one_line, json.dumps(content, indent=2)) + "\n"
         if path is not None:
-            pathlib.Path(path).write_text(text)
+            write_atomically(path, text.encode())
         return text
 
     def to_npz(self, path):
@@ -78,7 +81,7 @@ class EvaluationResults(dict):
                 "These results have no flags of single images: call `evaluate` with "
                 "per_example=True."
             )
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(file, labels=self.labels, **self.robust)
 
     def to_rows(self):
@@ -146,11 +149,12 @@ class EvaluationResults(dict):
         True
         """
         try:
-            content = json.loads(pathlib.Path(path).read_text())
+            content = json.loads(pathlib.Path(path).read_text("utf-8"))
             results = cls(content["attacks"], content["settings"])
             results.curve = content.get("curve")
+            _check(results)
             return results
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 "`path` must be a file that `EvaluationResults.to_json` wrote, whole. "
                 f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
@@ -212,14 +216,81 @@ class AdversarialExamples:
 
     def to_npz(self, path):
         """Writes them to a file."""
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(file, **vars(self))
 
     @classmethod
     def from_npz(cls, path):
-        """Those that `to_npz` wrote to a file."""
-        with np.load(path) as arrays:
-            return cls(**arrays)
+        """Those that `to_npz` wrote to a file.
+
+        Raises:
+            ValueError: If it did not.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                examples = cls(**arrays)
+            examples._check()
+            return examples
+        except (
+            AttributeError,
+            EOFError,
+            MemoryError,
+            TypeError,
+            ValueError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise ValueError(
+                "`path` must be a file that `AdversarialExamples.to_npz` wrote, whole. "
+                f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
+            ) from None
+
+    def _check(self):
+        """Raises a ValueError if the arrays do not fit each other."""
+        shape = (len(self.labels), self.probabilities.shape[-1])
+        floats = (
+            (self.images, self.images.shape),
+            (self.adversarial, self.images.shape),
+            (self.probabilities, shape),
+            (self.adversarial_probabilities, shape),
+        )
+        fit = all(a.dtype.kind == "f" and a.shape == size for a, size in floats)
+        if not fit or self.images.shape[:1] != shape[:1]:
+            raise ValueError("the arrays do not fit each other")
+        if self.labels.dtype.kind not in "iu" or self.labels.ndim != 1:
+            raise ValueError("the labels are no integers")
+        if np.any(self.labels < 0) or np.any(self.labels >= shape[1]):
+            raise ValueError("the labels are of other classes")
+
+
+def _check(results):
+    """Raises an error if results lack what all results have."""
+    settings = results.settings
+    number = (int, float)
+    names = settings["class_names"]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names are no strings")
+    if not isinstance(settings["epsilon"], number):
+        raise ValueError("epsilon is no number")
+    for key in ("class_counts", "examples_per_class"):
+        values = settings.get(key)
+        if values is not None and len(values) != len(names):
+            raise ValueError(f"{key} are of another number of classes")
+    for name, entry in results.items():
+        values = [*(entry[key] for key in SUMMARY), *entry["per_class"]]
+        if not all(value is None or isinstance(value, number) for value in values):
+            raise ValueError(f"accuracies of {name} are no numbers")
+        if len(entry["per_class"]) != len(names):
+            raise ValueError(f"{name} is of another number of classes")
+        shape = np.shape(entry.get("confusion", np.zeros((len(names),) * 2)))
+        if shape != (len(names), len(names)):
+            raise ValueError(f"confusion of {name} has another shape")
+    curve = results.curve
+    if curve is not None:
+        groups = [curve[key] for key in SUMMARY if curve[key] is not None]
+        if not all(len(group) == len(curve["epsilons"]) > 0 for group in groups):
+            raise ValueError("the curve has not a value for each epsilon")
+        if not isinstance(curve["examples"], int) or "class" not in curve["attack"]:
+            raise ValueError("the curve does not say of what it is")
 
 
 def _on_one_line(match):

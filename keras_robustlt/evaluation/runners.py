@@ -1,9 +1,10 @@
-"""Attacks by their names, and how each kind of them runs on a chunk of images.
+"""How each kind of attack runs on a chunk of images.
 
-Those that are one compiled function, such as PGD, take it in batches. Those that drop
-images once they are fooled, such as AutoAttack, take it whole. What counts is decided
-here, for all of them alike: the class that the network takes the very image for that
-the attack returns. An image whose logits are no numbers is taken for none.
+Those that draw their start apart, such as PGD, are one compiled function that takes
+batches. Those that drop images once they are fooled, such as AutoAttack, take the chunk
+whole. What counts is decided here, for all of them alike: the class that the network
+takes the very image for that the attack returns. Where logits are no numbers that is
+none.
 """
 
 import functools
@@ -12,49 +13,32 @@ import time
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend
-from keras_robustlt.attacks import (
-    APGD,
-    APGDT,
-    FAB,
-    FGSM,
-    PGD,
-    AutoAttack,
-    Square,
-    active_set,
-)
+from keras_robustlt import attacks as known_attacks
+from keras_robustlt import backend, checks
+from keras_robustlt.attacks import active_set, gradients, norms
 from keras_robustlt.evaluation.cache import Outcome
 
-__all__ = [
-    "NO_CLASS",
-    "UNION",
-    "attack_by_name",
-    "attacks_of",
-    "runners",
-    "settings_of",
-]
+__all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
 
 UNION = "union"
 # What these names are for in the files of the results.
-RESERVED = {UNION: "the worst case over all attacks", "labels": "the labels"}
-# Where logits are no numbers.
-NO_CLASS = -1
-NAMED_ATTACKS = {
-    "clean": lambda **_: None,
-    "fgsm": lambda epsilon, batch_size: FGSM(epsilon),
-    "apgd-ce": APGD,
-    "apgd-dlr": lambda **common: APGD(loss="dlr", **common),
-    "apgd-t": APGDT,
-    "fab-t": FAB,
-    "square": Square,
-    "autoattack": AutoAttack,
-    "autoattack-plus": lambda **common: AutoAttack("plus", **common),
-    "autoattack-rand": lambda **common: AutoAttack("rand", **common),
+RESERVED = {
+    UNION: "the worst case over all attacks",
+    "labels": "the labels",
+    "file": "the file itself",
 }
+NO_CLASS = -1
 
 
-def attacks_of(attacks, epsilon, batch_size):
-    """The attacks as a dictionary, with `None` for none."""
+def attacks_of(attacks, num_classes, epsilon, batch_size):
+    """The attacks as a dictionary, with `None` for none.
+
+    Args:
+        attacks: See `evaluate`.
+        num_classes: Integer, which each of them must be able to deal with.
+        epsilon: Float: the budget of those that are given by name.
+        batch_size: Integer, likewise.
+    """
     if isinstance(attacks, str):
         attacks = [attacks]
     if not hasattr(attacks, "__iter__"):
@@ -63,38 +47,26 @@ def attacks_of(attacks, epsilon, batch_size):
             f"Received: attacks={attacks!r}"
         )
     if not isinstance(attacks, dict):
-        attacks = {name: attack_by_name(name, epsilon, batch_size) for name in attacks}
+        attacks = {
+            name: known_attacks.get(name, epsilon, batch_size) for name in attacks
+        }
     if not attacks:
         raise ValueError(f"`attacks` names no attack. Received: attacks={attacks}")
     for name, attack in attacks.items():
+        if not isinstance(name, str) or attack is not None and not callable(attack):
+            raise ValueError(
+                "`attacks` must be a list of names, or a dictionary from names to "
+                "attacks, functions or None. Received: "
+                f"{name!r}: {attack!r}"
+            )
         if name in RESERVED:
             raise ValueError(
                 f"`attacks` must not call an attack {name!r}: that is the name of "
                 f"{RESERVED[name]}. Received: {list(attacks)}"
             )
-        if not isinstance(name, str) or attack is not None and not callable(attack):
-            raise ValueError(
-                "`attacks` as a dictionary must hold attacks, functions or None, under "
-                f"names that are strings. Received: {name!r}: {attack!r}"
-            )
+        if hasattr(attack, "check_classes"):
+            attack.check_classes(num_classes)
     return attacks
-
-
-def attack_by_name(name, epsilon, batch_size):
-    """The attack that a name such as "pgd20" stands for; None for "clean"."""
-    if name in NAMED_ATTACKS:
-        return NAMED_ATTACKS[name](epsilon=epsilon, batch_size=batch_size)
-    text = str(name)
-    kind, steps = text.rstrip("0123456789"), text.lstrip("abcdefghijklmnopqrstuvwxyz")
-    losses = {"pgd": "cross_entropy", "cw": "margin"}
-    if kind not in losses or not steps.isdigit():
-        known = [name for name in NAMED_ATTACKS if name not in ("clean", "fgsm")]
-        raise ValueError(
-            "`attacks` must be of 'clean', 'fgsm', 'pgdN' or 'cwN' with a number of "
-            f"steps N, {', '.join(map(repr, known))}, or a dictionary of attack "
-            f"objects. Received: {name!r}"
-        )
-    return PGD(epsilon, int(steps), epsilon / 8, loss=losses[kind])
 
 
 def settings_of(attack):
@@ -124,7 +96,9 @@ def runners(network, attacks, seed):
     """
     predict = _Predictions(network)
     return {
-        name: functools.partial(_timed, _runner(network, predict, attack, seed, index))
+        name: functools.partial(
+            _timed, _runner(network, predict, name, attack, seed, index)
+        )
         for index, (name, attack) in enumerate(attacks.items())
     }
 
@@ -133,43 +107,76 @@ def _timed(stages_on, chunk, tell):
     """What an attack yields, with the seconds that each stage takes."""
     names, predictions, seconds = [], [], []
     began = time.perf_counter()
-    for name, predicted in stages_on(chunk, tell):
+    for stage in stages_on(chunk, tell):
+        name, predicted, *moved = stage
         names.append(name)
         predictions.append(predicted)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
-    return Outcome(names, np.stack(predictions).astype("int32"), np.array(seconds))
+    predictions = np.stack(predictions).astype("int32")
+    return Outcome(names, predictions, np.array(seconds), *moved)
 
 
 # Functions of a chunk and of whom to tell, that yield the names of the attack's stages
-# and the classes predicted after each
+# and the classes predicted after each, and how far a pixel has moved where that is not
+# the attack's to say
 
 
-def _runner(network, predict, attack, seed, index):
+def _runner(network, predict, name, attack, seed, index):
     if attack is None:
         return functools.partial(_clean, predict)
-    if isinstance(attack, PGD):
+    if hasattr(attack, "perturb"):
         return _InBatches(network, attack, seed, index)
-    if isinstance(attack, AutoAttack):
+    if hasattr(attack, "stages"):
         return functools.partial(_in_stages, network, predict, attack, seed)
-    return functools.partial(_whole, network, predict, attack, seed)
+    return functools.partial(_whole, network, predict, name, attack, seed)
 
 
 def _clean(predict, chunk, tell):
     yield "clean", predict(chunk.images, chunk.batch_size)
 
 
-def _whole(network, predict, attack, seed, chunk, tell):
-    found = attack(network, chunk.images, chunk.labels, seed=seed)
-    found = active_set.to_array(found, "attack").astype("float32")
-    yield "attacked", predict(found, chunk.batch_size)
+def _whole(network, predict, name, attack, seed, chunk, tell):
+    # A copy: what an attack does to its argument is not done to the data.
+    found = attack(network, chunk.images.copy(), chunk.labels, seed=seed)
+    found = _images_of(name, attack, found, chunk.images)
+    predicted = predict(found, chunk.batch_size)
+    if isinstance(attack, known_attacks.Attack):
+        yield "attacked", predicted
+    else:
+        yield "attacked", predicted, float(np.abs(found - chunk.images).max())
+
+
+def _images_of(name, attack, found, images):
+    """What an attack returns, as a float32 array, if these are images as it should."""
+    argument = f"attacks[{name!r}]"
+    found = active_set.to_array(found, argument)
+    if found.dtype.kind not in "biuOUS":  # bfloat16 is no float of NumPy's
+        found = found.astype("float32")
+    if found.shape != images.shape:
+        raise ValueError(
+            f"`{argument}` must return images of the shape {images.shape} that it is "
+            f"given. Received: an array of shape {found.shape}"
+        )
+    checks.images(found, argument)
+    if isinstance(attack, known_attacks.Attack):
+        distance = norms.get(attack.norm).length(found - images)
+        distance = float(ops.convert_to_numpy(distance).max())
+        if distance > attack.epsilon * (1 + 1e-3) + 1e-6:
+            raise ValueError(
+                f"`{argument}` must stay within its epsilon={attack.epsilon:.4g} of "
+                f"the images ({attack.norm}). Received: an image at a distance of "
+                f"{distance:.4g}"
+            )
+    return found
 
 
 def _in_stages(network, predict, attack, seed, chunk, tell):
     found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
     for number, stage in enumerate(found):
         tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
-        yield stage.name, stage.predicted
+        known = predict(stage.x_adv, chunk.batch_size) != NO_CLASS
+        yield stage.name, np.where(known, stage.predicted, NO_CLASS)
 
 
 class _InBatches:
@@ -193,16 +200,15 @@ class _InBatches:
     def _on_batch(self, images, labels, chunk, number):
         # A last, smaller batch is filled up: for its size nothing is compiled.
         size = len(labels)
-        index = np.arange(max(size, chunk.batch_size)) % size
+        index = np.arange(chunk.batch_size) % size
         images, labels = images[index], labels[index]
+        x = ops.convert_to_tensor(images)
         predicted = labels
         for restart in range(self._attack.restarts):
             # Seeds that say which draw it is do not depend on what ran before.
             draw = [*self._seed, chunk.first + number, restart]
             draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
-            start = self._attack.starting_point(
-                ops.convert_to_tensor(images), seed=draw
-            )
+            start = self._attack.starting_point(x, seed=draw)
             again = ops.convert_to_numpy(self._run(images, labels, start))
             # Once an image is misclassified, that is the result.
             predicted = np.where(predicted == labels, again, predicted)
@@ -223,6 +229,6 @@ class _Predictions:
 
 
 def _predicted(network, images):
-    logits = active_set.logits_of(network)(images)
+    logits = gradients.logits_of(network)(images)
     known = ops.all(ops.isfinite(logits), axis=-1)
     return ops.where(known, ops.cast(ops.argmax(logits, axis=-1), "int32"), NO_CLASS)

@@ -5,9 +5,9 @@ are results that cannot be if the attack works: another attack, which knows less
 do less, breaks images that it leaves; a budget that turns every image into plain grey
 leaves some right; the gradient that it follows is zero.
 
-All comparisons are of two attacks on the same images, image by image, so that what the
-images have in common cancels. What counts as too many is settled by two exact tests,
-each with a chance of at most 1% to be wrong on images drawn at random:
+All comparisons are of attacks on the same images, image by image, so that what the
+images have in common cancels. What counts as too many is settled by exact tests, each
+with a chance of at most 1% to be wrong on images drawn at random:
 
 - *missed*: an attack should break nearly all that another one breaks. Of `n` images it
   leaves `b` that the other breaks, and may leave a share `t` by bad luck with its
@@ -19,6 +19,11 @@ each with a chance of at most 1% to be wrong on images drawn at random:
   the other's if they are equally strong. It is a finding if `b` out of `b + c` fair
   coins come up with a probability below 1% (the sign test), and if `b - c` is more than
   1% of all images, for a difference of no consequence is no finding.
+- *overstated*: that stronger attacks break some images which an attack leaves is what
+  they are for. Of the `n` images that it leaves they break `b`. It is a finding, by the
+  same binomial test, if that is more than 30% of the `n`, or more than 10% of all.
+
+Where no stronger attack has run, a short one tries its hand at some images.
 """
 
 import warnings
@@ -26,8 +31,10 @@ import warnings
 import numpy as np
 from keras import ops
 
-from keras_robustlt import backend, losses
-from keras_robustlt.attacks import APGD, APGDT, FAB, PGD, AutoAttack, Square, active_set
+from keras_robustlt import backend
+from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set, gradients
+from keras_robustlt.attacks.base import LOSSES
+from keras_robustlt.evaluation.runners import NO_CLASS
 
 __all__ = ["RobustnessWarning"]
 
@@ -36,11 +43,26 @@ SIGNIFICANCE = 0.01
 TOLERATED = 0.01
 # The same of several attacks of many steps taken together, as in AutoAttack.
 TOLERATED_IN_ENSEMBLE = 0.002
+# The share that stronger attacks may break of what an attack leaves, and of all images;
+# and the share of all images that is of consequence.
+TOLERATED_OF_LEFT = 0.3
+TOLERATED_OVERSTATEMENT = 0.1
+OF_CONSEQUENCE = 0.05
+# The share of the images that only the statistics of the batch classify right.
+TOLERATED_BY_STATISTICS = 0.1
 # Of a single gradient step, or of a few, Square can well be the better.
 FEW_STEPS = 5
-# So many images are kept to look at, and at so many at a time where no attack runs.
+MANY_STEPS = 20
+# So many images are kept to look at, and at so many of them it is looked here. Of fewer
+# than the least, no attack is worth compiling for.
 LOOKED_AT = 256
 PROBED = 64
+LEAST_PROBED = 16
+# In so many batches it is looked for gradients, and so many calls are compared.
+BATCHES = 4
+CALLS = 4
+# Losses that attacks climb, in words.
+FLAT = {"cross_entropy": "cross-entropy", "margin": "margin loss"}
 
 
 class RobustnessWarning(UserWarning):
@@ -56,7 +78,7 @@ class RobustnessWarning(UserWarning):
         self.finding = finding
 
 
-def examine(network, attacks, outcomes, labels, sample):
+def examine(network, attacks, outcomes, labels, sample, budget=None):
     """What the results of an evaluation say against themselves.
 
     Args:
@@ -65,6 +87,7 @@ def examine(network, attacks, outcomes, labels, sample):
         outcomes: Dictionary from names to `Outcome`s.
         labels: Integer array of shape `(examples,)`.
         sample: `ClassBalancedSubset` of the images.
+        budget: Float: that of the evaluation, if somebody has said it.
 
     Returns:
         List of findings, dictionaries with `"check"`, `"message"` and numbers.
@@ -76,17 +99,21 @@ def examine(network, attacks, outcomes, labels, sample):
             runs.append(Run(name, attack, of_stages[-1]))
             continue
         ensemble = []
-        for (stage, part), right in zip(
-            attack.attacks.items(), of_stages[1:], strict=True
-        ):
+        stages = outcomes[name].stages[1:], attack.attacks.values(), of_stages[1:]
+        for stage, part, right in zip(*stages, strict=True):
             # The parts of an ensemble have its budget, whatever their own is.
             run = Run(f"{name}/{stage}", part, right, attack.epsilon, ensemble[:])
             ensemble.append(run)
             runs.append(run)
-    found = [outdone_by_black_box(run, runs) for run in runs]
+    n = len(sample.index)
+    found = [_without_class(outcomes), _beyond_budget(outcomes, budget)]
+    found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
+    overstated = [_overstated(run, runs) for run in runs]
+    found += overstated if any(overstated) else [_probe(network, runs, sample)]
     found.append(_vanishing(network, runs, sample))
-    found.append(random_network(network, sample.images[:PROBED]))
+    found.append(random_network(network, sample.images[some_of(np.arange(n))]))
+    found.append(_statistics(network, sample))
     return [finding for finding in found if finding]
 
 
@@ -109,12 +136,32 @@ class Run:
         self.attack = attack
         self.right = right
         self.epsilon = getattr(attack, "epsilon", None) if epsilon is None else epsilon
+        self.norm = getattr(attack, "norm", None)
         self.before = before
 
     def follows_gradients(self):
         """Whether it should find nearly all that there is to find."""
-        many = getattr(self.attack, "steps", 0) >= FEW_STEPS
-        return isinstance(self.attack, (APGD, APGDT, FAB, PGD)) and many
+        return getattr(self.attack, "steps", 0) >= FEW_STEPS
+
+    def may_be_reported(self):
+        """Whether it does enough for its accuracy to be taken for robustness."""
+        known = self.epsilon and self.norm
+        if self.before or not known or not self.follows_gradients():
+            return False
+        step_size = getattr(self.attack, "step_size", np.inf)
+        return step_size * self.attack.steps >= self.epsilon
+
+    def is_strong(self):
+        """Whether it also finds its way where the cross-entropy is a bad guide."""
+        loss = getattr(self.attack, "loss", None)
+        other_loss = loss != "cross_entropy" and not callable(loss)
+        return other_loss and getattr(self.attack, "steps", 0) >= MANY_STEPS
+
+    def within(self, other):
+        """Whether it stays in the ball of `other`, as far as that is known."""
+        if not self.epsilon or self.norm != other.norm:
+            return False
+        return self.epsilon <= other.epsilon * (1 + 1e-6)
 
     def should_outdo(self, other):
         """Whether it is `other` with a larger budget, more steps or adapted steps."""
@@ -207,38 +254,118 @@ def _outdone_by_weaker(strong, runs):
     }
 
 
+def _overstated(run, runs):
+    """Stronger attacks break much of what an attack leaves that may be reported."""
+    if not run.may_be_reported():
+        return None
+    others = [other for other in runs if other is not run and other.within(run)]
+    if not others:
+        return None
+    missed = run.right & ~np.all([other.right for other in others], axis=0)
+    examples, left, missed = len(missed), int(run.right.sum()), int(missed.sum())
+    if not overstates(missed, left, left / examples):
+        return None
+    names = ", ".join(other.name for other in others)
+    return {
+        "check": "stronger_attack",
+        "message": f"{run.name} leaves {left} of {examples} images right "
+        f"({percent(left, examples)}), and {names} break {missed} of these with no "
+        f"more budget: {percent(left - missed, examples)} are left. {run.name} "
+        "overstates the robustness of this network. Report the union of all attacks, "
+        "or 'autoattack'.",
+        "attack": run.name,
+        "others": [other.name for other in others],
+        "missed": missed,
+        "left": left,
+        "examples": examples,
+    }
+
+
+def _probe(network, runs, sample):
+    """The same where no strong attack has run: a short one, on a few images."""
+    reported = [run for run in runs if run.may_be_reported()]
+    if not reported or any(run.is_strong() for run in runs):
+        return None
+    largest = max(reported, key=lambda run: run.epsilon)
+    reported = [run for run in reported if run.within(largest)]
+    right = np.all([run.right for run in reported], axis=0)
+    which = some_of(np.flatnonzero(right[sample.index]))
+    if len(which) < LEAST_PROBED:
+        return None
+    images, labels = sample.images[which], sample.labels[which]
+    still_right = after_probe(network, largest.attack, largest.epsilon, images, labels)
+    names = ", ".join(run.name for run in reported)
+    return stronger_probe(names, still_right, right.mean())
+
+
+def after_probe(network, attack, epsilon, images, labels):
+    """Which images are right after a short run of APGD with the margin loss."""
+    probe = APGD(
+        epsilon, MANY_STEPS, attack.norm, loss="margin", batch_size=len(images)
+    )
+    found = probe(network, images, labels, seed=0)
+    logits = ops.convert_to_numpy(active_set.compiled_logits(network)(found))
+    return logits.argmax(axis=1) == labels
+
+
+def stronger_probe(names, still_right, share):
+    """The finding, if any, of what the probe did to images that `names` leave."""
+    left, missed = len(still_right), int((~still_right).sum())
+    if not overstates(missed, left, share):
+        return None
+    estimate = share * still_right.mean()
+    return {
+        "check": "stronger_attack",
+        "message": f"{names} leave {percent(share)} of the images right. Of {left} of "
+        f"these, {MANY_STEPS} steps of APGD with the margin loss break {missed} within "
+        f"the same budget, so that about {percent(estimate)} would be left of all. The "
+        "cross-entropy misleads the attack, and the robustness of this network is "
+        "lower than it says. Use 'autoattack', or at least 'cw20' and 'apgd-t'.",
+        "attack": names,
+        "missed": missed,
+        "left": left,
+        "share": float(share),
+    }
+
+
 def _vanishing(network, runs, sample):
-    """The cross-entropy, which an attack climbs, has no slope at images it leaves."""
-    blind = [
-        run
-        for run in runs
-        if isinstance(run.attack, (APGD, PGD))
-        and run.attack.loss == "cross_entropy"
-        and not run.before
-    ]
-    if not blind:
-        return None
-    left = np.all([run.right[sample.index] for run in blind], axis=0)
-    left = np.flatnonzero(left)[:PROBED]
-    if not left.size:
-        return None
-    zero, _ = vanishing_gradients(network, sample.images[left], sample.labels[left])
-    names = ", ".join(run.name for run in blind)
-    return zero_gradients(zero, f" that are still right after {names}")
+    """The loss that an attack climbs has no slope at images it leaves."""
+    for loss in FLAT:
+        blind = [
+            run
+            for run in runs
+            if getattr(run.attack, "loss", None) == loss and not run.before
+        ]
+        if not blind:
+            continue
+        left = np.all([run.right[sample.index] for run in blind], axis=0)
+        which = some_of(np.flatnonzero(left))
+        if not len(which):
+            continue
+        zero, _ = vanishing_gradients(
+            network, sample.images[which], sample.labels[which], loss
+        )
+        names = ", ".join(run.name for run in blind)
+        finding = zero_gradients(zero, f" that are still right after {names}", loss)
+        of_all = np.mean([run.right for run in blind]) * zero.mean()
+        if finding and of_all > TOLERATED:
+            return finding
+    return None
 
 
-def zero_gradients(flags, which=""):
-    """The finding, if any, of images where the gradient is zero."""
+def zero_gradients(flags, which="", loss="cross_entropy"):
+    """The finding, if any, of images where the gradient is zero, or none."""
     zero, examples = int(flags.sum()), len(flags)
     if not too_many(zero, examples, TOLERATED):
         return None
     return {
         "check": "zero_gradients",
-        "message": f"The cross-entropy has a gradient of exactly zero at {zero} of "
+        "message": f"The {FLAT[loss]} has a gradient of exactly zero at {zero} of "
         f"{examples} images{which}. An attack that follows it does not know where to "
         "go there: what it leaves is no robustness. If the logits are very large, use "
         "attacks that do not depend on their scale ('cw20', 'apgd-dlr', 'autoattack'); "
-        "if a layer rounds, gradients cannot attack it, and 'square' can.",
+        "if a layer rounds, gradients cannot attack it, and 'square' can; if the "
+        "network computes in float16, evaluate it in float32.",
         "zero_gradients": zero,
         "examples": examples,
     }
@@ -248,49 +375,139 @@ def random_network(network, images):
     """The network decides differently from one call to the next."""
     images = ops.convert_to_tensor(images)
     # Not frozen, as attacks have it: that would be the same draw again.
-    first, second = (
-        ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
-        for _ in range(2)
-    )
+    calls = [
+        np.nan_to_num(
+            ops.convert_to_numpy(ops.cast(network(images, training=False), "float32"))
+        )
+        for _ in range(CALLS)
+    ]
+    first, others = calls[0], np.stack(calls[1:])
     # Parallel sums may differ in their last digits.
     scale = max(float(np.abs(first).max()), 1e-12)
-    changed = np.abs(first - second).max(axis=1) > 1e-3 * scale
-    decided = int(np.sum(first.argmax(axis=1) != second.argmax(axis=1)))
+    changed = (np.abs(first - others).max(axis=2) > 1e-3 * scale).any(axis=0)
+    decided = (first.argmax(axis=1) != others.argmax(axis=2)).any(axis=0)
     if not changed.any():
         return None
     return {
         "check": "random_network",
         "message": f"The network is random in inference mode: the logits of "
-        f"{int(changed.sum())} of {len(images)} images, and the class of {decided}, "
-        "change from one call to the next. An attack on one draw need not work on "
-        "another, and the other way round. Use 'autoattack-rand', which averages "
-        "gradients over draws.",
+        f"{int(changed.sum())} of {len(images)} images, and the class of "
+        f"{int(decided.sum())}, change from one call to the next. An attack on one "
+        "draw need not work on another, and the other way round. Use "
+        "'autoattack-rand', which averages gradients over draws.",
         "changed": int(changed.sum()),
-        "decided_otherwise": decided,
+        "decided_otherwise": int(decided.sum()),
         "examples": len(images),
     }
 
 
-def vanishing_gradients(network, images, labels):
-    """Where the cross-entropy is flat, and where it is zero, in float32.
+def _without_class(outcomes):
+    """Some logits are no numbers."""
+    counts = {
+        name: int((outcome.predicted[-1] == NO_CLASS).sum())
+        for name, outcome in outcomes.items()
+    }
+    if not any(counts.values()):
+        return None
+    examples = outcomes[next(iter(outcomes))].predicted.shape[1]
+    listed = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
+    return {
+        "check": "not_a_number",
+        "message": f"The network gives logits that are infinite or no numbers (NaN) "
+        f"for some of {examples} images, after {listed}. They count as misclassified, "
+        "and an attack cannot follow such a loss. The weights may have diverged, or "
+        "numbers are too large for the precision of the network: see what it gives "
+        "with keras.config.set_dtype_policy('float32').",
+        "counts": counts,
+        "examples": examples,
+    }
+
+
+def _beyond_budget(outcomes, budget):
+    """A function that is an attack changes more than it may."""
+    moved = {name: outcome.moved for name, outcome in outcomes.items()}
+    beyond = {
+        name: change
+        for name, change in moved.items()
+        if budget is not None and change > budget * (1 + 1e-3) + 1e-6
+    }
+    if not beyond:
+        return None
+    listed = ", ".join(f"{name} (by {change:.3g})" for name, change in beyond.items())
+    return {
+        "check": "beyond_budget",
+        "message": f"Pixels are changed by more than epsilon={budget:.3g}: {listed}. "
+        "What these attacks leave says nothing about robustness within this budget. "
+        "Clip what they add, or call `evaluate` for them with an epsilon of their own.",
+        "largest_change": beyond,
+        "epsilon": budget,
+    }
+
+
+def _statistics(network, sample):
+    """Batch normalisation is not ready for inference."""
+    if not getattr(network, "non_trainable_variables", None):
+        return None
+    which = some_of(np.arange(len(sample.index)), LOOKED_AT)
+    images, labels = sample.images[which], sample.labels[which]
+    right = [right_in_mode(network, images, labels, mode) for mode in (False, True)]
+    return statistics_that_do_not_fit(*right)
+
+
+def right_in_mode(network, images, labels, training):
+    """Which images are right with the statistics of the batch, or of training."""
+    logits = backend.frozen(network)(ops.convert_to_tensor(images), training=training)
+    return ops.convert_to_numpy(logits).argmax(axis=1) == labels
+
+
+def statistics_that_do_not_fit(clean, in_training):
+    """The finding, if any, of images that are right in the one mode and the other."""
+    only_training = int(np.sum(in_training & ~clean))
+    only_evaluation = int(np.sum(clean & ~in_training))
+    if not outdone(only_training, only_evaluation, len(clean), TOLERATED_BY_STATISTICS):
+        return None
+    return {
+        "check": "batch_normalization",
+        "message": "Clean images are classified better with the statistics of the "
+        f"batch ({percent(in_training.mean())} right) than in evaluation mode "
+        f"({percent(clean.mean())}): the moving statistics of batch normalisation do "
+        "not fit the weights. Train on for some epochs, with a smaller momentum, or "
+        "with batchnorm_statistics='mixed'.",
+        "training_mode": float(in_training.mean()),
+        "evaluation_mode": float(clean.mean()),
+        "examples": len(clean),
+    }
+
+
+def vanishing_gradients(network, images, labels, loss="cross_entropy"):
+    """Where a loss of an attack is flat, as attacks see it, and where it is zero.
 
     Returns:
         Two boolean arrays of shape `(examples,)`.
     """
-    logits_of = active_set.logits_of(network)
-    images = ops.convert_to_tensor(images)
+    gradient_of = gradients.gradient_of(network)
+    flat, zero = [], []
+    # In some batches, for what a network does may depend on the draw.
+    for number, part in enumerate(np.array_split(np.arange(len(images)), BATCHES)):
+        if not part.size:
+            continue
 
-    def loss(x):
-        logits = logits_of(x)
-        values = losses.cross_entropy(active_set.one_hot(labels, logits), logits)
-        return ops.sum(values), values
+        def loss_of(logits, y=labels[part]):
+            return LOSSES[loss](active_set.one_hot(y, logits), logits)
 
-    gradient, values = backend.gradient_and_outputs(loss, images)
-    saturated = ops.convert_to_numpy(values) == 0
-    if gradient is None:  # TensorFlow, where no path leads to the images
-        return np.ones(len(images), bool), saturated
-    gradient = ops.convert_to_numpy(gradient).reshape(len(images), -1)
-    return ~gradient.any(axis=1), saturated
+        x = ops.convert_to_tensor(images[part])
+        draw = ops.convert_to_tensor(number, "int32")
+        gradient, values, _ = map(ops.convert_to_numpy, gradient_of(loss_of, x, draw))
+        flat.append(~gradient.reshape(part.size, -1).any(axis=1))
+        zero.append(values == 0)
+    return np.concatenate(flat), np.concatenate(zero)
+
+
+def some_of(indices, most=PROBED):
+    """At most so many of `indices`, from the first to the last."""
+    if len(indices) <= most:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, most).round().astype(int)]
 
 
 # Tests
@@ -306,6 +523,20 @@ def outdone(only_other, only_this, examples, tolerated=TOLERATED):
     by_chance = chance_of_reaching(only_other, only_other + only_this, 0.5)
     share = (only_other - only_this) / examples
     return by_chance < SIGNIFICANCE and share > tolerated
+
+
+def overstates(missed, left, share):
+    """Whether an attack that leaves this share of the images overstates it, see above.
+
+    Args:
+        missed: Integer: how many images stronger attacks break.
+        left: Integer: of how many that the attack leaves.
+        share: Float: which share of all images it leaves.
+    """
+    if not left or share * missed / left <= OF_CONSEQUENCE:
+        return False
+    tolerated = min(TOLERATED_OF_LEFT, TOLERATED_OVERSTATEMENT / share)
+    return too_many(missed, left, tolerated)
 
 
 def chance_of_reaching(successes, trials, probability):

@@ -1,14 +1,27 @@
 """The flags of a run: they change what the tables of `presets` say."""
 
+import contextlib
 import json
-import math
 import pathlib
 
 from absl import flags
 
 import keras_robustlt as krl
 from keras_robustlt.experiments import devices
-from keras_robustlt.experiments.presets import METHODS
+from keras_robustlt.experiments.presets import METHODS, OPTIMIZERS, SCHEDULES
+from keras_robustlt.flag_types import (
+    CLASSES,
+    COUNT,
+    EPSILON,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    RATIO,
+    SEED,
+    SHARE,
+    Number,
+    define_number,
+)
 
 BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
@@ -16,34 +29,21 @@ OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
+ALIASES = {"ema": "averaging", "attack_steps": "pgd_steps"}
 
-class Number(flags.ArgumentParser):
-    """A finite number that `fits`; `expected` says in words which do."""
 
-    def __init__(self, kind, expected, fits):
-        self.kind, self.expected, self.fits = kind, expected, fits
+class Averaging(Number):
+    """The momentum of an average, or the name of a rule."""
 
     def parse(self, argument):
-        try:
-            value = self.kind(argument)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and self.fits(value)):
-            raise ValueError(f"it must be {self.expected}.")
-        return value
-
-    def flag_type(self):
-        return self.kind.__name__
+        return argument if argument == "fawa" else super().parse(argument)
 
 
-COUNT = Number(int, "a whole number of at least 1", lambda value: value >= 1)
-CLASSES = Number(int, "a whole number of at least 2", lambda value: value >= 2)
-SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
-POSITIVE = Number(float, "a number above 0", lambda value: value > 0)
-NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)
-RATIO = Number(float, "a number of at least 1", lambda value: value >= 1)
-SHARE = Number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-PART = Number(float, "a number of at least 0 and below 1", lambda v: 0 <= v < 1)
+AVERAGING = Averaging(
+    float,
+    "fawa, or a momentum above 0 and below 1, such as 0.999",
+    lambda value: 0 < value < 1,
+)
 
 
 def define_flags(values, tables, workdir):
@@ -58,15 +58,8 @@ def define_flags(values, tables, workdir):
     def described(key, text):
         return f"{text} {defaults_text(tables, key)}"
 
-    def number(parser, key, text):
-        flags.DEFINE(
-            parser,
-            key,
-            None,
-            described(key, text),
-            flag_values=values,
-            serializer=flags.ArgumentSerializer(),
-        )
+    def number(kind, key, text):
+        define_number(values, kind, key, None, described(key, text))
 
     def choice(key, choices, text):
         flags.DEFINE_enum(key, None, choices, described(key, text), flag_values=values)
@@ -91,13 +84,12 @@ def define_flags(values, tables, workdir):
         flag_values=values,
     )
     text("workdir", "Where the run keeps its files.", workdir)
-    flags.DEFINE(
+    define_number(
+        values,
         SEED,
         "seed",
         102,
         "Seed of the long-tailed selection, the network and training.",
-        flag_values=values,
-        serializer=flags.ArgumentSerializer(),
     )
     choice("method", method_names(), "Base method; with +awp, AWP over it.")
     texts(
@@ -124,19 +116,41 @@ def define_flags(values, tables, workdir):
         ),
     )
     choice("head", ["linear", "cosine", "cosplus"], "Classifier of the network.")
-    text("initial_weights", "A .keras file of the same network to start from.")
     text(
-        "averaging",
+        "backbone",
         described(
-            "averaging",
-            "Average of the weights to evaluate: the momentum of an exponential moving "
-            "average, such as 0.999, or fawa, CFA's.",
+            "backbone",
+            "A pretrained network in place of --model: one of keras.applications, such "
+            "as mobilenet_v2, or a preset of keras-hub.",
         ),
     )
-    flags.DEFINE_alias("ema", "averaging", flag_values=values)
+    text(
+        "backbone_weights",
+        described("backbone_weights", "imagenet, none, or a file of its weights."),
+    )
+    text(
+        "freeze",
+        described(
+            "freeze",
+            "What of the backbone stays as it is: none, backbone, or a number of its "
+            "first layers.",
+        ),
+    )
+    text(
+        "initial_weights",
+        "A .keras file of the same network to start from; its last layer may be of "
+        "another number of classes.",
+    )
+    number(
+        AVERAGING,
+        "averaging",
+        "Average of the weights to evaluate: the momentum of an exponential moving "
+        "average, such as 0.999, or fawa, CFA's.",
+    )
     choice("batchnorm_statistics", ["adversarial", "mixed"], "Images that move them.")
     number(CLASSES, "num_classes", "The first so many classes of the data.")
     number(COUNT, "image_size", "Height and width to bring the images to.")
+    choice("on_bad", ["error", "skip"], "What to do about files that are no images.")
     number(RATIO, "imbalance_ratio", "Largest class over smallest.")
     choice("imbalance_type", ["exp", "step"], "How class sizes fall.")
     number(COUNT, "largest_class", "Training images of the largest class.")
@@ -147,22 +161,33 @@ def define_flags(values, tables, workdir):
     )
     number(PART, "validation_fraction", "Share of each class held out of training.")
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
-    number(SHARE, "epsilon", "Base budget in pixel units of [0, 1].")
+    number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
     number(COUNT, "pgd_steps", "Steps of the training attack.")
-    flags.DEFINE_alias("attack_steps", "pgd_steps", flag_values=values)
     switch(
         "adaptive_steps",
         None,
         described("adaptive_steps", "Fewer of these while the budget is small."),
     )
+    for alias, name in ALIASES.items():
+        kind = values[name].parser
+        define_number(values, kind, alias, None, f"Another name of --{name}.")
     number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(COUNT, "batch_size", "Batch size.")
-    number(POSITIVE, "learning_rate", "Learning rate at the start.")
-    number(NOT_NEGATIVE, "weight_decay", "Weight decay, coupled with the momentum.")
+    choice("optimizer", list(OPTIMIZERS), "Optimiser.")
+    number(POSITIVE, "learning_rate", "Learning rate, at its highest.")
+    choice("schedule", list(SCHEDULES), "How the learning rate falls.")
+    number(PART, "warmup", "Share of training over which the learning rate rises.")
+    number(NOT_NEGATIVE, "weight_decay", "Weight decay, coupled with SGD's momentum.")
     number(
         POSITIVE,
         "gradient_clipping",
         "Largest norm of the gradient. 1 for vision transformers.",
+    )
+    choice(
+        "keep",
+        ["last", "best"],
+        "The weights to evaluate: of the last epoch, or of the one whose balanced "
+        "accuracy under attack was best on validation images.",
     )
     choice(
         "precision",
@@ -179,22 +204,24 @@ def define_flags(values, tables, workdir):
         "among them.",
         flag_values=values,
     )
-    flags.DEFINE(
+    define_number(
+        values,
         COUNT,
         "cpu_devices",
         None,
         "Split the CPU into so many devices, to try --distribute without accelerators.",
-        flag_values=values,
-        serializer=flags.ArgumentSerializer(),
     )
     switch("deterministic", False, "Bit-reproducible operations; slower on a GPU.")
     texts("attacks", "Attacks of the final evaluation.")
     number(COUNT, "test_examples", "Evaluate on about so many test images.")
+    compares = {name: table.compares for name, table in tables.items()}
     switch(
         "compare",
-        False,
-        "Train without and with the rule for the budget, side by side, and compare.",
+        None,
+        "Train without and with the rule for the budget, side by side, and compare. "
+        f"Default: {common(compares)}.",
     )
+    switch("dry_run", False, "Say what would be done, and do nothing.")
     switch("print_settings", False, "Print the settings of the run, as JSON, only.")
 
 
@@ -253,12 +280,7 @@ def shown(value):
 
 def given_flags(values):
     """The flags that were given, as one would write them, by their names."""
-    aliases = ("ema", "attack_steps")
-    return {
-        name: values[name].serialize()
-        for name in values
-        if values[name].present and name not in aliases
-    }
+    return {name: values[name].serialize() for name in values if values[name].present}
 
 
 def settings_from_flags(values, table):
@@ -288,8 +310,9 @@ def settings_from_flags(values, table):
     }
     if "method_options" in given:
         given["method_options"] = options_from_text(given["method_options"])
-    if "averaging" in given:
-        given["averaging"] = averaging_from_text(given["averaging"])
+    for alias, name in ALIASES.items():
+        if values[alias].value is not None:
+            given[name] = values[alias].value
     if values.robustlt is not None:
         given.setdefault("budget", "robustlt" if values.robustlt else "uniform")
         if values.robustlt != (given["budget"] == "robustlt"):
@@ -305,8 +328,13 @@ def settings_from_flags(values, table):
             "--averaging=fawa looks at validation images: give --validation_fraction, "
             "such as 0.2."
         )
-    if "method_options" in given:  # Asking loads the backend: some seconds.
-        _check_method_options(settings)
+    if settings["keep"] == "best" and not settings["validation_fraction"]:
+        if not table.has_validation(given):
+            raise ValueError(
+                "--keep=best chooses by validation images: give --validation_fraction, "
+                "such as 0.2."
+            )
+    _check_names(given, settings)
     settings.update({key: values[key].value for key in OF_THE_RUN})
     return {**settings, "preset": preset}
 
@@ -328,22 +356,11 @@ def options_from_text(pairs):
     return options
 
 
-def averaging_from_text(text):
-    """A momentum, or "fawa"."""
-    if text == "fawa":
-        return text
-    try:
-        return PART.parse(text)
-    except ValueError:
-        raise ValueError(
-            f"--averaging={text}: it must be fawa, or a momentum of at least 0 and "
-            "below 1, such as 0.999."
-        ) from None
-
-
 def _check_places(values, table):
     if values.workdir == "":
         raise ValueError("--workdir= is empty: name the directory of the run's files.")
+    if values.data_dir == "":
+        raise ValueError("--data_dir= is empty: name the directory of the data.")
     if values.data_dir is not None and not table.uses_data_dir:
         raise ValueError(
             f"--data_dir={values.data_dir} does nothing: {table.source} is found "
@@ -369,12 +386,41 @@ def _check_what_does_nothing(given, settings):
         refuse(OF_ROBUSTLT, f"with --budget={settings['budget']}")
     elif settings["beta"] == 0:
         refuse(("granularity", "weighting", "adaptive_steps"), "with --beta=0")
+    if settings["backbone"] is None:
+        refuse(("backbone_weights", "freeze"), "without --backbone")
+    else:
+        refuse(("model",), "with --backbone")
+    if settings["schedule"] == "step":
+        refuse(("warmup",), "with --schedule=step")
     if settings["imbalance_ratio"] is None:
         refuse(("imbalance_type", "largest_class"), "without --imbalance_ratio")
 
 
-def _check_method_options(settings):
+def _check_names(given, settings):
+    """Asks the package whether it knows what is named; that loads the backend."""
+    if "method_options" in given:
+        with _naming("--method_options"):
+            krl.methods.get(settings["method"], **settings["method_options"])
+    if "model" in given:
+        with _naming(f"--model={settings['model']}"):
+            krl.networks.builder(settings["model"])
+    freeze = str(settings["freeze"])
+    if freeze not in ("none", "backbone") and not freeze.isdigit():
+        raise ValueError(
+            f"--freeze={freeze} must be none, backbone or a number of layers."
+        )
+    if "attacks" in given:
+        with _naming(f"--attacks={shown(settings['attacks'])}"):
+            if not settings["attacks"]:
+                raise ValueError("name one or more, such as clean,pgd20.")
+            for name in settings["attacks"]:
+                krl.attacks.get(name)
+
+
+@contextlib.contextmanager
+def _naming(flag):
+    """Says of which flag the package speaks."""
     try:
-        krl.methods.get(settings["method"], **settings["method_options"])
+        yield
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--method_options: {error}") from None
+        raise ValueError(f"{flag}: {error}") from None

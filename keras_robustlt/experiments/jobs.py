@@ -5,7 +5,6 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import glob
 import os
@@ -20,6 +19,7 @@ import threading
 import time
 
 from keras_robustlt.evaluation.progress import duration
+from keras_robustlt.experiments.interruption import ends_in_one_line
 
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
@@ -147,7 +147,7 @@ def run(jobs, environments, on_line=None, on_change=None):
             tell(on_change, job)
 
     pool = concurrent.futures.ThreadPoolExecutor(len(environments))
-    with _ending_is_an_interrupt(), pool:
+    with ends_in_one_line(), pool:
         running = [pool.submit(work, each) for each in environments]
         try:
             while running:
@@ -157,14 +157,11 @@ def run(jobs, environments, on_line=None, on_change=None):
                 for each in ended:
                     each.result()
                 tell(on_change, None)
-        except BaseException as reason:
+        except BaseException:
             with lock:
                 waiting.clear()
             _end(jobs)
-            if not isinstance(reason, KeyboardInterrupt):
-                raise
-            print("\nStopped. Started again, the same command goes on from here.")
-            raise SystemExit(130) from None
+            raise
     return [job for job in jobs if job.error]
 
 
@@ -186,21 +183,6 @@ def _end(jobs, patience=10):
             process.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-@contextlib.contextmanager
-def _ending_is_an_interrupt():
-    """SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
-    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    # What is ignored, as under nohup, stays so.
-    changed = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def environments(most, jobs=None, threads=None):

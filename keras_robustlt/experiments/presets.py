@@ -5,6 +5,7 @@ What a run does is looked up in this order, and what comes later wins:
     COMMON        what all runs share
     the data set  its row below: imbalance, alpha, classes
     MODELS        what a network asks for
+    OPTIMIZERS, SCHEDULES
     METHODS       what a base method asks for: epochs, milestones, batch size, ...
     the beta      of data set and method
     the preset    network and compute: paper, resnet18, cpu, smoke
@@ -42,16 +43,24 @@ COMMON = dict(
     pixel_mean=None,
     pixel_std=None,
     head="linear",
+    backbone=None,
+    backbone_weights="imagenet",
+    freeze="none",
+    on_bad="error",
     epsilon=8 / 255,
     pgd_steps=10,
     adaptive_steps=False,
     epochs=100,
     batch_size=128,
+    optimizer="sgd",
     learning_rate=0.1,
+    schedule="step",
+    warmup=0.0,
     milestones=(0.75, 0.9),
     momentum=0.9,
     weight_decay=5e-4,
     gradient_clipping=None,
+    keep="last",
     precision="float32",
     attacks=("clean", "pgd20", "cw20"),
     test_examples=None,
@@ -59,6 +68,11 @@ COMMON = dict(
 
 # By the beginning of the network's name.
 MODELS = {"vit": dict(gradient_clipping=1.0)}
+
+# As they are used for fine-tuning; the paper's optimiser is SGD.
+OPTIMIZERS = {"sgd": {}, "adamw": dict(learning_rate=5e-4, weight_decay=0.05)}
+# One cycle rises for the first part of training.
+SCHEDULES = {"step": {}, "cosine": {}, "one_cycle": dict(warmup=0.3)}
 
 METHODS = {
     "standard": dict(),
@@ -125,6 +139,8 @@ class DataSet:
             `None`, an equal share of the cores.
         uses_data_dir: Boolean, whether the data are looked for in a directory.
             Defaults to `True`.
+        compares: Boolean, whether the base method is trained beside, if no flag says.
+            Defaults to `False`.
     """
 
     source: str
@@ -133,10 +149,24 @@ class DataSet:
     presets: dict
     compare_threads: int = None
     uses_data_dir: bool = True
+    compares: bool = False
 
     @property
     def default_preset(self):
         return next(iter(self.presets))
+
+    def preset(self, name, given):
+        """The settings of a preset.
+
+        Args:
+            name: String, a key of `presets`.
+            given: Dictionary of the settings that the user asks for.
+        """
+        return self.presets[name]
+
+    def has_validation(self, given):
+        """Whether the data bring validation images of their own."""
+        return False
 
     def settings(self, preset, given=None):
         """The settings of a run.
@@ -150,7 +180,7 @@ class DataSet:
             A dictionary with all settings, as JSON reads them back.
         """
         given = dict(given or {})
-        preset = self.presets[preset]
+        preset = self.preset(preset, given)
         chosen = {**COMMON, **self.row, **preset, **given}
         base, _, over = chosen["method"].partition("+")
         method = {**METHODS[base], **METHODS.get(over, {})}
@@ -161,6 +191,8 @@ class DataSet:
             **COMMON,
             **self.row,
             **_of_model(chosen["model"]),
+            **OPTIMIZERS[chosen["optimizer"]],
+            **SCHEDULES[chosen["schedule"]],
             **method,
             "beta": self.beta.get(base, self.beta["other"]),
             **preset,
@@ -260,18 +292,45 @@ DIGITSLT = DataSet(
     uses_data_dir=False,
 )
 
+
+class OwnImages(DataSet):
+    """Images of one's own, whose settings follow from what they are."""
+
+    def preset(self, name, given):
+        if name != "suggested" or not pathlib.Path(self.source).expanduser().exists():
+            return super().preset(name, given)
+        proposal = self.proposal(given.get("image_size"))
+        return {**super().preset(name, given), **proposal.settings}
+
+    def has_validation(self, given):
+        proposal = self.proposal(given.get("image_size"))
+        return "validation_fraction" not in proposal.settings
+
+    def proposal(self, image_size=None):
+        """The settings that the images suggest, an `own.Proposal`."""
+        # Looks at the images, and loads the backend for that.
+        from keras_robustlt.experiments import own
+
+        return own.propose(self.source, image_size)
+
+
 # Images of one's own, with the imbalance that they have. `source` is where they are.
-OWN = DataSet(
+OWN = OwnImages(
     source="own",
-    row=dict(imbalance_ratio=None),
+    row=dict(imbalance_ratio=None, pixel_mean=0.5, pixel_std=0.25, on_bad="skip"),
     beta=dict(other=0.8),
     presets={
+        # What is not known before the images are.
+        "suggested": dict(
+            model="wrn-10-2", schedule="cosine", augmentation="base", keep="best"
+        ),
         "resnet18": PRESETS["resnet18"],
         "paper": PRESETS["paper"],
         "cpu": {**PRESETS["cpu"], "augmentation": "base"},
         "smoke": {**PRESETS["smoke"], "augmentation": "base"},
     },
     uses_data_dir=False,
+    compares=True,
 )
 
 BY_NAME = {

@@ -1,5 +1,6 @@
 """One run: long-tailed data, training with resume, evaluation, files."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -9,7 +10,9 @@ import keras
 from absl import logging
 
 import keras_robustlt as krl
+from keras_robustlt.evaluation.inputs import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
+from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, workdir
 from keras_robustlt.experiments.presets import name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
@@ -35,8 +38,9 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
         FileNotFoundError: If the data are not there.
         ValueError: If the data or the directory are not for these settings.
     """
-    workdir.is_begun(folder, settings)  # or refused, before anything takes long
+    workdir.check(folder, settings)  # before anything takes long
     distribution = devices.scope(distribute, cpu_devices)
+    chief = devices.is_chief(distribute)
     keras.config.set_dtype_policy(settings["precision"])
     if settings["deterministic"] and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -45,20 +49,25 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     keras.utils.set_random_seed(settings["seed"])
 
     data = load_data(settings, data_dir, devices.shard(distribute))
-    chief = devices.is_chief(distribute)
-    with distribution:
-        model = build_model(settings, data, int(data.train.cardinality()))
-        # Every process asks, so that none waits for one that has stopped.
-        if not workdir.is_begun(folder, settings) and chief:
-            workdir.write_config(folder, describe(settings, data))
-        train(settings, data, model, folder, chief)
-    if chief:
-        # The average of the weights where the settings ask for one. The copy is of this
-        # process alone, also where several devices trained.
-        network = krl.networks.plain(model.inference_network)
-        network.save(folder / "network.keras")
-    devices.leave(distribute)
-    return evaluate(network, settings, data, folder) if chief else None
+    # Whether these attacks suit the classes is said now, not after training.
+    attacks_of(settings["attacks"], data.num_classes, settings["epsilon"], 1)
+    with contextlib.ExitStack() as stack:
+        with distribution:
+            model = build_model(settings, data, int(data.train.cardinality()))
+            # Every process asks, so that none waits for one that has stopped.
+            is_begun = workdir.is_begun(folder, settings, data.fingerprint)
+            if chief:
+                stack.enter_context(workdir.held(folder))
+            if chief and not is_begun:
+                workdir.write_config(folder, describe(settings, data))
+            train(settings, data, model, folder, chief)
+        if chief:
+            # The average of the weights where the settings ask for one. The copy is of
+            # this process alone, also where several devices trained.
+            network = krl.networks.plain(model.inference_network)
+            workdir.save_network(network, folder)
+        devices.leave(distribute)
+        return evaluate(network, settings, data, folder) if chief else None
 
 
 def train(settings, data, model, folder, chief=True):
@@ -68,6 +77,9 @@ def train(settings, data, model, folder, chief=True):
         krl.callbacks.HistoryCSV(folder / "history.csv"),
         krl.callbacks.Checkpoint(folder / "checkpoints"),
     ]
+    best = folder / "best.weights.h5"
+    if settings["keep"] == "best":
+        callbacks.insert(0, best_epoch(best))
     left = announce(settings, data, model, folder)
     model.fit(
         data.train,
@@ -75,6 +87,19 @@ def train(settings, data, model, folder, chief=True):
         validation_data=data.validation,
         verbose=0,
         callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
+    )
+    if settings["keep"] == "best":
+        model.load_weights(best)
+
+
+def best_epoch(path):
+    """Keeps the weights of the epoch that validation images under attack find best."""
+    return keras.callbacks.ModelCheckpoint(
+        path,
+        monitor="val_robust_balanced_accuracy",
+        mode="max",
+        save_best_only=True,
+        save_weights_only=True,
     )
 
 
@@ -139,10 +164,13 @@ def load_data(settings, data_dir, shard=None):
         shard=shard,
         classes=settings["num_classes"],
         image_size=settings["image_size"],
+        on_bad=settings["on_bad"],
     )
     if settings["test_examples"]:
-        batches = -(-settings["test_examples"] // settings["batch_size"])
-        data = dataclasses.replace(data, test=data.test.take(batches))
+        test = class_balanced_subset(
+            data.test, examples=settings["test_examples"], seed=settings["seed"]
+        )
+        data = dataclasses.replace(data, test=test)
     return data
 
 
@@ -171,38 +199,113 @@ def build_model(settings, data, steps_per_epoch, **options):
         seed=settings["seed"],
         **options,
     )
-    model.compile(
-        krl.optimizers.SGD(
-            learning_rate(settings, steps_per_epoch),
-            momentum=settings["momentum"],
-            nesterov=True,
-            weight_decay=settings["weight_decay"],
-            global_clipnorm=settings["gradient_clipping"],
-        )
-    )
+    model.compile(optimizer(settings, steps_per_epoch))
     return model
+
+
+def optimizer(settings, steps_per_epoch):
+    """The optimiser, with its learning rate."""
+    common = {
+        "learning_rate": learning_rate(settings, steps_per_epoch),
+        "weight_decay": settings["weight_decay"],
+        "global_clipnorm": settings["gradient_clipping"],
+    }
+    if settings["optimizer"] == "sgd":
+        return krl.optimizers.SGD(
+            momentum=settings["momentum"], nesterov=True, **common
+        )
+    adamw = keras.optimizers.AdamW(**common)
+    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adamw
 
 
 def build_network(settings, data):
     """The network, with the weights to start from."""
+    if settings["backbone"] is not None:
+        network = build_backbone(settings, data)
+    else:
+        network = _build_named(settings, data)
+    if settings["initial_weights"]:
+        set_initial_weights(network, settings)
+    return network
+
+
+def build_backbone(settings, data):
+    """A classifier on a pretrained network."""
+    weights, freeze = settings["backbone_weights"], settings["freeze"]
+    return krl.networks.from_backbone(
+        settings["backbone"],
+        classes=data.num_classes,
+        input_shape=data.input_shape,
+        weights=None if weights == "none" else weights,
+        head=settings["head"],
+        freeze=int(freeze) if freeze.isdigit() else freeze,
+    )
+
+
+def _build_named(settings, data):
     options = {"head": settings["head"]}
-    if settings["pixel_mean"]:
+    if settings["pixel_mean"] is not None:
         options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
-    network = krl.networks.get(
+    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
+        options.update(mean=0.0, std=1.0)
+    return krl.networks.get(
         settings["model"],
         classes=data.num_classes,
         input_shape=data.input_shape,
         **options,
     )
-    if settings["initial_weights"]:
-        trained = keras.saving.load_model(settings["initial_weights"], compile=False)
-        network.set_weights(trained.get_weights())
-    return network
+
+
+def set_initial_weights(network, settings):
+    """Gives the network the weights of the file that the settings name.
+
+    The last layer keeps its own where the file's is of another number of classes.
+
+    Raises:
+        ValueError: If it cannot be read, or its network is another one.
+    """
+    path = settings["initial_weights"]
+    try:
+        trained = keras.saving.load_model(path, compile=False)
+        ours, theirs = _with_weights(network), _with_weights(trained)
+        if _shapes(ours) != _shapes(theirs) and _shapes(ours[:-1]) == _shapes(
+            theirs[:-1]
+        ):
+            print(f"  The last layer of {path} is of other classes and begins anew.")
+            ours, theirs = ours[:-1], theirs[:-1]
+        elif _shapes(ours) != _shapes(theirs):
+            raise ValueError("its layers are others")
+        for layer, source in zip(ours, theirs, strict=True):
+            layer.set_weights(source.get_weights())
+    except (OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"--initial_weights={path} must be the .keras file of a "
+            f"{settings['model']} of this size, with the same --head: {reason}"
+        ) from None
+
+
+def _with_weights(network):
+    return [layer for layer in network.layers if layer.weights]
+
+
+def _shapes(layers):
+    return [[tuple(weight.shape) for weight in layer.weights] for layer in layers]
 
 
 def learning_rate(settings, steps_per_epoch):
-    """The rate, a tenth of it after each milestone."""
+    """The rate: a tenth of it after each milestone, or up and down a cosine."""
     rate, epochs = settings["learning_rate"], settings["epochs"]
+    if settings["schedule"] != "step":
+        steps = epochs * steps_per_epoch
+        rising = round(settings["warmup"] * steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else rate,
+            decay_steps=steps - rising,
+            warmup_target=rate if rising else None,
+            warmup_steps=rising,
+        )
     if not settings["milestones"]:
         return rate
     # A boundary is the last step of the rate before it.
@@ -236,6 +339,7 @@ def describe(settings, data):
         "name": name_of(settings),
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
+        "fingerprint": data.fingerprint,
         "command": " ".join(["python", *sys.argv]),
         "versions": {
             "keras_robustlt": krl.__version__,
@@ -262,7 +366,8 @@ def announce(settings, data, model, folder):
     steps = int(data.train.cardinality())
     print(f"{name_of(settings)} on {data}")
     print(
-        f"  {settings['model']}, {model.network.count_params():,} parameters; "
+        f"  {settings['backbone'] or settings['model']}, "
+        f"{model.network.count_params():,} parameters; "
         f"{settings['epochs']} epochs of {steps} steps of "
         f"{settings['batch_size']} images; PGD-{settings['pgd_steps']}, epsilon "
         f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "

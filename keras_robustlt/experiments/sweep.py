@@ -25,6 +25,8 @@ import pathlib
 from absl import app, flags
 
 from keras_robustlt.experiments import jobs, summary, train, workdir
+from keras_robustlt.experiments.flags import OF_ROBUSTLT
+from keras_robustlt.flag_types import COUNT, SEED, define_number
 
 # Those that a sweep gives to its runs.
 OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
@@ -50,13 +52,13 @@ def define_flags(values):
     flags.DEFINE_string(
         "workdir", "runs/sweep", "Where the runs and the table go.", flag_values=values
     )
-    flags.DEFINE_integer(
+    define_number(
+        values,
+        COUNT,
         "jobs",
         None,
         "Runs at a time. They share the cores, and each takes a GB or two of memory. "
         "Default: one for each GPU; without any, one for each core.",
-        lower_bound=1,
-        flag_values=values,
     )
     flags.DEFINE_bool(
         "table_only", False, "No runs, the table of what is there.", flag_values=values
@@ -80,8 +82,7 @@ def main(argv, values):
     failed = []
     if not values.table_only:
         points = grid(values.data, values.methods, values.budgets, values.seeds)
-        settings = settings_of(points, argv[1:])
-        failed = run(settings, argv[1:], folder, values.jobs)
+        failed = run(runs_of(points, argv[1:]), folder, values.jobs)
     rows = summary.collect(folder)
     if rows:
         print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*", end="")
@@ -123,8 +124,10 @@ class Point:
 def grid(data, methods, budgets, seeds):
     """The points, all methods of a seed before the next seed."""
     for seed in seeds:
-        if not seed.isdecimal():
-            raise app.UsageError(f"--seeds={seed}: seeds are whole numbers.")
+        try:
+            SEED.parse(seed)
+        except ValueError as error:
+            raise app.UsageError(f"--seeds={seed}: {error}") from None
     points = [
         # Standard training has no perturbation and no budget.
         Point(name, method, "uniform" if method == "standard" else budget, int(seed))
@@ -145,39 +148,49 @@ def grid(data, methods, budgets, seeds):
     return list(by_name.values())
 
 
-def settings_of(points, extra):
-    """The settings of each point, which `train` refuses if something is wrong.
+def runs_of(points, extra):
+    """The run of each point, which `train` refuses if something is wrong.
 
     Args:
         points: List of `Point`.
-        extra: List of strings, the flags for all runs.
+        extra: List of strings, the flags for all runs. Those of RobustLT's budget go to
+            its runs only, if there are some.
 
     Returns:
-        A dictionary from the points to settings.
+        A dictionary from the points to their flags, lists of strings, and settings.
     """
-    for flag in extra:
-        name = flag.lstrip("-").partition("=")[0]
-        if name in OWN_FLAGS or name.removeprefix("no") in OWN_FLAGS:
+    given = train.given_of(extra)
+    for name in OWN_FLAGS:
+        if name in given:
             raise app.UsageError(
-                f"{flag} after -- would be the same for all runs, and a sweep sets it "
-                "for each: see --data, --methods, --budgets, --seeds and --workdir."
+                f"{given[name]} after -- would be the same for all runs, and a sweep "
+                "sets it for each: see --data, --methods, --budgets, --seeds and "
+                "--workdir."
             )
-    # Those of other seeds are the same but for the seed.
-    first = {}
+    of_others = dict(given)
+    if any(point.budget == "robustlt" for point in points):
+        of_others = {k: v for k, v in given.items() if k not in OF_ROBUSTLT}
+    result = {}
     for point in points:
+<<<<<<< HEAD
         first.setdefault(point.group, point)
     of_group = {
         group: train.settings_of(point.flags(extra)) for group, point in first.items()
     }
     return {point: {**of_group[point.group], "seed": point.seed} for point in points}
+=======
+        of_all = given if point.budget == "robustlt" else of_others
+        arguments = [*point.flags, *of_all.values()]
+        result[point] = arguments, train.settings_of(arguments)
+    return result
+>>>>>>> main
 
 
-def run(settings, extra, folder, at_a_time=None):
+def run(runs, folder, at_a_time=None):
     """Trains the runs that are not finished.
 
     Args:
-        settings: Dictionary from `Point` to the settings of its run.
-        extra: List of strings, flags for all runs.
+        runs: Dictionary from `Point` to the flags and settings of its run.
         folder: Path.
         at_a_time: Integer. Defaults to what suits the machine.
 
@@ -187,14 +200,18 @@ def run(settings, extra, folder, at_a_time=None):
     todo = [
         jobs.Job(
             point.name,
+<<<<<<< HEAD
             [*train.COMMAND, *point.flags(extra), f"--workdir={folder / point.name}"],
+=======
+            [*train.COMMAND, *arguments, f"--workdir={folder / point.name}"],
+>>>>>>> main
             folder / point.name / "run.log",
         )
-        for point in settings
-        if not _is_finished(folder / point.name, settings[point])
+        for point, (arguments, settings) in runs.items()
+        if not _is_finished(folder / point.name, settings)
     ]
     environments = jobs.environments(len(todo), at_a_time)
-    print(f"{len(settings)} runs, {len(settings) - len(todo)} of them finished before.")
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before.")
     if todo:
         print(f"{len(environments)} at a time. Logs: run.log in their directories.")
     status = jobs.Status(todo, len(environments))

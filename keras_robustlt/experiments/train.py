@@ -9,16 +9,21 @@ The first is a matter of a minute and downloads nothing. Data that have a name
 settings of the paper; --data_dir is where they are. Otherwise --data is a folder with
 a sub-folder of images for each class, or an .npz file of x_train, y_train, x_test and
 y_test; those keep the imbalance that they have, unless --imbalance_ratio says another.
+Then what is noteworthy about the images is shown first, and the settings that follow
+from them, and the base method is trained beside what RobustLT makes of it.
 
     --preset=cpu              a small network; smoke: whether it runs
     --method=at --norobustlt  adversarial training alone
     --compare                 without RobustLT and with it, side by side
+    --backbone=mobilenet_v2   a pretrained network
+    --dry_run                 only say what would be done
 
 Files go to --workdir. Started again, the same command goes on where it was
 interrupted.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -40,7 +45,10 @@ from keras_robustlt.experiments.flags import (
 from keras_robustlt.experiments.flags import (
     define_flags as define_flags_of_a_run,
 )
+from keras_robustlt.experiments.interruption import ends_in_one_line
 
+# Set in the environment of processes whose parent has shown what it found.
+SHOWN = "KERAS_ROBUSTLT_DATA_SHOWN"
 COMMAND = [sys.executable, "-m", "keras_robustlt", "train"]
 
 
@@ -98,6 +106,32 @@ def recipe(table, workdir, help):
     )
 
 
+def folder_recipe(workdir, help):
+    """Runs the command line of the recipe for images of one's own.
+
+    Args:
+        workdir: String, the default of `--workdir`.
+        help: String, what the recipe says of itself.
+    """
+    from keras_robustlt import __main__ as command_line
+
+    def define(values):
+        define_flags_of_a_run(values, {"one's own": presets.OWN}, workdir)
+
+    def begin(argv, values):
+        if not values.data_dir:
+            raise app.UsageError("give --data_dir, such as --data_dir=my_images.")
+        data = values.data_dir
+        values["data_dir"].unparse()  # it is what `--data` is for `train`
+        with _mistakes_of_usage():
+            table = presets.table_of(data)
+        start(argv, values, table, data)
+
+    command_line.run(
+        lambda argv: command_line.call(argv[0], argv[1:], help, define, begin)
+    )
+
+
 def start(argv, values, table, data):
     """Does what parsed flags say.
 
@@ -107,17 +141,25 @@ def start(argv, values, table, data):
         table: The `presets.DataSet`.
         data: String, what `--data` is for it.
     """
-    if argv[1:]:
-        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
+    _check_rest(argv)
     with _mistakes_of_usage():
         settings = settings_from_flags(values, table)
     if values.print_settings:
         print(json.dumps(settings))
         return
+    compares = table.compares if values.compare is None else values.compare
+    if settings["preset"] == "suggested" and SHOWN not in os.environ:
+        proposal = table.proposal(values.image_size)
+        print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
+        os.environ[SHOWN] = "1"  # for the processes of a comparison
+    if values.dry_run:
+        _say_what_would_be_done(settings, compares, values.workdir)
+        return
+    _check_tensorflow()
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
     folder = pathlib.Path(values.workdir)
-    with _mistakes():
-        if values.compare:
+    with ends_in_one_line(), _mistakes(folder):
+        if compares:
             _compare(settings, given_flags(values), data, folder, table)
         else:
             from keras_robustlt.experiments.run import run
@@ -126,19 +168,48 @@ def start(argv, values, table, data):
             run(settings, folder, values.data_dir, *devices)
 
 
+def _say_what_would_be_done(settings, compares, folder):
+    base = {**settings, "budget": "uniform"}
+    runs = [base, settings] if compares else [settings]
+    names = " and ".join(map(presets.name_of, runs))
+    print(
+        f"Would train {names}: {settings['backbone'] or settings['model']}, "
+        f"{settings['epochs']} epochs of batches of {settings['batch_size']} images, "
+        f"{settings['optimizer']} with the schedule {settings['schedule']}, into "
+        f"{folder}.\n{json.dumps(settings)}"
+    )
+
+
+def given_of(arguments):
+    """The flags among the arguments of `train`, by their names.
+
+    Raises:
+        UsageError: If one of them is no flag.
+    """
+    return given_flags(_parsed(arguments))
+
+
 def settings_of(arguments):
     """The settings of the run that the arguments of `train` stand for.
 
     Raises:
         UsageError: If there is none.
     """
-    values = flags.FlagValues()
-    define_flags(values)
-    rest = values(["train", *arguments])
-    if rest[1:]:
-        raise app.UsageError(f"what is {rest[1]!r}? Flags start with --.")
+    values = _parsed(arguments)
     with _mistakes_of_usage():
         return settings_from_flags(values, presets.table_of(values.data))
+
+
+def _parsed(arguments):
+    values = flags.FlagValues()
+    define_flags(values)
+    _check_rest(values(["train", *arguments]))
+    return values
+
+
+def _check_rest(argv):
+    if argv[1:]:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags start with --.")
 
 
 def _compare(settings, given, data, folder, table):
@@ -154,7 +225,7 @@ def _compare(settings, given, data, folder, table):
     }
     compare(
         {"base": settings_of(arguments["base"]), settings["budget"]: settings},
-        {key: [*COMMAND, *each] for key, each in arguments.items()},
+        {key: [*COMMAND, *each, "--nocompare"] for key, each in arguments.items()},
         folder,
         table.compare_threads,
     )
@@ -169,9 +240,30 @@ def _mistakes_of_usage():
 
 
 @contextlib.contextmanager
-def _mistakes():
-    """What is wrong with data or directories is said without a traceback."""
+def _mistakes(folder):
+    """What is wrong with data, directories or the disk is said without a traceback."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SystemExit(
+            f"error: {error}. Started again, the same command goes on from what is "
+            f"done in {folder}."
+        ) from None
+
+
+def _check_tensorflow():
+    try:
+        found = importlib.util.find_spec("tensorflow")
+    except ModuleNotFoundError:  # from an import hook that hides it
+        found = None
+    if found is None:
+        raise SystemExit(
+            "error: this command feeds its data by TensorFlow, on every backend, and "
+            "TensorFlow is not installed here: pip install tensorflow. Without it, "
+            "train on arrays in Python: krl.data.long_tail_arrays gives them, and "
+            "RobustLTModel.fit(x, y) takes them."
+        )

@@ -1,38 +1,65 @@
 """The directory of a run: what it holds, and whether a run may go on in it.
 
-config.json      the settings, versions and device
-history.csv      a line an epoch
-schedule.csv     the budget of each class, a line an epoch
-checkpoints/     the state of training, from which the same command goes on
-network.keras    the trained network, plain Keras, without this package
-results.json     accuracy under each attack: all, tail, balanced, worst, per class
-examples.npz     a few images, what the attack makes of them, and what comes out
-schedule.png, accuracy.png
-report.html      all of this on a page
+    config.json      the settings, versions and device
+    history.csv      a line an epoch
+    schedule.csv     the budget of each class, a line an epoch
+    checkpoints/     the state of training, from which the same command goes on
+    network.keras    the trained network, plain Keras, without this package
+    results.json     accuracy under each attack: all, tail, balanced, worst, per class
+    examples.npz     a few images, what the attack makes of them, and what comes out
+    schedule.png, accuracy.png
+    report.html      all of this on a page
+
+While a process trains or evaluates there, it also holds the file `lock`.
 """
 
+import contextlib
 import json
+import os
+import platform
+import time
 
 from keras_robustlt.files import write_atomically
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: there, nothing is locked
+    fcntl = None
 
-def write_config(workdir, content):
+
+def check(folder, settings):
+    """Raises a ValueError if a run of these settings cannot work in `folder`."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"--workdir={folder}: {there} is a file, not a directory.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--workdir={folder}: there is no permission to write there.")
+    is_begun(folder, settings)
+
+
+def write_config(folder, content):
     """Writes config.json; `content` has the `"settings"`."""
-    workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2) + "\n"
-    write_atomically(workdir / "config.json", text.encode())
+    write_atomically(folder / "config.json", text.encode())
 
 
-def is_begun(workdir, settings):
-    """Whether `workdir` holds the run of these settings, finished or not.
+def is_begun(folder, settings, fingerprint=None):
+    """Whether `folder` holds the run of these settings, finished or not.
+
+    Args:
+        folder: Path.
+        settings: Dictionary.
+        fingerprint: String, of the data. Defaults to `None`, whatever they are.
 
     Raises:
-        ValueError: If it holds a run of other settings.
+        ValueError: If it holds a run of other settings, or of other data.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    config = _config(folder / "config.json")
+    if config is None:
         return False
-    before = json.loads(path.read_text("utf-8"))["settings"]
+    before = config["settings"]
     changed = [
         f"  {key}: {before.get(key)} there, {settings.get(key)} now"
         for key in sorted({*before, *settings})
@@ -40,20 +67,111 @@ def is_begun(workdir, settings):
     ]
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with other settings:\n"
+            f"{folder} holds a run with other settings:\n"
             + "\n".join(changed)
             + "\nGive another --workdir, the same settings (to go on with that "
             "run), or delete the directory."
         )
+    known = config.get("fingerprint")
+    if None not in (known, fingerprint) and known != fingerprint:
+        raise ValueError(
+            f"{folder} holds a run on other data: the images or labels of "
+            f"{settings['data']} have changed since it began. Give another --workdir, "
+            "or put the data back as they were, to go on with that run."
+        )
     return True
 
 
-def is_finished(workdir, settings):
-    """Whether `workdir` holds the results of the run of these settings."""
-    if not is_begun(workdir, settings):
+def is_finished(folder, settings):
+    """Whether `folder` holds the results of the run of these settings."""
+    if not is_begun(folder, settings):
         return False
     try:
-        results = json.loads((workdir / "results.json").read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # not there, or cut short
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):  # not there, or cut short
         return False
     return results["training"] == settings
+
+
+def _config(path):
+    """What config.json says; `None` if it is not there."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise _damaged(path, "it has no settings")
+    return config
+
+
+def _damaged(path, why):
+    return ValueError(
+        f"{path} is damaged ({why}). Put back the file as it was, or delete "
+        f"{path.parent} to start over."
+    )
+
+
+def save_network(network, folder):
+    """Writes network.keras; what is there is whole at any time."""
+    temporary = folder / "network.tmp.keras"
+    try:
+        network.save(temporary)
+        temporary.replace(folder / "network.keras")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Keeps other runs out of `folder`, which is made if it is not there.
+
+    The system releases the lock of a process that has ended, however it did. If the
+    first epoch was not reached, what was made here goes again.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    was_begun = (folder / "config.json").exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    file = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # as long as it is ours
+        file.close()
+        if not was_begun and not (folder / "checkpoints").exists():
+            (folder / "config.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # those that hold something stay
+            for each in made:
+                each.rmdir()
+
+
+def _lock(path):
+    """The file at `path`, locked by this process, which it names."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise ValueError(
+                    f"{path.parent} is in use, by {file.read() or 'another process'}. "
+                    "Wait for its end, or give another --workdir."
+                ) from None
+        except OSError:  # a file system without locks
+            pass
+        # Who held it may have removed it since it was opened.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    file.truncate(0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} on {platform.node()}, since {since}")
+    file.flush()
+    return file

@@ -70,8 +70,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         uses_batch_statistics = training and self.trainable
+        renorm = getattr(self, "renorm", False)  # Keras has it from 3.14 on
         if not uses_batch_statistics or (
-            mask is not None or self.renorm or self.synchronized
+            mask is not None or renorm or self.synchronized
         ):
             return super().call(inputs, training=training, mask=mask)
         if self._can_be_fused(inputs):

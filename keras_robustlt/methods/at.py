@@ -1,7 +1,7 @@
 import keras
 
 from keras_robustlt import checks
-from keras_robustlt.losses import cross_entropy
+from keras_robustlt.losses import smoothed
 from keras_robustlt.methods.base import Method
 
 
@@ -26,8 +26,7 @@ class AT(Method):
         self.label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
 
     def loss(self, targets, logits, criterion):
-        if self.label_smoothing and criterion is cross_entropy:
-            return cross_entropy(targets, logits["adversarial"], self.label_smoothing)
+        criterion = smoothed(criterion, self.label_smoothing)
         return criterion(targets, logits["adversarial"])
 
     def get_config(self):

@@ -49,9 +49,7 @@ class AWP(Method):
         if isinstance(self.method, AWP):
             raise ValueError("`method` is an AWP already: one perturbs the weights.")
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)
-        self.warmup_epochs = int(
-            checks.in_range("warmup_epochs", warmup_epochs, 0, np.inf)
-        )
+        self.warmup_epochs = checks.integer("warmup_epochs", warmup_epochs, 0)
         self.proxy = checks.one_of("proxy", proxy, PROXIES)
         # All the rest is the other method's affair.
         for name in ("inputs", "uses_features", "attack_compares"):

@@ -26,6 +26,12 @@ class REAT(Method):
     Predictions are counted where training makes them anyway, in the forward pass
     before the update.
 
+    Attributes:
+        last_predictions: Variable of shape `(num_classes,)`, once a model has it: how
+            many adversarial images the network took for each class in the epoch
+            before.
+        predictions: Variable of the same shape: how many so far in this epoch.
+
     Example:
 
     >>> model = krl.RobustLTModel(network, class_counts, method="reat")

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import checks, losses
+from keras_robustlt.losses import smoothed
 from keras_robustlt.methods.base import Method
 
 
@@ -63,10 +64,7 @@ class RoBal(Method):
     def loss(self, targets, logits, criterion):
         adversarial = logits["adversarial"]
         shifted = self.scale * (adversarial - targets * self._margins) + self._prior
-        if criterion is losses.cross_entropy:
-            margin_loss = criterion(targets, shifted, self.label_smoothing)
-        else:
-            margin_loss = criterion(targets, shifted)
+        margin_loss = smoothed(criterion, self.label_smoothing)(targets, shifted)
         divergence = losses.kl_divergence(logits["clean"], adversarial)
         return self.beta_adversarial * margin_loss + self.beta * divergence
 

@@ -36,7 +36,7 @@ class TAET(Method):
     """
 
     def __init__(self, ce_epochs=40, alpha=0.1, beta=0.1, gamma=0.1):
-        self.ce_epochs = int(checks.in_range("ce_epochs", ce_epochs, 0, np.inf))
+        self.ce_epochs = checks.integer("ce_epochs", ce_epochs, 0)
         self.alpha = checks.in_range("alpha", alpha, 0, np.inf)
         self.beta = checks.in_range("beta", beta, 0, np.inf)
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)

@@ -3,6 +3,7 @@
 Images enter in [0, 1], the space in which perturbations are measured.
 """
 
+import functools
 import re
 
 from keras_robustlt.networks.adjustment import logit_adjusted, tau_normalized
@@ -69,14 +70,19 @@ def get(name, /, **kwargs):
     network = krl.networks.get("wrn-10-2", classes=100)
     ```
     """
+    return builder(name)(**kwargs)
+
+
+def builder(name):
+    """The function that builds the network of a name, see `get`."""
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
-        return WideResNet(depth, width, **kwargs)
+        return functools.partial(WideResNet, depth, width)
     if name not in _BY_NAME:
         choices = ", ".join(["wrn-{depth}-{width}", *_BY_NAME])
         raise ValueError(
             f"`name` must be one of {choices} (such as wrn-28-10). "
             f"Received: name={name!r}"
         )
-    return _BY_NAME[name](**kwargs)
+    return _BY_NAME[name]

@@ -24,16 +24,17 @@ def plain(network):
     would be partly constant.
 
     Args:
-        network: Functional or sequential `keras.Model`, possibly with other such
-            models inside.
+        network: Functional or sequential `keras.Model`, possibly with other models
+            inside. Layers of others, such as those of KerasHub or your own, stay what
+            they are: to load the copy one needs them.
 
     Returns:
         A `keras.Model`.
 
     Raises:
         ValueError: If `network` is neither functional nor sequential, or has a layer
-            of this package without a counterpart in Keras, such as a
-            `CosPlusClassifier` with an `eta` other than 1.
+            that cannot be copied, or one of this package without a counterpart in
+            Keras, such as a `CosPlusClassifier` with an `eta` other than 1.
 
     Example:
 
@@ -42,32 +43,65 @@ def plain(network):
     krl.networks.plain(network).save("robust.keras")
     ```
     """
-    is_functional = isinstance(network, keras.Model) and hasattr(network, "operations")
-    if not is_functional and not isinstance(network, keras.Sequential):
+    if not _is_graph(network):
+        foreign = isinstance(network, keras.Model) and not _own_layers(network)
+        advice = (
+            "It has no layer of this package: save it as it is."
+            if foreign
+            else "Pass the functional model inside it."
+        )
         raise ValueError(
             "`network` must be a functional or sequential keras.Model, whose layers "
             "can be replaced one by one. Received: network of type "
-            f"{type(network).__name__}. Pass the functional model inside it."
+            f"{type(network).__name__}. {advice}"
         )
+    copies = {}  # by the layer's identity: what is shared stays so
     pairs = []
 
-    def replace(layer):
-        pairs.append((layer, _stock_layer(layer)))
-        return pairs[-1][1]
+    def copy_of(layer):
+        if id(layer) not in copies:
+            if _is_graph(layer) and (_own_layers(layer) or _is_default(layer)):
+                copies[id(layer)] = keras.models.clone_model(
+                    layer, clone_function=copy_of
+                )
+            else:
+                copies[id(layer)] = _stock_layer(layer)
+                pairs.append((layer, copies[id(layer)]))
+        return copies[id(layer)]
 
-    copy = keras.models.clone_model(network, clone_function=replace, recursive=True)
+    copy = copy_of(network)
     for layer, stock in pairs:
         if isinstance(layer, keras.layers.Layer):
             _copy_weights(layer, stock)
     return copy
 
 
+def _is_graph(layer):
+    is_functional = isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    return is_functional or isinstance(layer, keras.Sequential)
+
+
+def _is_default(model):
+    """Whether the configuration is a list of layers, not that of a class of its own."""
+    return type(model).get_config.__module__.startswith("keras.")
+
+
+def _is_own(layer):
+    return type(layer).__module__.partition(".")[0] == _PACKAGE
+
+
+def _own_layers(layer):
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    inside = layer._flatten_layers(include_self=False)
+    return [each for each in inside if _is_own(each)]
+
+
 def _stock_layer(layer):
     """The layer of Keras, or the few in a row, that can do the same."""
     layer_class = type(layer)
-    config = layer.get_config()
     if layer_class is BatchNormalization:
-        return keras.layers.BatchNormalization.from_config(config)
+        return keras.layers.BatchNormalization.from_config(layer.get_config())
     if layer_class is CosineClassifier or (
         layer_class is CosPlusClassifier and layer.eta == 1
     ):
@@ -80,13 +114,23 @@ def _stock_layer(layer):
         return keras.Sequential([padding, _addition(layer)], name=layer.name)
     if layer_class is PositionEmbedding:
         return _addition(layer, name=layer.name)
-    if layer_class.__module__.partition(".")[0] == _PACKAGE:
+    own = [layer] if _is_own(layer) else _own_layers(layer)
+    if own:
+        where = "" if own[0] is layer else f" inside of {layer.name}"
         raise ValueError(
             "`network` must only have layers that Keras has too. Received: layer "
-            f"{layer.name} of type {layer_class.__name__}. Save the network as it is, "
-            f"and import {_PACKAGE}.layers before loading it."
+            f"{own[0].name} of type {type(own[0]).__name__}{where}. Save the network "
+            f"as it is, and import {_PACKAGE}.layers before loading it."
         )
-    return layer_class.from_config(config)
+    try:
+        return layer_class.from_config(layer.get_config())
+    except Exception as error:  # whatever a layer of somebody else raises
+        raise ValueError(
+            f"`network` has a layer that cannot be copied: {layer.name} of type "
+            f"{layer_class.__name__}. Give it a `get_config` with which `from_config` "
+            f"makes the same layer. The copy failed with {type(error).__name__}: "
+            f"{error}"
+        ) from error
 
 
 def _addition(layer, **arguments):

@@ -6,9 +6,12 @@ and the initial weights come from PyTorch's distributions.
 """
 
 import math
+import numbers
 
 import keras
+import numpy as np
 
+from keras_robustlt import checks
 from keras_robustlt.layers import (
     BatchNormalization,
     CosineClassifier,
@@ -31,23 +34,30 @@ _HEADS = ("linear", "cosine", "cosplus")
 
 def check_arguments(classes, input_shape, head):
     """Raises a ValueError unless the arguments can make a classifier."""
-    if not isinstance(classes, int) or classes < 2:
-        raise ValueError(
-            "`classes` must be an integer of at least 2, the number of logits. "
-            f"Received: classes={classes}"
-        )
-    shape = tuple(input_shape)
-    if len(shape) != 3 or not isinstance(shape[2], int) or shape[2] < 1:
+    checks.integer("classes", classes, 2)
+    if not _is_image_shape(input_shape):
         raise ValueError(
             "`input_shape` must be (height, width, channels) with a known number of "
             "channels, such as (32, 32, 3); height and width may be None. "
             f"Received: input_shape={input_shape}"
         )
-    if not isinstance(head, keras.layers.Layer) and head not in _HEADS:
+    if not isinstance(head, keras.layers.Layer) and str(head) not in _HEADS:
         raise ValueError(
             f"`head` must be one of {', '.join(_HEADS)}, or a Keras layer that maps "
             f"features to logits. Received: head={head!r}"
         )
+
+
+def _is_image_shape(shape):
+    def positive(size):
+        return isinstance(size, numbers.Integral) and size > 0
+
+    return (
+        isinstance(shape, (tuple, list))
+        and len(shape) == 3
+        and all(size is None or positive(size) for size in shape[:2])
+        and positive(shape[2])
+    )
 
 
 def normalized_input(input_shape, mean, std):
@@ -56,8 +66,7 @@ def normalized_input(input_shape, mean, std):
     channels = input_shape[2]
     mean = _per_channel("mean", mean, channels)
     std = _per_channel("std", std, channels)
-    if min(std) <= 0:
-        raise ValueError(f"`std` must be positive. Received: std={std}")
+    std = [checks.positive("std", value) for value in std]
     # In float32 under every policy: half precision would round the pixels, and with
     # them the perturbation, before they are centered.
     normalization = keras.layers.Normalization(
@@ -111,6 +120,7 @@ def pooled_features(x):
 
 def classifier(features, classes, head):
     """Maps features to float32 logits with the layer that `head` stands for."""
+    classes = int(classes)
     if head == "linear":
         head = _linear_head(features.shape[-1], classes)
     elif head == "cosine":
@@ -141,10 +151,11 @@ def _linear_head(channels, classes):
 
 def _per_channel(name, value, channels):
     """Returns a list with one float a channel."""
-    values = [value] * channels if isinstance(value, (int, float)) else list(value)
+    values = np.atleast_1d(np.asarray(value, "object")).ravel().tolist()
+    values = values * channels if len(values) == 1 else values
     if len(values) != channels:
         raise ValueError(
             f"`{name}` must be one number, or one number a channel: the input shape "
             f"has {channels} channels. Received: {name}={value}"
         )
-    return [float(each) for each in values]
+    return [checks.in_range(name, each, -1e9, 1e9) for each in values]

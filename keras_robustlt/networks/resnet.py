@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_robustlt import checks
 from keras_robustlt.networks import parts
 
 
@@ -253,11 +254,12 @@ def SmallResNet(
 
     - [He et al., 2015](https://arxiv.org/abs/1512.03385), Section 4.
     """
-    if len(widths) == 0 or not all(isinstance(w, int) and w > 0 for w in widths):
+    if not isinstance(widths, (tuple, list)) or not widths:
         raise ValueError(
             "`widths` must be positive integers, one a stage, such as (16, 32, 64). "
-            f"Received: widths={widths}"
+            f"Received: widths={widths!r}"
         )
+    widths = [checks.positive_integer("widths", width) for width in widths]
     repeats = (1,) * len(widths)
     return _resnet(
         _basic_block, repeats, widths, classes, input_shape, mean, std, head, name

@@ -87,7 +87,7 @@ def ViT(
             "`heads` must divide `width`, as each head takes its part of the channels. "
             f"Received: heads={heads}, width={width}"
         )
-    if not 0 <= dropout < 1:
+    if checks.in_range("dropout", dropout, 0, 1) == 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}")
 
     inputs, x = parts.normalized_input(input_shape, mean, std)

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_robustlt import checks
 from keras_robustlt.networks import parts
 
 
@@ -54,14 +55,12 @@ def WideResNet(
 
     - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1605.07146), Table 1.
     """
+    depth = checks.positive_integer("depth", depth)
+    width = checks.positive_integer("width", width)
     if depth < 10 or (depth - 4) % 6 != 0:
         raise ValueError(
             "`depth` must be 6 n + 4 with n >= 1 blocks a stage, such as 10, 16, 22, "
             f"28 or 34. Received: depth={depth}"
-        )
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(
-            f"`width` must be an integer of at least 1. Received: width={width}"
         )
     parts.check_arguments(classes, input_shape, head)
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from keras_robustlt.files import write_atomically
 from keras_robustlt.reporting.page import page
 from keras_robustlt.reporting.runs import load
 
@@ -33,8 +34,8 @@ def report(*arguments, names=None, title=None):
         The path of the page.
 
     Raises:
-        ValueError: If there is no run or no path, a run has none of the files, or the
-            runs are of different classes.
+        ValueError: If there is no run or no path, a run has none of the files or a
+            damaged one, or the runs are of different classes.
 
     Example:
 
@@ -56,8 +57,8 @@ def report(*arguments, names=None, title=None):
     _name(runs, names)
     _check_classes(runs)
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(runs, title), "utf-8")
+    # Names of folders need not be UTF-8.
+    write_atomically(path, page(runs, title).encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -99,7 +99,7 @@ def images(runs):
     ]
     budget = 255 * runs[0].examples.epsilon
     note = (
-        "The first test image of some classes, from head to tail: as it is, what the "
+        "A test image of each of some classes, from head to tail: as it is, what the "
         f"attack adds (grey: nothing; white and black: ±{budget:.3g}/255), and their "
         "sum; under them what the network takes them for, with its confidence."
     )

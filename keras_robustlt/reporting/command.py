@@ -39,6 +39,6 @@ def main(argv, values):
         raise app.UsageError("give one run or more, such as runs/cifar10lt.")
     try:
         path = report(*argv[1:], values.output, names=values.names, title=values.title)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"Report: {path}")

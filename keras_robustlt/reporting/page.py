@@ -70,8 +70,8 @@ SECTIONS = (
     Section(
         "Budget in training",
         training.budgets,
-        lambda run: run.schedule is not None,
-        "train with callbacks.ScheduleInspector(DIRECTORY)",
+        lambda run: run.schedule is not None and run.is_attacked,
+        "train with an attack and with callbacks.ScheduleInspector(DIRECTORY)",
     ),
     Section(
         "Training curves",
@@ -157,7 +157,7 @@ def page(runs, title=None):
 def facts(runs):
     """What the runs were trained and evaluated on, in a few words each."""
     run = next((run for run in runs if run.config), runs[0])
-    options = (run.config or {}).get("settings", {})
+    options = run.settings
     found = []
     if "data" in options:
         found.append(options["data"])
@@ -174,5 +174,6 @@ def facts(runs):
     if evaluated is not None:
         if "examples" in evaluated.settings:
             found.append(f"{evaluated.settings['examples']:,} test images")
-        found.append(f"epsilon {255 * evaluated.settings['epsilon']:.3g}/255")
+        if any(entry.get("attack") for entry in evaluated.values()):
+            found.append(f"epsilon {255 * evaluated.settings['epsilon']:.3g}/255")
     return found

@@ -1,19 +1,33 @@
 """What there is to report of a run."""
 
-import csv
 import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
 from keras_robustlt.evaluation.results import AdversarialExamples, EvaluationResults
+from keras_robustlt.files import read_rows
 
 __all__ = ["Run", "load"]
 
 FILES = ("config.json", "results.json", "history.csv", "schedule.csv", "examples.npz")
+
+
+@dataclasses.dataclass
+class Schedule:
+    """The budget of each class along the epochs.
+
+    Args:
+        class_names: List of strings, of which some may be the same.
+        epochs: List of integers.
+        budgets: List of a list of floats for each class.
+    """
+
+    class_names: list
+    epochs: list
+    budgets: list
 
 
 @dataclasses.dataclass(eq=False)
@@ -25,8 +39,7 @@ class Run:
         results: `EvaluationResults`.
         config: Dictionary, the `config.json` of a recipe.
         history: Dictionary from the columns of `history.csv` to lists of floats.
-        schedule: The same of `schedule.csv`, whose columns after the first two are the
-            classes.
+        schedule: `Schedule`.
         examples: `AdversarialExamples`.
         index: Integer: which of the runs of a page it is, from 0.
     """
@@ -35,7 +48,7 @@ class Run:
     results: EvaluationResults = None
     config: dict = None
     history: dict = None
-    schedule: dict = None
+    schedule: "Schedule" = None
     examples: AdversarialExamples = None
     index: int = 0
 
@@ -47,9 +60,19 @@ class Run:
     def class_names(self):
         if self.results is not None:
             return list(self.results.settings["class_names"])
-        if self.config is not None:
+        if self.config is not None and self.config.get("class_names"):
             return list(self.config["class_names"])
-        return None if self.schedule is None else list(self.schedule)[2:]
+        return None if self.schedule is None else self.schedule.class_names
+
+    @property
+    def is_attacked(self):
+        """Whether images were attacked in training, as far as is known."""
+        return self.settings.get("method") != "standard"
+
+    @property
+    def settings(self):
+        """Those of its training."""
+        return (self.config or {}).get("settings", {})
 
     @property
     def class_counts(self):
@@ -93,55 +116,82 @@ def load(source, index):
             f"which {'has none of these' if path.is_dir() else 'does not exist'}"
         )
     read = {
-        "config": _json(path / "config.json"),
+        "config": _if_there(_config, path / "config.json"),
         "results": _if_there(EvaluationResults.from_json, path / "results.json"),
-        "history": _columns(path / "history.csv"),
-        "schedule": _columns(path / "schedule.csv"),
-        "examples": _if_there(_examples, path / "examples.npz"),
+        "history": _if_there(_history, path / "history.csv"),
+        "schedule": _if_there(_schedule, path / "schedule.csv"),
+        "examples": _if_there(AdversarialExamples.from_npz, path / "examples.npz"),
     }
     name = (read["config"] or {}).get("name") or path.resolve().name
-    return Run(name, **read, index=index)
+    run = Run(str(name), **read, index=index)
+    _check_sizes(path, run)
+    return run
+
+
+def _check_sizes(path, run):
+    """Raises if the files of a run are not of the same number of classes."""
+    sizes = {
+        "config.json": run.config and len(run.config.get("class_names") or ()),
+        "results.json": run.results and len(run.results.settings["class_names"]),
+        "schedule.csv": run.schedule and len(run.schedule.class_names),
+        "examples.npz": run.examples and run.examples.probabilities.shape[1],
+    }
+    sizes = {file: size for file, size in sizes.items() if size}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{file} of {size}" for file, size in sizes.items())
+        raise ValueError(
+            "`runs` must have files of the same classes: those of another run are "
+            f"among them. Received: {str(path)!r} with {listed} classes"
+        )
 
 
 def _if_there(read, path):
     return read(path) if path.is_file() else None
 
 
-def _json(path):
-    if not path.is_file():
-        return None
+def _config(path):
     try:
-        return json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
+        config = json.loads(path.read_text("utf-8"))
+        for key in ("settings", "versions"):
+            config[key] = dict(config.get(key) or {})
+        names, counts = config.get("class_names"), config.get("class_counts")
+        config["class_names"] = names and list(map(str, names))
+        config["class_counts"] = counts and list(map(int, counts))
+        if names and counts and len(names) != len(counts):
+            raise ValueError(f"{len(counts)} class_counts of {len(names)} classes")
+        return config
+    except (AttributeError, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None
 
 
-def _columns(path):
-    """The columns of a CSV file of numbers by their names; `None` without rows."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    if len(rows) < 2:
-        return None
-    try:
-        values = [[float(cell) if cell else np.nan for cell in row] for row in rows[1:]]
-        return {
-            name: [row[column] for row in values] for column, name in enumerate(rows[0])
-        }
-    except (IndexError, ValueError) as error:
-        raise _unreadable(path, error) from None
+def _history(path):
+    """The columns by their names, with that of the epochs; `None` without rows."""
+    names, epochs, columns = _numbers(path)
+    by_name = dict(zip(names, columns, strict=True))
+    return {**by_name, "epoch": epochs} if epochs else None
 
 
-def _examples(path):
+def _schedule(path):
+    names, epochs, columns = _numbers(path)
+    if not epochs:
+        return None
+    if names[:1] != ["iteration_weight"] or not names[1:]:
+        raise _unreadable(path, "its columns are not those of `ScheduleInspector`")
+    return Schedule(names[1:], epochs, columns[1:])
+
+
+def _numbers(path):
+    """The names of the columns but the first, the epochs, and the columns as floats."""
+    names, rows = read_rows(path)
     try:
-        return AdversarialExamples.from_npz(path)
-    except (EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        rows = [[epoch, *(float(c) if c else np.nan for c in r)] for epoch, *r in rows]
+    except ValueError as error:
         raise _unreadable(path, error) from None
+    if not rows:
+        return names, [], [[] for _ in names]
+    epochs, *columns = map(list, zip(*rows, strict=True))
+    return names, epochs, columns
 
 
 def _unreadable(path, error):
-    return ValueError(
-        f"`runs` has a file that cannot be read: {str(path)!r} "
-        f"({type(error).__name__}: {error})"
-    )
+    return ValueError(f"`runs` has a file that cannot be read: {str(path)!r} ({error})")

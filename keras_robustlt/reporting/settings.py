@@ -7,6 +7,17 @@ __all__ = ["settings"]
 
 # Of these there is a table or a chart already.
 SHOWN_BEFORE = {"class_names", "class_counts", "examples_per_class", "tail_classes"}
+# What a run that attacks no images in training has no use for.
+OF_THE_ATTACK = {
+    "adaptive_steps",
+    "alpha",
+    "attack_steps",
+    "beta",
+    "budget",
+    "epsilon",
+    "granularity",
+    "weighting",
+}
 
 
 def settings(runs):
@@ -27,8 +38,12 @@ def settings(runs):
 
 
 def _training(run):
-    config = run.config or {}
-    return {**config.get("settings", {}), **_only(config, "command")}
+    settings = {
+        key: value
+        for key, value in run.settings.items()
+        if run.is_attacked or key not in OF_THE_ATTACK
+    }
+    return {**settings, **_only(run.config or {}, "command")}
 
 
 def _evaluation(run):
@@ -36,6 +51,8 @@ def _evaluation(run):
         return {}
     values = run.results.settings
     hidden = {*SHOWN_BEFORE, "findings", "keras", "versions"}
+    if not any(entry.get("attack") for entry in run.results.values()):
+        hidden.add("epsilon")
     return {key: value for key, value in values.items() if key not in hidden}
 
 

@@ -1,6 +1,10 @@
 """The sections on training: the budget of each class, and the training curves."""
 
+<<<<<<< HEAD
 import math
+=======
+import numpy as np
+>>>>>>> main
 
 from keras_robustlt.reporting.accuracy import named
 from keras_robustlt.reporting.charts import Line, legend, line_chart
@@ -32,16 +36,20 @@ def budgets(runs):
 
 def _class_budgets(run):
     """Names, epochs and budgets of the classes, from head to tail; of many, some."""
-    names = list(run.schedule)[2:]
+    schedule = run.schedule
     order = run.head_first()
     step = (len(order) - 1) / max(1, min(len(order), MOST_LINES) - 1)
-    shown = [
-        order[round(number * step)] for number in range(min(len(order), MOST_LINES))
-    ]
-    epochs = [epoch + 1 for epoch in run.schedule["epoch"]]
+    shown = {round(number * step) for number in range(min(len(order), MOST_LINES))}
+    last = [schedule.budgets[index][-1] for index in order]
+    shown |= {int(np.argmin(last)), int(np.argmax(last))}
+    epochs = [epoch + 1 for epoch in schedule.epochs]
     return [
-        (names[i], epochs, [255 * value for value in run.schedule[names[i]]])
-        for i in shown
+        (
+            schedule.class_names[order[rank]],
+            epochs,
+            [255 * value for value in schedule.budgets[order[rank]]],
+        )
+        for rank in sorted(shown)
     ]
 
 
@@ -50,6 +58,9 @@ def _budget_chart(classes, highest):
     if all(y == classes[0][2] for _, _, y in classes):
         classes = [("all classes", *classes[0][1:])]
     last = len(classes) - 1
+    ends = [y[-1] for _, _, y in classes]
+    # Head and tail, and those with the smallest and the largest budget.
+    labelled = {0, last, int(np.argmin(ends)), int(np.argmax(ends))}
     lines = [
         Line(
             name,
@@ -57,7 +68,7 @@ def _budget_chart(classes, highest):
             y,
             # From violet, the head, to orange, the tail.
             f"hsl({250 - 225 * index / max(last, 1):.0f} 65% var(--lightness))",
-            label=name[:12] if index in (0, last) or last < 6 else None,
+            label=name[:12] if index in labelled or last < 6 else None,
         )
         for index, (name, x, y) in enumerate(classes)
     ]

@@ -1,0 +1,119 @@
+"""Logits, and the gradients of losses by the images, of networks of any precision.
+
+All of it is float32, whatever the network computes in. That alone is not enough for
+float16: where a network is sure of an image the gradient of the cross-entropy by the
+logits is tiny, `1e-22` for logits 50 apart. float32 holds that, and most attacks ask
+for its sign alone. float16 ends at `6e-8`, so that nothing would come back through the
+network, and the image would look robust. What goes back into a network with float16
+layers is therefore scaled for each image, and its gradient scaled back in float32.
+"""
+
+import keras
+from keras import ops
+
+from keras_robustlt import backend
+
+# What goes back from the logits, at most. It leaves float16, which reaches from 6e-8
+# to 65504, room on both sides for what the layers make of it.
+LARGEST = 16.0
+# In training, where batch normalisation mixes the gradients of the images, they keep
+# their weights relative to each other, unless they are smaller than this share.
+SMALLEST_SHARE = 1 / 256
+
+
+def logits_of(network, training=False):
+    """`network` as a function of images, for use inside of compiled code.
+
+    Args:
+        network: A Keras model that gives logits, or a function of a batch of images
+            that does.
+        training: Boolean. Whether batch normalisation uses the statistics of the
+            batch. Nothing in the network changes by it.
+
+    Returns:
+        A function of images and, for networks that are themselves random, of an
+        integer `draw`. It gives float32 logits of shape `(batch, num_classes)`.
+    """
+    forward = backend.frozen(network)
+
+    def logits(x, draw=None):
+        values = ops.cast(forward(x, training=training, draw=draw), "float32")
+        if len(values.shape) != 2:
+            raise ValueError(
+                "`network` must give logits of shape (batch, num_classes). "
+                f"Received: outputs of shape {tuple(values.shape)}"
+            )
+        return values
+
+    return logits
+
+
+def gradient_of(network, training=False):
+    """How a loss of the logits changes with the images.
+
+    Args:
+        network: See `logits_of`.
+        training: See `logits_of`.
+
+    Returns:
+        A function of a loss, which gives a value for each row of float32 logits, of
+        images and of a `draw`. It gives the gradient of the sum of the values by the
+        images, 0 where that is not finite; the values, `(batch,)`; and the logits.
+    """
+    logits_at = logits_of(network, training)
+    in_float16 = computes_in_float16(network)
+
+    def gradient(loss, x, draw=None):
+        def total(x):
+            logits = logits_at(x, draw)
+            values = loss(logits)
+            # The sum, so that the gradient of an image does not shrink with the batch.
+            return ops.sum(values), (values, logits)
+
+        found, outputs = backend.gradient_and_outputs(total, x)
+        return _finite(found, x), *outputs
+
+    def scaled_gradient(loss, x, draw=None):
+        def total(x):
+            logits = logits_at(x, draw)
+            slope = backend.gradient(
+                lambda logits: ops.sum(loss(logits)), ops.stop_gradient(logits)
+            )
+            scale = _scale(slope, SMALLEST_SHARE if training else 1.0)
+            going_back = ops.stop_gradient(scale * slope)
+            return ops.sum(going_back * logits), (scale, loss(logits), logits)
+
+        found, (scale, *outputs) = backend.gradient_and_outputs(total, x)
+        return per_image(1.0 / scale, x) * _finite(found, x), *outputs
+
+    return scaled_gradient if in_float16 else gradient
+
+
+def computes_in_float16(network):
+    """Whether a layer of `network`, however deep inside, computes in float16.
+
+    What a plain function computes in cannot be known, so it counts as one.
+    """
+    if not isinstance(network, keras.Layer):
+        return True
+    return any(layer.compute_dtype == "float16" for layer in network._flatten_layers())
+
+
+def per_image(values, x):
+    """Values of shape `(batch,)` or `(batch, 1)` in a shape that fits images."""
+    return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
+
+
+def _scale(slope, smallest_share):
+    """For each image the factor that brings its slope by the logits to `LARGEST`."""
+    largest = ops.max(ops.abs(slope), axis=-1, keepdims=True)
+    weight = ops.minimum(largest / smallest_share, ops.max(largest))
+    return LARGEST / ops.maximum(weight, 1e-37)
+
+
+def _finite(gradient, x):
+    if gradient is None:  # TensorFlow, where no path leads to the images
+        return ops.zeros_like(x)
+    # `ops.where` takes several times as long in TensorFlow's CPU kernels.
+    is_finite = ops.cast(ops.isfinite(gradient), gradient.dtype)
+    return ops.divide_no_nan(gradient, is_finite)

@@ -1,0 +1,39 @@
+"""Checks of arguments that need neither Keras nor a backend."""
+
+import math
+import numbers
+
+import numpy as np
+
+
+def is_number(value, low=-math.inf, high=math.inf):
+    """Whether `value` is a finite number in `[low, high]`, and no boolean."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value) and low <= value <= high
+
+
+def is_whole(value, low=1):
+    """Whether `value` is a whole number of at least `low`."""
+    return is_number(value, low) and int(value) == value
+
+
+def check_seed(seed):
+    """Raises a `ValueError` if `seed` is none that NumPy takes."""
+    if not is_whole(seed, low=0):
+        raise ValueError(
+            f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
+        )
+
+
+def check_flag(name, value):
+    """Raises a `ValueError` if `value` is not `True` or `False`."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
+
+
+def check_choice(name, value, choices):
+    """Raises a `ValueError` if `value` is not one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")

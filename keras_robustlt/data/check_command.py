@@ -1,0 +1,56 @@
+"""Shows what is noteworthy about a data set: bad files, duplicates, odd names.
+
+    python -m keras_robustlt check FOLDER
+
+FOLDER has one sub-folder of images a class, in train/ and test/ or directly; an .npz
+file or a name such as cifar10 will do, too. Errors are what training would refuse,
+warnings what it would warn of, notes what it does without a word. The exit status is
+1 if there are errors.
+"""
+
+import json
+
+from absl import app, flags
+
+from keras_robustlt.data.checking import check
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+    flags.DEFINE_string(
+        "data_dir", None, "Where data sets that have a name are.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Height and width that images of several sizes will be resized to.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "json",
+        False,
+        "Print the findings as JSON, with all files.",
+        flag_values=values,
+    )
+
+
+def main(argv, values):
+    """Prints the table.
+
+    Args:
+        argv: List of strings: the name of the program and the source.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Raises:
+        SystemExit: If the source is not there, and of status 1 if there are errors.
+    """
+    if len(argv) != 2:
+        raise app.UsageError(f"give one folder, file or name. Received: {argv[1:]}")
+    try:
+        checked = check(argv[1], data_dir=values.data_dir, image_size=values.image_size)
+    except FileNotFoundError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(json.dumps(checked.findings, indent=1) if values.json else checked)
+    if not checked.ok:
+        raise SystemExit(1)

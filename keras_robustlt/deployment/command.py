@@ -1,0 +1,112 @@
+"""Says what a trained network takes images for.
+
+    python -m keras_robustlt predict robust.keras image.png [image.png ...]
+
+The network is one that `keras_robustlt.export` wrote as a .keras file, or the
+network.keras of a run, beside whose config.json the names of the classes are. Images
+are read as for training: upright, in the network's size and number of channels.
+
+    --top=3        how many classes are shown of each image, the most probable first
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+
+
+def define_flags(values):
+    """Defines the flags in `values`, an `absl.flags.FlagValues`."""
+    flags.DEFINE_integer(
+        "top",
+        3,
+        "Classes shown of each image.",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
+def main(argv, values):
+    """Prints a line an image.
+
+    Args:
+        argv: List of strings: the name of the program, the network, the images.
+        values: The `absl.flags.FlagValues` of `define_flags`, parsed.
+
+    Raises:
+        UsageError: If there is no network or no image among the arguments.
+        SystemExit: If something cannot be read.
+    """
+    if len(argv) < 3:
+        raise app.UsageError(
+            "give a network and images, such as robust.keras image.png."
+        )
+    _, path, *files = argv
+    for file in (path, *files):
+        if not pathlib.Path(file).is_file():
+            raise SystemExit(f"error: there is no file {file}.")
+    network, names = _loaded(path)
+    images = [_read(file, network.input_shape[1:]) for file in files]
+    probabilities = _probabilities(network, images)
+    width = max(map(len, files))
+    for file, row in zip(files, probabilities, strict=True):
+        best = row.argsort()[::-1][: values.top]
+        shown = ", ".join(f"{names[index]} {row[index]:.1%}" for index in best)
+        print(f"{file:{width}}  {shown}")
+
+
+def _loaded(path):
+    """The network in a file, and the names of its classes."""
+    import keras
+
+    import keras_robustlt.layers  # noqa: F401
+    from keras_robustlt.deployment.export import class_names_of
+
+    try:
+        network = keras.saving.load_model(path, compile=False)
+        classes = network.output_shape[-1]
+        names = class_names_of(path)
+    except Exception as error:
+        # Damaged archives raise many kinds.
+        raise SystemExit(f"error: {path} cannot be read: {error}") from None
+    config = pathlib.Path(path).with_name("config.json")
+    if names is None and config.exists():
+        names = json.loads(config.read_text("utf-8"))["class_names"]
+    if names is None:
+        names = [str(index) for index in range(classes)]
+    return network, names
+
+
+def _read(file, shape):
+    """A uint8 image of the shape that the network takes."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    height, width, channels = shape
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image = image.convert("L" if channels == 1 else "RGB")
+    except Exception as error:
+        raise SystemExit(f"error: {file} is no image: {error}") from None
+    if height is not None and image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(*image.size[::-1], channels)
+
+
+def _probabilities(network, images):
+    """Probabilities of the classes, of each image."""
+    import numpy as np
+    from keras import ops
+
+    takes_pixels = "int" in network.inputs[0].dtype
+    found = []
+    for image in images:  # their sizes may differ
+        x = image[None] if takes_pixels else image[None].astype("float32") / 255
+        found.append(ops.convert_to_numpy(network(x, training=False))[0])
+    found = np.stack(found)
+    sums_to_one = np.all(found >= 0) and np.allclose(found.sum(axis=1), 1, atol=1e-3)
+    if not sums_to_one:  # the network of a run gives logits
+        found = np.exp(found - found.max(axis=1, keepdims=True))
+        found /= found.sum(axis=1, keepdims=True)
+    return found

@@ -1,0 +1,154 @@
+"""A trained network as a file that takes raw images and gives probabilities."""
+
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+
+import keras
+
+from keras_robustlt import checks
+from keras_robustlt.files import write_atomically
+from keras_robustlt.networks.conversion import plain
+
+__all__ = ["class_names_of", "export"]
+
+INPUTS = ("uint8", "float")
+# Where the names of the classes are: inside of a `.keras` file, which is an archive,
+# and inside of or beside other exports.
+NAMES = "class_names.json"
+
+
+def export(model, path, class_names=None, input="uint8"):
+    """Writes a trained network for use elsewhere: raw images in, probabilities out.
+
+    What is written needs nothing of this package. The end of `path` says what it is:
+    `.keras`, a Keras model; `.tflite`, for LiteRT (TensorFlow Lite); no ending, the
+    directory of a TensorFlow SavedModel. The names of the classes go with it; see
+    `class_names_of`, and `python -m keras_robustlt predict`.
+
+    Args:
+        model: A `RobustLTModel`, of which the network that it predicts with is taken,
+            or a functional or sequential `keras.Model` that gives logits of images in
+            `[0, 1]`.
+        path: String or path. What is there is replaced.
+        class_names: List of strings, in the order of the logits. Defaults to the class
+            indices.
+        input: `"uint8"`, images with values from 0 to 255, as files have them, or
+            `"float"`, images in `[0, 1]`. Defaults to `"uint8"`.
+
+    Returns:
+        The path, a `pathlib.Path`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the network has layers that need
+            this package.
+        ImportError: If `path` is no `.keras` file and TensorFlow is not installed.
+
+    Example:
+
+    >>> path = krl.export(model, "robust.keras", class_names=["benign", "malignant"])
+    >>> network = keras.saving.load_model(path)
+    >>> network(np.zeros((1, 4, 4, 1), "uint8")).shape
+    TensorShape([1, 2])
+    """
+    checks.one_of("input", input, INPUTS)
+    network = plain(getattr(model, "inference_network", model))
+    checks.logits_not_probabilities(network)
+    class_names = _names(class_names, network.output_shape[-1])
+    path = pathlib.Path(path)
+    if path.suffix not in ("", ".keras", ".tflite"):
+        raise ValueError(
+            "`path` must end in .keras or .tflite, or have no ending for the directory "
+            f"of a SavedModel. Received: path={str(path)!r}"
+        )
+    whole = _from_raw_images(network, input)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".keras":
+        _save(whole, path, class_names)
+        return path
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{path} would be written by TensorFlow, which is not installed. A path "
+            "that ends in .keras needs Keras alone."
+        ) from error
+    kind = "litert" if path.suffix == ".tflite" else "tf_saved_model"
+    whole.export(str(path), format=kind, verbose=False)
+    write_atomically(_beside(path), _as_json(class_names))
+    return path
+
+
+def class_names_of(path):
+    """The names of the classes that `export` wrote with a network.
+
+    Args:
+        path: String or path of what `export` wrote.
+
+    Returns:
+        A list of strings, or `None` if the file has none: it is of someone else.
+
+    Example:
+
+    >>> path = krl.export(model, "robust.keras", class_names=["cat", "dog"])
+    >>> krl.class_names_of(path)
+    ['cat', 'dog']
+    """
+    path = pathlib.Path(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            found = NAMES in archive.namelist()
+            return json.loads(archive.read(NAMES)) if found else None
+    beside = _beside(path)
+    return json.loads(beside.read_text("utf-8")) if beside.exists() else None
+
+
+def _beside(path):
+    if path.suffix == ".tflite":
+        return path.with_suffix(f".{NAMES}")
+    return path / "assets.extra" / NAMES
+
+
+def _as_json(class_names):
+    return json.dumps(class_names, ensure_ascii=False).encode()
+
+
+def _names(class_names, classes):
+    names = range(classes) if class_names is None else class_names
+    names = [str(name) for name in names]
+    if len(names) != classes:
+        raise ValueError(
+            f"`class_names` must have {classes} names, as many as the network has "
+            f"outputs. Received: {names}"
+        )
+    return names
+
+
+def _from_raw_images(network, input):
+    """The network from images as they are stored to probabilities."""
+    inputs = keras.Input(network.input_shape[1:], dtype=_dtype(input), name="images")
+    x = inputs
+    if input == "uint8":
+        x = keras.layers.Rescaling(1 / 255, dtype="float32", name="to_unit_range")(x)
+    softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
+    return keras.Model(inputs, softmax(network(x)), name=f"{network.name}_deployed")
+
+
+def _dtype(input):
+    return "uint8" if input == "uint8" else "float32"
+
+
+def _save(whole, path, class_names):
+    """Saves a Keras file with the names inside, in one operation."""
+    temporary = path.with_name(f"{path.stem}.tmp.keras")
+    try:
+        whole.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(NAMES, _as_json(class_names))
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Being told to end: one line that says how to go on, and a shell's exit status."""
+
+import contextlib
+import signal
+
+MESSAGE = "Stopped. Started again, the same command goes on from here."
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal that asks the process to end, as Ctrl-C does."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ends_in_one_line():
+    """Ctrl-C, SIGTERM and SIGHUP end what runs in it, with `MESSAGE`.
+
+    Raises:
+        SystemExit: With 128 plus the number of the signal, as shells count.
+    """
+    names = ("SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # What is ignored, as under nohup, stays so.
+    changed = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"\n{MESSAGE}", flush=True)
+        number = getattr(error, "number", signal.SIGINT)
+        raise SystemExit(128 + number) from None
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number, frame):
+    raise Interruption(number)

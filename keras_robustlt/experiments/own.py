@@ -1,0 +1,155 @@
+"""Images of one's own: settings that follow from what they are, and why."""
+
+import dataclasses
+import functools
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+
+import keras_robustlt as krl
+from keras_robustlt.data.findings import DataCheck
+from keras_robustlt.data.images import ImageFiles
+from keras_robustlt.data.layout import find_layout
+
+# Without an accelerator a larger image costs too much; with one, this much more.
+SIDE_ON_CPU, SIDE_ON_ACCELERATOR = 64, 128
+VALIDATION_FRACTION = 0.2
+# AutoAttack takes a thousand times as long as a look at the clean images.
+MOST_FOR_AUTOATTACK = 1000
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """Settings for a data set, and a line on each.
+
+    Args:
+        settings: Dictionary, over those of `presets.COMMON`.
+        reasons: Dictionary of strings, of the same keys and in the order to show.
+        check: A `data.DataCheck`: what is noteworthy about the data.
+        suggestion: A `Suggestion`.
+    """
+
+    settings: dict
+    reasons: dict
+    check: DataCheck
+    suggestion: krl.Suggestion
+
+    def text(self, settings):
+        """The settings of a run as a table, those that were asked for among them."""
+        shown = {key: _shown(key, settings[key]) for key in self.reasons}
+        width = max(map(len, shown.values()))
+        lines = ["Settings that follow from them, each a flag:"]
+        for key, reason in self.reasons.items():
+            if settings[key] != self.settings[key]:
+                reason = "as given"
+            lines.append(f"  --{key:<20} {shown[key]:<{width}}  {reason}")
+        return "\n".join(lines)
+
+
+@functools.cache
+def propose(source, image_size=None):
+    """What a run on images of one's own begins with.
+
+    Args:
+        source: String, the path of a folder or an .npz file.
+        image_size: Integer, where it is given. Defaults to `None`.
+
+    Returns:
+        A `Proposal`.
+
+    Raises:
+        ValueError: If the data cannot be used.
+    """
+    settings, reasons = {}, {}
+
+    def say(key, value, reason):
+        settings[key], reasons[key] = value, reason
+
+    accelerator = _accelerator()
+    settings["on_bad"] = "skip"
+    wanted = _image_size(source, accelerator) if image_size is None else None
+    if wanted is not None:
+        say("image_size", *wanted)
+        image_size = settings["image_size"]
+    check = krl.data.check(source, image_size=image_size, on_bad="skip")
+    check.refuse()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the check says already
+        found = krl.data.load(source, image_size=image_size, on_bad="skip")
+    suggestion = krl.suggest(found)
+    say("model", *_model(found.x_train.shape[1:3], accelerator))
+    say("method", "at_bsl", "weighs the loss by how rare a class is")
+    for key in ("epsilon", "alpha", "beta", "batch_size", "epochs"):
+        say(key, getattr(suggestion, key), suggestion.reasons[key])
+    say("precision", *_precision(accelerator))
+    if found.x_validation is None:
+        say(
+            "validation_fraction",
+            VALIDATION_FRACTION,
+            "of each class, to choose the epoch by",
+        )
+    say("keep", "best", "the epoch of the best balanced accuracy under attack")
+    attacks = ["clean", "pgd20", "cw20"]
+    few = len(found.x_test) <= MOST_FOR_AUTOATTACK
+    say(
+        "attacks",
+        [*attacks, "autoattack"] if few else attacks,
+        f"{len(found.x_test)} test images"
+        + ("" if few else ": --attacks=clean,autoattack is the strict measure"),
+    )
+    return Proposal(settings, reasons, check, suggestion)
+
+
+def _accelerator():
+    """The first device that is no CPU, or `None`."""
+    return next((d for d in keras.distribution.list_devices() if "cpu" not in d), None)
+
+
+def _image_size(source, accelerator):
+    """A size to bring the images to and why, or `None` where they can stay."""
+    path = pathlib.Path(source).expanduser()
+    if not path.is_dir():
+        return None
+    quiet = DataCheck(source)
+    layout = find_layout(path, None, quiet)
+    files = [file for part, _ in layout.parts.values() for file in part]
+    sizes = [header.size for header in ImageFiles(files, quiet).headers if header]
+    if not sizes:
+        return None
+    most = SIDE_ON_ACCELERATOR if accelerator else SIDE_ON_CPU
+    side = int(min(np.median([min(size) for size in sizes]), most))
+    if len(set(sizes)) > 1:
+        return side, f"the images have {len(set(sizes))} sizes"
+    if max(sizes[0]) > most:
+        where = "an accelerator" if accelerator else "a CPU"
+        return side, f"they are {sizes[0][1]}x{sizes[0][0]}; {where} bears this much"
+    return None
+
+
+def _model(size, accelerator):
+    if min(size) <= 16:
+        return "small_resnet", "for such small images"
+    if accelerator:
+        return "resnet18", f"for {accelerator}"
+    return "wrn-10-2", "small enough for a CPU; --backbone takes a pretrained network"
+
+
+def _precision(accelerator):
+    if accelerator:
+        return "mixed_bfloat16", f"{accelerator} computes in it"
+    flags = pathlib.Path("/proc/cpuinfo")
+    known = flags.read_text() if flags.exists() else ""
+    if any(flag in known for flag in BFLOAT16):
+        return "mixed_bfloat16", "this CPU computes in it"
+    return "float32", "this CPU has no bfloat16"
+
+
+def _shown(key, value):
+    if key == "epsilon":
+        return f"{255 * value:.3g}/255"
+    if isinstance(value, list):
+        return ",".join(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

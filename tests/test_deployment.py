@@ -1,0 +1,152 @@
+"""Networks that leave: raw images in, probabilities of named classes out."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_models import conv_network
+
+import keras_robustlt as krl
+from keras_robustlt import __main__ as command_line
+from keras_robustlt.deployment.export import class_names_of
+
+NAMES = ["naïve", "猫", "a b"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return conv_network()
+
+
+@pytest.fixture
+def pixels(network):
+    shape = (4, *network.input_shape[1:])
+    return np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
+
+
+def softmax(network, pixels):
+    logits = keras.ops.convert_to_numpy(network(pixels.astype("float32") / 255))
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
+@pytest.mark.parametrize("input", ["uint8", "float"])
+def test_keras_file(network, pixels, tmp_path, input):
+    path = krl.export(network, tmp_path / "a" / "robust.keras", NAMES, input)
+    loaded = keras.saving.load_model(path)
+    assert loaded.inputs[0].dtype == {"uint8": "uint8", "float": "float32"}[input]
+    x = pixels if input == "uint8" else pixels.astype("float32") / 255
+    np.testing.assert_allclose(loaded(x), softmax(network, pixels), atol=1e-6)
+    assert class_names_of(path) == NAMES
+    assert [each.name for each in path.parent.iterdir()] == ["robust.keras"]
+
+
+def test_of_a_model_it_is_the_network_that_predicts(network, pixels, tmp_path):
+    model = krl.RobustLTModel(network, [4, 2, 1], averaging=0.9)
+    model.network.set_weights([w + 0.1 for w in network.get_weights()])
+    path = krl.export(model, tmp_path / "robust.keras")
+    loaded = keras.saving.load_model(path)
+    expected = softmax(model.averaged_network, pixels)
+    np.testing.assert_allclose(loaded(pixels), expected, atol=1e-6)
+    assert class_names_of(path) == ["0", "1", "2"]
+
+
+@pytest.mark.tensorflow
+def test_saved_model(network, pixels, tmp_path):
+    import tensorflow as tf
+
+    path = krl.export(network, tmp_path / "saved", NAMES)
+    loaded = tf.saved_model.load(str(path))
+    np.testing.assert_allclose(
+        loaded.serve(pixels), softmax(network, pixels), atol=1e-5
+    )
+    assert class_names_of(path) == NAMES
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_litert(network, pixels, tmp_path):
+    import tensorflow as tf
+
+    path = krl.export(network, tmp_path / "robust.tflite", NAMES)
+    interpreter = tf.lite.Interpreter(str(path))
+    (images,), (outputs,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
+    assert images["dtype"] is np.uint8
+    interpreter.resize_tensor_input(images["index"], pixels.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(images["index"], pixels)
+    interpreter.invoke()
+    found = interpreter.get_tensor(outputs["index"])
+    np.testing.assert_allclose(found, softmax(network, pixels), atol=1e-5)
+    assert class_names_of(path) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "robust.h5"}, "`path` must end in .keras or .tflite"),
+        ({"class_names": ["a", "b"]}, "`class_names` must have 3 names.*'b'"),
+        ({"input": "int8"}, "`input` must be one of 'uint8', 'float'"),
+    ],
+)
+def test_mistakes(network, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        krl.export(network, **{"path": "robust.keras", **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+# The command
+
+
+def predict(*arguments):
+    command_line.main(["program", "predict", *map(str, arguments)])
+
+
+def test_command(network, pixels, tmp_path, capsys):
+    path = krl.export(network, tmp_path / "robust.keras", NAMES)
+    files = [tmp_path / f"{index}.png" for index in range(2)]
+    for file, image in zip(files, pixels, strict=False):
+        Image.fromarray(image.squeeze()).save(file)
+    expected = softmax(network, pixels)
+    predict(path, *files, "--top=1")
+    lines = capsys.readouterr().out.splitlines()
+    for line, file, row in zip(lines, files, expected, strict=False):
+        assert line.split("  ") == [str(file), f"{NAMES[row.argmax()]} {row.max():.1%}"]
+
+    # The network of a run gives logits, and its settings have the names.
+    network.save(tmp_path / "network.keras")
+    names = json.dumps({"class_names": NAMES})
+    (tmp_path / "config.json").write_text(names, encoding="utf-8")
+    predict(tmp_path / "network.keras", *files, "--top=1")
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_command_reads_upright_images_of_any_size(network, tmp_path, capsys):
+    path = krl.export(network, tmp_path / "robust.keras", NAMES)
+    height, width, _ = network.input_shape[1:]
+    ramp = np.repeat(np.arange(0, 240, 10, dtype="uint8")[:, None], 24, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / "lying.png", exif=exif)
+    Image.fromarray(ramp[::-1, ::-1]).convert("RGB").save(tmp_path / "upright.png")
+    predict(path, tmp_path / "lying.png", tmp_path / "upright.png")
+    lying, upright = capsys.readouterr().out.splitlines()
+    assert lying.split("  ")[-1] == upright.split("  ")[-1]
+
+
+@pytest.mark.parametrize("damaged", ["network", "image"])
+def test_damaged_files_are_named(network, tmp_path, damaged):
+    path = krl.export(network, tmp_path / "robust.keras")
+    image = tmp_path / "image.png"
+    Image.new("RGB", (6, 6)).save(image)
+    bad = {"network": path, "image": image}[damaged]
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(SystemExit, match=f"error: {bad}"):
+        predict(path, image)
+    with pytest.raises(SystemExit, match="error: there is no file nowhere.png"):
+        predict(path, "nowhere.png")

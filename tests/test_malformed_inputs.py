@@ -1,0 +1,389 @@
+"""What users hand over by mistake is refused at once, by a message that names it.
+
+Each entry is a call and what its message must match; without a pattern of its own, the
+name of the argument. A dictionary stands for arguments one by one, each with all its
+bad values. Nothing may be silent (no error), late (steps done before) or obscure (an
+error of another kind, or one that does not say which argument it is about).
+"""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from tiny_models import COUNTS, dense_network, tiny_model
+
+import keras_robustlt as krl
+
+NAN, INF = float("nan"), float("inf")
+NO_NUMBER = [NAN, INF, -INF, "0.1", True, [0.1], np.array([0.1, 0.2])]
+NOT_POSITIVE = [0, -1, 1.5, NAN, INF, "2", True, [2], None]
+NO_SHARE = [*NO_NUMBER, -0.1, 1.1]
+NO_RATE = [*NO_NUMBER, -1]
+NO_EPSILON = [*NO_NUMBER, -0.1, 8, None]
+NO_NAME = ["", "nonsense", 3, None, ["at"]]
+NO_SEED = [0.5, -1, NAN, "1", True, [1]]
+
+
+def model(**arguments):
+    return krl.RobustLTModel(
+        **{"network": dense_network(), "class_counts": COUNTS, **arguments}
+    )
+
+
+def budget(name, **options):
+    return krl.budget.get(name, **options)
+
+
+def method(name, **options):
+    return krl.methods.get(name, **options)
+
+
+def class_budgets(**arguments):
+    arguments = {"class_counts": COUNTS, "epsilon": 0.1, "alpha": 0.3, **arguments}
+    return krl.budget.classwise_epsilon(**arguments)
+
+
+def compiled(**arguments):
+    return tiny_model().compile(**arguments)
+
+
+def made(name, *positional):
+    module, name = name.split(".")
+    return functools.partial(getattr(getattr(krl, module), name), *positional)
+
+
+# Constructors and functions: what is called, and bad values of each argument.
+ARGUMENTS = [
+    (
+        model,
+        {
+            "network": ["resnet18", None, keras.layers.Dense(3), len, [1]],
+            "class_counts": [
+                *(None, 3, "831", [8], [[8, 3, 1]], [8, 3], [8, 0, 1], [8, -1, 1]),
+                *([8, 3, NAN], [8, 3, INF], [8, 2.5, 1], ["8", "3", "1"], [8, [3], 1]),
+                *({1: 8, 2: 3, 3: 1}, {"a": 8, "b": 3, "c": 1}, [8, 3, 1e300]),
+                *([True, True, True], np.eye(3), [1j, 2, 3]),
+            ],
+            "epsilon": NO_EPSILON,
+            "alpha": [*NO_NUMBER, -0.1, 1.1],
+            "beta": NO_RATE,
+            "method": [*NO_NAME, "at+awp+awp", "awp+awp", krl.methods.AT],
+            "attack": ["pgd", 3, krl.attacks.PGD, krl.attacks.PGD(0.2), [1]],
+            "attack_steps": [*NO_NAME, 10],
+            "evaluation_attack": ["pgd", 3, krl.attacks.PGD, krl.attacks.PGD(0.2)],
+            "granularity": ["batch", 3, ["epoch"]],
+            "weighting": ["lossy", 3, ["loss"]],
+            "budget": ["at", 3, ["cfa"], krl.budget.CFA],
+            "augmentation": [*NO_NAME, "mixup"],
+            "batchnorm_statistics": [*NO_NAME, "clean"],
+            "total_epochs": [value for value in NOT_POSITIVE if value is not None],
+            "averaging": [1.5, -0.1, NAN, "ema", True, [0.9], krl.averaging.EMA],
+            "tail_fraction": NO_SHARE,
+            "seed": NO_SEED,
+        },
+    ),
+    (class_budgets, {"epsilon": NO_EPSILON, "alpha": NO_SHARE, "norm": ["l1", None]}),
+    (
+        lambda **given: krl.budget.iteration_weight(
+            **{"t": 1, "total": 5, "beta": 0.8, **given}
+        ),
+        {"total": NOT_POSITIVE, "beta": NO_RATE, "t": [0, 6, NAN, "one", None]},
+    ),
+    (made("budget.RobustLT"), {"alpha": NO_SHARE, "beta": NO_RATE}),
+    (made("budget.RobustLT"), {"granularity": NO_NAME, "weighting": NO_NAME}),
+    (made("budget.CFA"), {"base": NO_RATE, "start": NO_SHARE}),
+    (made("budget.DAFA"), {"strength": NO_RATE, "start": NO_SHARE}),
+    (made("methods.AT"), {"label_smoothing": NO_SHARE}),
+    (made("methods.ATBSL"), {"tau": NO_RATE}),
+    (
+        made("methods.AWP"),
+        {
+            "method": [*NO_NAME, krl.methods.AWP()],
+            "gamma": NO_RATE,
+            "warmup_epochs": [-1, 1.5, NAN, INF, "1", True],
+            "proxy": NO_NAME,
+        },
+    ),
+    (made("methods.MART"), {"beta": NO_RATE}),
+    (made("methods.TRADES"), {"beta": NO_RATE}),
+    (made("methods.TAET"), {"ce_epochs": [-1, 1.5, NAN, "1"], "alpha": NO_RATE}),
+    (made("methods.RoBal"), {"scale": [*NO_RATE, 0], "label_smoothing": NO_SHARE}),
+    (made("averaging.EMA"), {"momentum": NO_SHARE}),
+    (made("averaging.FAWA"), {"threshold": NO_SHARE, "start": NO_SHARE}),
+    (
+        made("attacks.PGD"),
+        {
+            "epsilon": NO_EPSILON,
+            "steps": NOT_POSITIVE,
+            "step_size": NO_RATE,
+            "norm": [*NO_NAME, "l1", 2],
+            "loss": [*NO_NAME, "hinge"],
+            "restarts": NOT_POSITIVE,
+        },
+    ),
+    (made("attacks.FGSM"), {"epsilon": NO_EPSILON, "norm": ["l1", 2, None]}),
+    (made("attacks.APGD"), {"steps": NOT_POSITIVE, "rho": NO_SHARE}),
+    (made("attacks.APGDT"), {"targets": NOT_POSITIVE, "batch_size": NOT_POSITIVE}),
+    (made("attacks.FAB"), {"steps": NOT_POSITIVE, "targets": [-1, 1.5, "2"]}),
+    (made("attacks.Square"), {"queries": NOT_POSITIVE, "initial_fraction": NO_SHARE}),
+    (
+        made("attacks.AutoAttack"),
+        {"version": ["", "nonsense", None], "seed": [0.5, -1]},
+    ),
+    (
+        made("networks.SmallResNet"),
+        {
+            "classes": [1, 2.5, "10", None, True, [10]],
+            "input_shape": [(8, 8), 8, None, (8, 8, 0), (8, 8, None), (0, 8, 1), "881"],
+            "mean": [(0.5, 0.5), "0.5x", NAN, None],
+            "std": [0, -1, NAN, (1, 1), None],
+            "widths": [(), 16, (16, 0), (16, "32"), None],
+            "head": [*NO_NAME, len],
+        },
+    ),
+    (made("networks.WideResNet", 10), {"width": NOT_POSITIVE}),
+    (
+        lambda depth: krl.networks.WideResNet(depth, 1),
+        {"depth": [*NOT_POSITIVE, 4, 12]},
+    ),
+    (
+        made("networks.ViT"),
+        {"patch_size": [0, 3, 1.5, "4"], "dropout": NO_SHARE, "heads": NOT_POSITIVE},
+    ),
+    (made("layers.CosineClassifier", 3), {"scale": [*NO_RATE, 0]}),
+    (made("layers.CosPlusClassifier", 3), {"gamma": NO_RATE, "eta": NO_RATE}),
+    (made("optimizers.SGD", 0.1), {"momentum": NO_SHARE, "weight_decay": NO_RATE}),
+    (made("metrics.ClasswiseAccuracy", COUNTS), {"tail_fraction": NO_SHARE}),
+    (made("metrics.tail_classes", COUNTS), {"fraction": NO_SHARE}),
+    (
+        compiled,
+        {
+            "loss": [
+                *("nonsense", 3, ["mse"], "binary_crossentropy", "kl_divergence"),
+                *("poisson", "CategoricalCrossentropy", "dice", "ctc", "circle"),
+                keras.losses.categorical_crossentropy,
+                keras.losses.sparse_categorical_crossentropy,
+                keras.losses.CategoricalCrossentropy,
+                keras.losses.CategoricalCrossentropy(),
+                keras.losses.SparseCategoricalCrossentropy(),
+                keras.losses.BinaryCrossentropy(),
+                keras.losses.BinaryFocalCrossentropy(),
+                keras.losses.KLDivergence(),
+                keras.losses.Tversky(),
+                functools.partial(keras.losses.binary_crossentropy, axis=1),
+                lambda targets, outputs, from_logits=False: outputs,
+            ],
+            "metrics": [
+                *(["ce"], ["categorical_crossentropy"]),
+                [keras.metrics.CategoricalCrossentropy()],
+                [keras.metrics.SparseCategoricalCrossentropy()],
+                ["accuracy", keras.metrics.AUC()],
+            ],
+            "weighted_metrics": [[keras.metrics.BinaryCrossentropy()]],
+        },
+    ),
+]
+
+X = np.random.default_rng(0).random((12, 6, 6, 3), "float32")
+Y = np.arange(12) % 3
+NAN_IMAGE = np.where(np.arange(12)[:, None, None, None] == 3, np.float32(NAN), X)
+# Images and labels as arrays: all are refused before the first step.
+ARRAYS = [
+    (255 * X, Y, "pixels from 0 to 255.*divided twice"),
+    (np.uint8(255 * X), Y, "floating-point images"),
+    (2 * X - 1, Y, "Normalisation"),
+    (NAN_IMAGE, Y, "not a number"),
+    (np.where(X > 0.5, np.float32(INF), X), Y, "must hold images in"),
+    (X > 0.5, Y, "floating-point images"),
+    (X.astype("str"), Y, "floating-point images"),
+    (X.astype(object), Y, "floating-point images"),
+    (X, None, "y"),
+    (X, Y + 1, "labels from 0 to 2"),
+    (X, Y - 1, "labels from 0 to 2"),
+    (X, 255 * np.eye(3)[Y], "rows do not sum to 1"),
+    (X, np.eye(3)[Y] + np.eye(3)[::-1][Y], "rows do not sum to 1"),
+    (X, np.zeros((12, 3)), "rows do not sum to 1"),
+    (X, np.tile([1.5, -0.5, 0], (12, 1)), "outside .0, 1."),
+    (X, np.where(Y == 1, NAN, 1)[:, None] * np.eye(3)[Y], "rows do not sum to 1"),
+    (X, np.eye(4)[Y], r"of shape \(batch, 3\). Received shape: \(12, 4\)"),
+    (X, np.eye(3)[Y][..., None], r"Received shape: \(12, 3, 1\)"),
+    (X, Y / 2, "integer labels"),
+    (X, np.where(Y == 1, NAN, Y), "integer labels"),
+    (X, np.where(Y == 1, INF, Y), "labels from 0 to 2"),
+    (X, np.array(["cat", "dog", "fox"])[Y], "integer labels"),
+    (X, Y.astype("str"), "integer labels"),
+    (X, Y.astype(object), "integer labels"),
+    (X, Y == 1, "integer labels"),
+    (X, Y.astype("complex64"), "integer labels"),
+    (X, np.array(3), "Received shape"),
+    (X, list("abcabcabcabc"), "integer labels"),
+]
+# What `fit` takes beside x and y.
+FIT_ARGUMENTS = [
+    ({"validation_data": (255 * X, Y)}, r"validation_data\[0\]"),
+    ({"validation_data": (X, Y + 1)}, r"validation_data\[1\]"),
+    ({"validation_data": (X, None)}, r"validation_data\[1\]"),
+    ({"validation_data": (X, Y / 2)}, r"validation_data\[1\]"),
+    ({"validation_data": 3}, "`validation_data` must be"),
+    ({"validation_data": X}, "`validation_data` must be"),
+    ({"validation_data": (X,)}, "`validation_data` must be"),
+    ({"validation_data": "val"}, "`validation_data` must be"),
+    ({"epochs": -1}, "`epochs`"),
+    ({"epochs": 1.5}, "`epochs`"),
+    ({"epochs": "3"}, "`epochs`"),
+    ({"batch_size": 0}, "`batch_size`"),
+    ({"batch_size": -4}, "`batch_size`"),
+    ({"batch_size": 2.5}, "`batch_size`"),
+    ({"steps_per_epoch": 0}, "`steps_per_epoch`"),
+    ({"steps_per_epoch": NAN}, "`steps_per_epoch`"),
+    ({"validation_batch_size": "8"}, "`validation_batch_size`"),
+    ({"validation_split": 1.5}, "validation_split"),
+    ({"validation_split": -0.5}, "validation_split"),
+    ({"validation_split": NAN}, "validation_split"),
+    ({"validation_split": "0.2"}, "validation_split"),
+    ({"x": X, "y": np.sort(Y), "validation_split": 0.25}, "grouped by class"),
+    ({"x": X, "y": np.repeat([2, 0, 1], [8, 3, 1])}, "in another order"),
+]
+# A rule of its own, and arguments of RobustLT's: the latter would be ignored.
+IGNORED = [
+    {"budget": rule, argument: value}
+    for rule in ("uniform", "cfa", "dafa", krl.budget.RobustLT())
+    for argument, value in (
+        ("alpha", 0.9),
+        ("alpha", 0),
+        ("beta", 0.5),
+        ("granularity", "step"),
+        ("weighting", "loss"),
+    )
+]
+OTHERS = [
+    (lambda: model(network=dense_network(activation="softmax")), "give logits"),
+    (lambda: model(network=dense_network(activation="sigmoid")), "give logits"),
+    (lambda: model(network=dense_network(4)), "`network`.*`class_counts` has 3"),
+    (
+        lambda: model(network=dense_network(1), class_counts=[8, 4]),
+        r"two outputs.*Dense\(2\)",
+    ),
+    (
+        lambda: model(network=dense_network(1, activation="sigmoid")),
+        r"two outputs.*Dense\(2\)",
+    ),
+    (lambda: model(class_counts=[10_000, 5_000, 10], epsilon=0.5), "`alpha` gives"),
+    (lambda: budget("cfa", alpha=0.3), "alpha"),
+    (lambda: budget(krl.budget.CFA(), base=0.3), "budget.*base"),
+    (lambda: budget({"class_name": "Nope", "config": {}}), "Nope"),
+    (lambda: budget("nonsense"), "`budget` must be"),
+    (lambda: budget(None), "`budget` must be"),
+    (lambda: method("trades", gamma=4), "gamma"),
+    (lambda: method(krl.methods.AT(), tau=4), "method.*tau"),
+    (lambda: method("mart", beta=-1), "`beta`"),
+    (lambda: method(None), "`method` must be"),
+    (lambda: krl.networks.get("vgg"), "`name` must be"),
+    (lambda: krl.networks.get(None), "`name` must be"),
+    (lambda: krl.networks.get("wrn-10-0"), "`width` must be"),
+    (lambda: krl.networks.get("wrn-11-1"), "`depth` must be"),
+    (lambda: krl.networks.plain(3), "`network` must be"),
+    (lambda: krl.networks.with_features(3), "`network` must be"),
+    (lambda: compiled(metrics=["nonsense"]), "metric identifier: nonsense"),
+    (lambda: compiled(optimizer="nonsense"), "nonsense"),
+    (lambda: krl.losses.one_hot(3, 2), "`labels`"),
+    (lambda: krl.losses.one_hot(np.zeros((2, 5)), 3), "`labels`"),
+    (lambda: krl.losses.one_hot(np.zeros((2, 3, 1)), 3), "`labels`"),
+    (lambda: krl.losses.dlr(np.eye(2), np.eye(2)), "at least 3 classes"),
+    (lambda: krl.metrics.summarize([1, 2], [1, 2, 3], [0]), "`correct`.*`total`"),
+    (lambda: krl.metrics.summarize([3, 1], [1, 2], [0]), "`correct`.*`total`"),
+    (lambda: krl.metrics.summarize([0, 0], [0, 0], [0]), "`total`"),
+    (lambda: krl.metrics.summarize([1, 1], [1, 2], [5]), "`tail`"),
+    (lambda: krl.optimizers.SGD(nesterov=True), "`nesterov=True` needs"),
+    (lambda: krl.attacks.PGD(restarts=2, random_start=False), "`restarts` above 1"),
+    (lambda: tiny_model().fit(), "`x` must be"),
+    (lambda: tiny_model().fit(3), "`x` must be"),
+    (lambda: tiny_model().evaluate(), "`x` must be"),
+    (lambda: tiny_model().fit(X), "`y` is missing"),
+    (lambda: tiny_model().evaluate(X), "`y` is missing"),
+]
+
+
+def named(function):
+    inner = getattr(function, "func", function)
+    return getattr(inner, "__name__", str(inner))
+
+
+def entries():
+    for function, arguments in ARGUMENTS:
+        for argument, values in arguments.items():
+            for number, value in enumerate(values):
+                call = functools.partial(function, **{argument: value})
+                name = f"{named(function)}-{argument}-{number}"
+                yield pytest.param(call, f"`{argument}`|{argument}", id=name)
+    for number, arguments in enumerate(IGNORED):
+        call = functools.partial(model, **arguments)
+        argument = next(name for name in arguments if name != "budget")
+        yield pytest.param(call, f"`{argument}` belong", id=f"ignored-{number}")
+    for number, (call, message) in enumerate(OTHERS):
+        yield pytest.param(call, message, id=f"other-{number}")
+
+
+ENTRIES = list(entries())
+
+
+def refused(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+def test_there_are_many():
+    assert len(ENTRIES) + 2 * len(ARRAYS) + len(FIT_ARGUMENTS) >= 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call, message", ENTRIES)
+def test_refused(call, message):
+    refused(call, message)
+
+
+def test_a_sample_of_them():
+    for entry in itertools.islice(ENTRIES, 0, None, 23):
+        refused(*entry.values)
+
+
+@pytest.fixture(scope="module")
+def one_model():
+    return tiny_model()
+
+
+@pytest.mark.parametrize("use", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+@pytest.mark.parametrize("x, y, message", ARRAYS)
+def test_arrays(one_model, use, x, y, message):
+    one_model.schedule.start(1, 1)
+    refused(lambda: getattr(one_model, use)(x, y), message)
+    assert int(one_model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("arguments, message", FIT_ARGUMENTS)
+def test_arguments_of_fit(one_model, arguments, message):
+    refused(lambda: one_model.fit(**{"x": X, "y": Y, **arguments}), message)
+    assert int(one_model.optimizer.iterations) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("x, y, message", ARRAYS)
+def test_data_sets(x, y, message):
+    """The same inside data sets: after one step at the latest."""
+    import tensorflow as tf
+
+    if any(np.asarray(each).dtype == object for each in (x, y) if each is not None):
+        pytest.skip("no data set has objects")
+    pairs = x if y is None else (x, y)
+    if np.ndim(y) == 0 and y is not None:
+        pytest.skip("no data set has labels without images")
+    data = tf.data.Dataset.from_tensor_slices(pairs).batch(12)
+    model = tiny_model()
+    with pytest.raises((ValueError, TypeError), match="`?[xy]`?.*must|missing|hold"):
+        model.fit(data, shuffle=False, verbose=0)
+    assert int(model.optimizer.iterations) <= 1
+    with pytest.raises((ValueError, TypeError), match="`?[xy]`?.*must|missing|hold"):
+        tiny_model().evaluate(data, verbose=0)

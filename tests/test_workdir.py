@@ -1,0 +1,181 @@
+"""The directory of a run: who may work in it, and what is left of what was refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import keras_robustlt as krl
+from keras_robustlt.experiments import interruption, workdir
+
+pytestmark = pytest.mark.tensorflow  # of one backend is enough
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SETTINGS = {"data": "digits", "alpha": 0.3}
+
+
+def begin(folder, **content):
+    content = {"settings": SETTINGS, **content}
+    workdir.write_config(folder, content)
+
+
+def test_one_at_a_time(tmp_path):
+    with workdir.held(tmp_path / "run"):
+        message = f"run is in use, by process {os.getpid()} on .* Wait for its end"
+        with pytest.raises(ValueError, match=message):
+            with workdir.held(tmp_path / "run"):
+                pass
+        assert (tmp_path / "run" / "lock").exists()  # still
+    with workdir.held(tmp_path / "run"):
+        pass
+
+
+def test_a_dead_process_holds_nothing(tmp_path):
+    code = (
+        "import pathlib, time\n"
+        "from keras_robustlt.experiments import workdir\n"
+        "with workdir.held(pathlib.Path('run')):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=f"process {process.pid} "):
+            with workdir.held(tmp_path / "run"):
+                pass
+        process.kill()
+    assert (tmp_path / "run" / "lock").exists()
+    with workdir.held(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_what_came_to_nothing_leaves_nothing(tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    with pytest.raises(ValueError, match="^no$"):
+        with workdir.held(folder):
+            begin(folder)
+            raise ValueError("no")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_done_stays(tmp_path):
+    with pytest.raises(ValueError, match="^no$"):
+        with workdir.held(tmp_path / "run"):
+            begin(tmp_path / "run")
+            (tmp_path / "run" / "checkpoints").mkdir()
+            raise ValueError("no")
+    assert workdir.is_begun(tmp_path / "run", SETTINGS)
+    # A run that was begun before, too.
+    (tmp_path / "run" / "checkpoints").rmdir()
+    with workdir.held(tmp_path / "run"):
+        pass
+    assert workdir.is_begun(tmp_path / "run", SETTINGS)
+
+
+def test_other_settings(tmp_path):
+    begin(tmp_path)
+    message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
+    with pytest.raises(ValueError, match=message):
+        workdir.is_begun(tmp_path, {**SETTINGS, "alpha": 0.5})
+
+
+def test_other_data(tmp_path):
+    begin(tmp_path, fingerprint="a1")
+    assert workdir.is_begun(tmp_path, SETTINGS, "a1")
+    with pytest.raises(ValueError, match="on other data: .* of digits have changed"):
+        workdir.is_begun(tmp_path, SETTINGS, "b2")
+    begin(tmp_path)  # of a version that did not write it
+    assert workdir.is_begun(tmp_path, SETTINGS, "b2")
+
+
+def test_fingerprint_of_data():
+    x = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), "uint8")
+    y = np.arange(12) % 2
+
+    def fingerprint(x, y):
+        data = krl.data.long_tail_arrays(((x, y), (x, y)), imbalance_ratio=None)
+        return data.fingerprint
+
+    assert fingerprint(x, y) == fingerprint(x.copy(), y.copy())
+    other = x.copy()
+    other[7, 1, 2, 0] ^= 1
+    labels = y.copy()
+    labels[:2] = labels[1::-1]
+    found = {fingerprint(x, y), fingerprint(other, y), fingerprint(x, labels)}
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("text", ["", '{"settings": {', "[1]", '{"settings": 3}', "\0"])
+def test_damaged_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    message = "config.json is damaged .* or delete .* to start over"
+    with pytest.raises(ValueError, match=message):
+        workdir.check(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["", '{"training": {', "\x80"])
+def test_damaged_results_are_none(tmp_path, text):
+    begin(tmp_path)
+    (tmp_path / "results.json").write_text(text, "latin-1")
+    assert not workdir.is_finished(tmp_path, SETTINGS)
+    (tmp_path / "results.json").write_text(json.dumps({"training": SETTINGS}))
+    assert workdir.is_finished(tmp_path, SETTINGS)
+
+
+def test_places_that_cannot_be(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match="file is a file, not a directory"):
+            workdir.check(folder, SETTINGS)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match="no permission to write there"):
+        workdir.check(tmp_path / "new" / "run", SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_network_is_whole_at_any_time(tmp_path):
+    class Network:
+        def save(self, path):
+            path.write_text("half")
+            if full:
+                raise OSError(28, "No space left on device")
+
+    full = False
+    workdir.save_network(Network(), tmp_path)
+    (tmp_path / "network.keras").write_text("old")
+    full = True
+    with pytest.raises(OSError, match="No space left"):
+        workdir.save_network(Network(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["network.keras"]
+    assert (tmp_path / "network.keras").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_being_told_to_end(name, capsys):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        with interruption.ends_in_one_line():
+            os.kill(os.getpid(), number)
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().out == f"\n{interruption.MESSAGE}\n"
+    assert signal.getsignal(number) == before
+
+
+def test_what_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption.ends_in_one_line():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
