@@ -1,26 +1,15 @@
 """Callbacks: looking at the schedule, and going on after an interruption."""
 
-<<<<<<< HEAD
-import json
-import pathlib
-=======
-import importlib.util
 import warnings
->>>>>>> main
 
 import keras
 import numpy as np
 from keras import ops
 
-<<<<<<< HEAD
-from keras_robustlt import summaries
-from keras_robustlt.backend import replicas
-from keras_robustlt.files import read_rows, replacing, write_rows
-from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
-=======
-from keras_robustlt import checks, files, plots, provenance
+from keras_robustlt import checks, files, plots, provenance, summaries
 from keras_robustlt.backend import replicas
 from keras_robustlt.data import resumption
+from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
 from keras_robustlt.training_state import (
     KEPT,
     TrainingState,
@@ -28,7 +17,6 @@ from keras_robustlt.training_state import (
     generators,
     set_callback_states,
 )
->>>>>>> main
 
 __all__ = [
     "Checkpoint",
@@ -76,22 +64,11 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
         super().__init__()
-<<<<<<< HEAD
         if tensorboard:
             summaries.check(directory)
-        self.directory = None if directory is None else pathlib.Path(directory)
-=======
-        if tensorboard and directory is None:
-            raise ValueError("`tensorboard=True` needs a `directory` to write to.")
-        if tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "`tensorboard=True` needs the tensorboard package, which TensorFlow "
-                "does not bring: pip install 'keras-robustlt[tensorboard]'."
-            )
         self.directory = (
             None if directory is None else files.local_path("directory", directory)
         )
->>>>>>> main
         self.class_names = class_names
         self.tensorboard = tensorboard
 
@@ -100,12 +77,8 @@ class ScheduleInspector(keras.callbacks.Callback):
         self.epochs, self.weights, self.class_epsilon = None, [], []
         self.writes = self.directory is not None and replicas.is_chief(self.model)
         if self.writes:
-<<<<<<< HEAD
-            self.directory.mkdir(parents=True, exist_ok=True)
-        self.summaries = None
-=======
             files.make_folder(self.directory)
->>>>>>> main
+        self.summaries = None
         if self.writes and self.tensorboard:
             self.summaries = summaries.Summaries(self.directory)
 

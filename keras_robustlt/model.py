@@ -322,12 +322,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def _training_attack(self, x, y, start):
         targets = losses.one_hot(y, self.num_classes)
-<<<<<<< HEAD
-        start = self.attack.starting_point(x, self.epsilon, self.start_seed)
-        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
-=======
         class_epsilon = self.class_epsilon()
->>>>>>> main
+        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
 
         def perturb():
             loss = self.method.attack_loss

@@ -1,16 +1,13 @@
 """The two terms of the theory, measured while a model trains."""
 
-import pathlib
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, checks, losses, summaries
+from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
 from keras_robustlt.backend import replicas
 from keras_robustlt.evaluation import inputs
-from keras_robustlt.files import read_rows, write_rows
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
 
@@ -132,7 +129,9 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.images = images.astype("float32")
         self._given_labels = labels
         self.attack = attack
-        self.directory = None if directory is None else pathlib.Path(directory)
+        self.directory = (
+            None if directory is None else files.local_path("directory", directory)
+        )
         self.class_names = class_names
         self.tensorboard = tensorboard
         self.seed = seed
@@ -160,6 +159,8 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.names = [str(name) for name in names]
         self.rows = self.before = None
         self.writes = self.directory is not None and replicas.is_chief(model)
+        if self.writes:
+            files.make_folder(self.directory)
         self.summaries = None
         if self.writes and self.tensorboard:
             self.summaries = summaries.Summaries(self.directory)
@@ -167,9 +168,12 @@ class SkewAndDrift(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.rows is not None:
             return
-        path = self.directory and self.directory / self.FILE
-        head = ["epoch", *VALUES, *self.names]
-        self.rows = read_rows(path, epoch, header=True) or [head]
+        self.rows = []
+        if self.directory is not None:
+            path = self.directory / self.FILE
+            columns, self.rows = files.read_rows(path, epoch)
+            if self.rows and columns != [*VALUES, *self.names]:
+                raise files.damaged(path, "its columns are others")
         if epoch:
             self.before = self._look_back(epoch)
 
@@ -199,7 +203,8 @@ class SkewAndDrift(keras.callbacks.Callback):
             logs.update(values)
         self.rows.append([epoch, *values.values(), *risks.tolist()])
         if self.writes:
-            write_rows(self.directory / self.FILE, self.rows)
+            head = ["epoch", *VALUES, *self.names]
+            files.write_rows(self.directory / self.FILE, [head, *self.rows])
         if self.summaries:
             named = {f"theory/{name}": value for name, value in values.items()}
             of_classes = zip(self.names, risks, strict=True)
@@ -231,11 +236,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         model = self.model
         if "adversarial" not in model.method.inputs:
             return np.zeros(model.num_classes, "float32")
-        epsilon = model.budget.class_epsilon(model.schedule)
-        attacking = model.method.attacks(model.schedule)
-        if attacking is not None:
-            epsilon = ops.where(attacking, epsilon, 0.0)
-        return ops.convert_to_numpy(epsilon)
+        return ops.convert_to_numpy(model.class_epsilon())
 
     def _class_means(self, values):
         return self.members.T @ values / self.members.sum(axis=0)

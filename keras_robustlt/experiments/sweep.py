@@ -28,10 +28,10 @@ from keras_robustlt.experiments import jobs, summary, train, workdir
 from keras_robustlt.experiments.flags import OF_ROBUSTLT
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
-# Those that a sweep gives to its runs.
-OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
 # RobustLT without the other half, which is the one to switch off.
 HALVES = {"cpb": "beta", "aiw": "alpha"}
+# Those that a sweep gives to its runs.
+OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
 
 
 def define_flags(values):
@@ -113,12 +113,21 @@ class Point:
     def name(self):
         return f"{self.group}/seed{self.seed}"
 
-    def flags(self, extra):
-        """Its flags and those of all runs, without the directory."""
-        own, off = dataclasses.asdict(self), []
+    @property
+    def is_robustlt(self):
+        return self.budget == "robustlt" or self.budget in HALVES
+
+    def flags(self, of_all):
+        """Its flags, without the directory.
+
+        Args:
+            of_all: Dictionary from the names of the flags of all runs to these.
+        """
+        own = dataclasses.asdict(self)
         if self.budget in HALVES:
-            own["budget"], off = "robustlt", [f"--{HALVES[self.budget]}=0"]
-        return [*(f"--{key}={value}" for key, value in own.items()), *extra, *off]
+            own["budget"], off = "robustlt", HALVES[self.budget]
+            of_all = {**of_all, off: f"--{off}=0"}
+        return [*(f"--{key}={value}" for key, value in own.items()), *of_all.values()]
 
 
 def grid(data, methods, budgets, seeds):
@@ -168,22 +177,13 @@ def runs_of(points, extra):
                 "--workdir."
             )
     of_others = dict(given)
-    if any(point.budget == "robustlt" for point in points):
+    if any(point.is_robustlt for point in points):
         of_others = {k: v for k, v in given.items() if k not in OF_ROBUSTLT}
     result = {}
     for point in points:
-<<<<<<< HEAD
-        first.setdefault(point.group, point)
-    of_group = {
-        group: train.settings_of(point.flags(extra)) for group, point in first.items()
-    }
-    return {point: {**of_group[point.group], "seed": point.seed} for point in points}
-=======
-        of_all = given if point.budget == "robustlt" else of_others
-        arguments = [*point.flags, *of_all.values()]
+        arguments = point.flags(given if point.is_robustlt else of_others)
         result[point] = arguments, train.settings_of(arguments)
     return result
->>>>>>> main
 
 
 def run(runs, folder, at_a_time=None):
@@ -200,11 +200,7 @@ def run(runs, folder, at_a_time=None):
     todo = [
         jobs.Job(
             point.name,
-<<<<<<< HEAD
-            [*train.COMMAND, *point.flags(extra), f"--workdir={folder / point.name}"],
-=======
             [*train.COMMAND, *arguments, f"--workdir={folder / point.name}"],
->>>>>>> main
             folder / point.name / "run.log",
         )
         for point, (arguments, settings) in runs.items()

@@ -56,12 +56,8 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
     all_y = [y for line in lines for y in line.y if math.isfinite(y)]
     x_low, x_high = min(all_x), max(all_x)
     x_high = x_high if x_high > x_low else x_low + 1
-<<<<<<< HEAD
-    y_low, y_high = y_range or (min(0, *all_y), max(0, *all_y))
+    y_low, y_high = y_range or (min([0, *all_y]), max([0, *all_y]))
     y_high = y_high if y_high > y_low else y_low + 1
-=======
-    y_low, y_high = y_range or (min(all_y + [0]), max(all_y, default=0) or 1)
->>>>>>> main
     y_ticks = ticks(y_low, y_high)
     y_high = y_high if y_range else max(y_high, y_ticks[-1])
 
@@ -95,9 +91,8 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
     for line in lines:
         parts.append(_path(line, place_x, place_y))
     for line, y in _apart(lines, place_y):
-        parts.append(
-            draw_text(WIDTH - right + 5, y + 4, line.label, "start", line.colour)
-        )
+        x = WIDTH - right + 5
+        parts.append(draw_text(x, y + 4, line.label, "start", line.colour))
     return element(
         "svg",
         element("title", description),

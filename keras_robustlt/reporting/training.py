@@ -1,10 +1,6 @@
 """The sections on training: the budget of each class, and the training curves."""
 
-<<<<<<< HEAD
-import math
-=======
 import numpy as np
->>>>>>> main
 
 from keras_robustlt.reporting.accuracy import named
 from keras_robustlt.reporting.charts import Line, legend, line_chart
@@ -118,4 +114,4 @@ def _curve(metric, runs):
 
 
 def _finite(values):
-    return [value for value in values if math.isfinite(value)]
+    return [value for value in values if np.isfinite(value)]
