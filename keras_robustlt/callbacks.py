@@ -1,15 +1,15 @@
 """Callbacks: looking at the schedule, and going on after an interruption."""
 
-import importlib.util
 import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks, files, plots, provenance
+from keras_robustlt import checks, files, plots, provenance, summaries
 from keras_robustlt.backend import replicas
 from keras_robustlt.data import resumption
+from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
 from keras_robustlt.training_state import (
     KEPT,
     TrainingState,
@@ -18,7 +18,13 @@ from keras_robustlt.training_state import (
     set_callback_states,
 )
 
-__all__ = ["Checkpoint", "HistoryCSV", "ScheduleInspector"]
+__all__ = [
+    "Checkpoint",
+    "HistoryCSV",
+    "ScheduleInspector",
+    "SkewAndDrift",
+    "skewed_objective",
+]
 
 
 class ScheduleInspector(keras.callbacks.Callback):
@@ -58,13 +64,8 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
         super().__init__()
-        if tensorboard and directory is None:
-            raise ValueError("`tensorboard=True` needs a `directory` to write to.")
-        if tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "`tensorboard=True` needs the tensorboard package, which TensorFlow "
-                "does not bring: pip install 'keras-robustlt[tensorboard]'."
-            )
+        if tensorboard:
+            summaries.check(directory)
         self.directory = (
             None if directory is None else files.local_path("directory", directory)
         )
@@ -77,12 +78,9 @@ class ScheduleInspector(keras.callbacks.Callback):
         self.writes = self.directory is not None and replicas.is_chief(self.model)
         if self.writes:
             files.make_folder(self.directory)
+        self.summaries = None
         if self.writes and self.tensorboard:
-            import tensorflow as tf
-
-            self.writer = tf.summary.create_file_writer(
-                str(self.directory / "tensorboard")
-            )
+            self.summaries = summaries.Summaries(self.directory)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.epochs is None:
@@ -106,8 +104,11 @@ class ScheduleInspector(keras.callbacks.Callback):
             logs.update(values)
         if self.writes:
             self._write()
-        if self.writes and self.tensorboard:
-            self._summarize(epoch, values, epsilon)
+        if self.summaries:
+            named = {f"schedule/{name}": value for name, value in values.items()}
+            of_classes = zip(self.names, epsilon, strict=True)
+            named.update((f"epsilon/{name}", value) for name, value in of_classes)
+            self.summaries.write(epoch, named)
 
     def on_train_end(self, logs=None):
         if self.epochs is None:  # an earlier run had done them all
@@ -117,8 +118,8 @@ class ScheduleInspector(keras.callbacks.Callback):
                 self.class_epsilon, self.names, self.weights, self.epochs
             )
             plots.save(figure, self.directory / "schedule.png")
-        if self.writes and self.tensorboard:
-            self.writer.close()
+        if self.summaries:
+            self.summaries.close()
 
     def _read_back(self, before=None):
         """What an interrupted run wrote about the epochs that are not done again."""
@@ -141,16 +142,6 @@ class ScheduleInspector(keras.callbacks.Callback):
         lines = [["epoch", "iteration_weight", *self.names]]
         lines += [[epoch, weight, *epsilon] for epoch, weight, epsilon in rows]
         files.write_rows(self.directory / "schedule.csv", lines)
-
-    def _summarize(self, epoch, values, epsilon):
-        import tensorflow as tf
-
-        with self.writer.as_default(step=epoch):
-            for name, value in values.items():
-                tf.summary.scalar(f"schedule/{name}", value)
-            for name, value in zip(self.names, epsilon, strict=True):
-                tf.summary.scalar(f"epsilon/{name}", value)
-        self.writer.flush()
 
 
 def _column_names(names, num_classes):

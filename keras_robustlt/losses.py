@@ -8,13 +8,20 @@ import functools
 import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = [
     "balanced_softmax",
+    "class_balanced",
     "cross_entropy",
     "dlr",
+    "effective_number_weights",
+    "focal",
     "kl_divergence",
+    "label_distribution_margins",
+    "ldam",
+    "logit_adjusted",
     "margin",
     "one_hot",
     "targeted_dlr",
@@ -112,6 +119,173 @@ def balanced_softmax(targets, logits, class_counts, tau=1.0):
     """
     prior = ops.log(ops.cast(class_counts, "float32"))
     return cross_entropy(targets, ops.cast(logits, "float32") + tau * prior)
+
+
+def logit_adjusted(targets, logits, class_counts, tau=1.0):
+    """Cross-entropy of logits shifted by the class prior, `logits + tau log(P)`.
+
+    `P` are the shares of the classes in the training images. The softmax does not see
+    that `P` and the counts differ by a factor: it is `balanced_softmax`, which came to
+    the same loss in another way.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot or soft labels.
+        logits: Float tensor `(batch, num_classes)`.
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        tau: Float. Strength of the shift; `0` is the plain cross-entropy. Defaults
+            to `1`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.logit_adjusted([[0.0, 1.0]], [[0.0, 0.0]], [300, 100])
+    array([1.3862944], dtype=float32)
+
+    Reference:
+        Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021,
+        equation 10.
+    """
+    return balanced_softmax(targets, logits, class_counts, tau)
+
+
+def label_distribution_margins(class_counts, max_margin=0.5):
+    """Margins that are larger for rarer classes, `max_margin (n_min / n_y)^(1/4)`.
+
+    Args:
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        max_margin: Float. The margin of the rarest class. Defaults to `0.5`.
+
+    Returns:
+        A float32 array of shape `(num_classes,)`.
+
+    Example:
+
+    >>> krl.losses.label_distribution_margins([160, 10])
+    array([0.25, 0.5 ], dtype=float32)
+
+    Reference:
+        Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+        Loss", NeurIPS 2019, equation 10.
+    """
+    counts = np.asarray(class_counts, "float64")
+    return (max_margin * (counts.min() / counts) ** 0.25).astype("float32")
+
+
+def ldam(targets, logits, class_counts, max_margin=0.5, scale=30.0):
+    """Cross-entropy with a margin for each class, of `scale (logits - margin_y at y)`.
+
+    The margins are `label_distribution_margins`. The logits are meant to be cosines,
+    as those of a network with `head="cosplus"` nearly are.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`.
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        max_margin: Float. The margin of the rarest class. Defaults to `0.5`.
+        scale: Float. Factor of the logits. Defaults to `30`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.ldam([[0.0, 1.0]], [[0.0, 0.5]], [16, 1])
+    array([0.6931472], dtype=float32)
+
+    Reference:
+        Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+        Loss", NeurIPS 2019, equation 13.
+    """
+    targets = ops.cast(targets, "float32")
+    margins = label_distribution_margins(class_counts, max_margin)
+    logits = ops.cast(logits, "float32") - targets * margins
+    return cross_entropy(targets, scale * logits)
+
+
+def focal(targets, logits, gamma=2.0):
+    """Cross-entropy with less weight for what is right already, `(1 - p_y)^gamma`.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`.
+        gamma: Float, not negative. `0` is the plain cross-entropy. Defaults to `2`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.focal([[1.0, 0.0]], [[0.0, 0.0]], gamma=2.0)
+    array([0.1732868], dtype=float32)
+
+    Reference:
+        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4.
+    """
+    return focal_factor(targets, logits, gamma) * cross_entropy(targets, logits)
+
+
+def focal_factor(targets, logits, gamma):
+    """`(1 - p_y)^gamma` of each example. Its gradient is finite at `p_y = 1` too."""
+    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    wrong = ops.sum((1.0 - targets) * ops.softmax(logits, axis=-1), axis=-1)
+    return ops.maximum(wrong, 1e-12) ** gamma
+
+
+def effective_number_weights(class_counts, beta=0.9999):
+    """Class weights `(1 - beta) / (1 - beta^n_y)`, scaled to a mean of 1.
+
+    The inverse of the effective number of images, which grows with the number `n_y` of
+    them the slower, the more there are: up to `1 / (1 - beta)`.
+
+    Args:
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        beta: Float in `[0, 1)`. `0` gives all classes the same weight; close to 1 the
+            weights are those of inverse frequency. Defaults to `0.9999`.
+
+    Returns:
+        A float32 array of shape `(num_classes,)`.
+
+    Example:
+
+    >>> krl.losses.effective_number_weights([2, 1], beta=0.5)
+    array([0.8, 1.2], dtype=float32)
+
+    Reference:
+        Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
+        CVPR 2019, equation 2.
+    """
+    counts = np.asarray(class_counts, "float64")
+    with np.errstate(divide="ignore"):  # beta 0: of any number of images, one counts
+        weights = -1.0 / np.expm1(counts * np.log(beta))
+    return (weights / weights.mean()).astype("float32")
+
+
+def class_balanced(targets, logits, class_counts, beta=0.9999):
+    """Cross-entropy weighted by `effective_number_weights` of the classes.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`, one-hot labels.
+        logits: Float tensor `(batch, num_classes)`.
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        beta: Float in `[0, 1)`. Defaults to `0.9999`.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> krl.losses.class_balanced([[0.0, 1.0]], [[0.0, 0.0]], [2, 1], beta=0.5)
+    array([0.8317767], dtype=float32)
+
+    Reference:
+        Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
+        CVPR 2019, equation 4.
+    """
+    targets = ops.cast(targets, "float32")
+    weights = effective_number_weights(class_counts, beta)
+    return ops.sum(targets * weights, axis=-1) * cross_entropy(targets, logits)
 
 
 def kl_divergence(logits_p, logits_q):

@@ -73,9 +73,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             is without. Defaults to `0.3`.
         beta: Float, not negative. The share of training over which adversarial
             iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
-        method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"mart"`, `"reat"`,
-            `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"` behind it,
-            or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
+        method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"cgr"`,
+            `"class_balanced"`, `"focal"`, `"ldam"`, `"logit_adjusted"`, `"mart"`,
+            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"`
+            behind it, or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
         attack: The training attack. Defaults to `PGD(epsilon, steps=10)`, which steps
             by `epsilon / 4` from a random start.
         attack_steps: `"full"` or `"adaptive"`: fewer steps of the training attack
@@ -224,6 +225,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.augmentation_seed = keras.random.SeedGenerator(_derived_seed(seed, 2))
         self.method.build(self)
         self.budget.build(self)
+        if isinstance(self.attack, attacks.Attack):
+            self.attack.build(self)
         if self.averaging is not None:
             self.averaging.build(self)
             self.averaged_network = weight_averaging.copy_of(network)
@@ -320,6 +323,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def _training_attack(self, x, y, start):
         targets = losses.one_hot(y, self.num_classes)
         class_epsilon = self.class_epsilon()
+        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
 
         def perturb():
             loss = self.method.attack_loss
@@ -331,14 +335,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 x,
                 targets,
                 start,
-                epsilon=ops.matmul(targets, class_epsilon[:, None])[:, 0],
+                epsilon=epsilon,
                 training=True,
                 loss=loss,
                 **self._fewer_steps(),
             )
 
         # Without a budget the attack gives the images themselves.
-        return backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        adversarial = backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
+        if isinstance(self.attack, attacks.Attack):
+            self.attack.update(x, adversarial, epsilon)
+        return adversarial
 
     def _moved(self, x, y, x_adv, start):
         """1 for each image that is not where it started, 0 for others, -1 for some.

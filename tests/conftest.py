@@ -29,6 +29,7 @@ DEPEND_ON_BACKEND = {
     "test_autoattack",
     "test_averaging",
     "test_callbacks",
+    "test_cgr",
     "test_data_on_device",
     "test_distribution",
     "test_evaluation",
@@ -41,7 +42,9 @@ DEPEND_ON_BACKEND = {
     "test_model",
     "test_optimizers",
     "test_saving",
+    "test_skew_and_drift",
     "test_square",
+    "test_udr",
 }
 
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import keras_robustlt as krl
 from keras_robustlt import backend
 from keras_robustlt.losses import balanced_softmax, cross_entropy, margin, one_hot
 
@@ -103,3 +104,100 @@ def test_one_value_for_each_example(loss):
     for index in range(4):
         alone = loss(TARGETS[index : index + 1], logits[index : index + 1])
         np.testing.assert_allclose(alone[0], together[index], 1e-6)
+
+
+COUNTS = np.array([160, 32, 10])
+
+
+def numeric_gradient(loss, logits, step=1e-2):
+    """Differences of the sum of a loss, entry by entry."""
+    slopes = np.zeros(logits.shape)
+    for index in np.ndindex(*logits.shape):
+        moved = np.zeros(logits.shape, "float32")
+        moved[index] = step
+        difference = np.float64(loss(logits + moved)) - np.float64(loss(logits - moved))
+        slopes[index] = difference.sum() / (2 * step)
+    return slopes
+
+
+LONG_TAIL_LOSSES = {
+    "ldam": lambda t, z: krl.losses.ldam(t, z, COUNTS, scale=2.0),
+    "focal": krl.losses.focal,
+    "class_balanced": lambda t, z: krl.losses.class_balanced(t, z, COUNTS, 0.99),
+    "logit_adjusted": lambda t, z: krl.losses.logit_adjusted(t, z, COUNTS),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TAIL_LOSSES)
+def test_gradients_of_the_long_tail_losses(name):
+    loss = LONG_TAIL_LOSSES[name]
+    logits = np.random.default_rng(1).normal(size=(4, 3)).astype("float32")
+    slope = gradient(lambda z: loss(TARGETS, z), logits)
+    expected = numeric_gradient(lambda z: loss(TARGETS, z), logits)
+    np.testing.assert_allclose(slope, expected, atol=2e-3)
+    # Also where the network is sure, rightly or wrongly.
+    sure = 500 * np.float32([[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0]])
+    assert np.all(np.isfinite(gradient(lambda z: loss(TARGETS, z), sure)))
+    assert np.all(np.isfinite(keras.ops.convert_to_numpy(loss(TARGETS, sure))))
+
+
+def test_ldam_by_hand():
+    margins = krl.losses.label_distribution_margins([160, 10, 160 * 81], 0.6)
+    np.testing.assert_allclose(margins, [0.3, 0.6, 0.1], 1e-3, 1e-3)
+    logits = np.float32([[0.9, 0.1, 0.0]])
+    actual = krl.losses.ldam([[1, 0, 0]], logits, [160, 10, 10], 0.6, scale=5.0)
+    shifted = 5 * np.array([0.9 - 0.3, 0.1, 0.0])
+    expected = -np.log(np.exp(shifted[0]) / np.exp(shifted).sum())
+    np.testing.assert_allclose(actual, [expected], 1e-5)
+
+
+def test_focal_by_hand():
+    logits = np.log(np.float32([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
+    targets = np.eye(3)[[0, 2]]
+    actual = krl.losses.focal(targets, logits, gamma=2.0)
+    expected = [0.25 * np.log(2), 0.09 * -np.log(0.7)]
+    np.testing.assert_allclose(actual, expected, 1e-5)
+    plain = krl.losses.focal(targets, logits, gamma=0.0)
+    np.testing.assert_allclose(plain, cross_entropy(targets, logits), 1e-6)
+    half = gradient(lambda z: krl.losses.focal([[1.0, 0]], z, 0.5), [[400.0, 0.0]])
+    assert np.all(np.isfinite(half))
+
+
+def test_class_balanced_by_hand():
+    # Effective numbers 1 + 0.9 + 0.81 and 1.
+    weights = krl.losses.effective_number_weights([3, 1], beta=0.9)
+    expected = np.array([1 / 2.71, 1.0])
+    np.testing.assert_allclose(weights, 2 * expected / expected.sum(), 1e-6)
+    targets, logits = np.eye(2), np.log(np.float32([[0.5, 0.5], [0.75, 0.25]]))
+    actual = krl.losses.class_balanced(targets, logits, [3, 1], beta=0.9)
+    np.testing.assert_allclose(actual, weights * np.log([2, 4]), 1e-5)
+    equal = krl.losses.effective_number_weights([3, 1], beta=0.0)
+    np.testing.assert_array_equal(equal, [1, 1])
+    inverse = krl.losses.effective_number_weights([300, 100], beta=1 - 1e-9)
+    np.testing.assert_allclose(inverse, [0.5, 1.5], 1e-5)
+
+
+def test_logit_adjustment_is_the_balanced_softmax():
+    logits = np.random.default_rng(2).normal(size=(4, 3)).astype("float32")
+    shares = COUNTS / COUNTS.sum()
+    expected = cross_entropy(TARGETS, logits + 1.5 * np.log(shares))
+    actual = krl.losses.logit_adjusted(TARGETS, logits, COUNTS, tau=1.5)
+    np.testing.assert_allclose(actual, expected, 1e-5)
+    assert isinstance(krl.methods.get("logit_adjusted", tau=1.5), krl.methods.ATBSL)
+
+
+@pytest.mark.parametrize("name", ["ldam", "focal", "class_balanced"])
+def test_methods_of_the_long_tail_losses(name):
+    method = krl.methods.get(name)
+
+    class Model:
+        class_counts = COUNTS
+
+    method.build(Model)
+    logits = np.random.default_rng(3).normal(size=(4, 3)).astype("float32")
+    # Criteria of `compile` take the place of the cross-entropy, which is the default.
+    actual = method.loss(TARGETS, {"adversarial": logits}, cross_entropy)
+    counts = () if name == "focal" else (COUNTS,)
+    options = method.get_config()
+    expected = getattr(krl.losses, name)(TARGETS, logits, *counts, **options)
+    np.testing.assert_allclose(actual, expected, 1e-5)

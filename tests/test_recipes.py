@@ -87,6 +87,7 @@ def test_every_setting_has_a_flag_or_is_used_by_its_name():
         ("taet", 100, 128, 10, (75, 90), "base", "linear"),
         ("trades", 100, 128, 10, (75, 90), "base", "linear"),
         ("mart", 100, 128, 10, (75, 90), "base", "linear"),
+        ("ldam", 100, 128, 10, (75, 90), "base", "cosplus"),
     ],
 )
 def test_settings_of_methods(
@@ -157,6 +158,10 @@ def test_settings_of_data_sets(table, imbalance_ratio, num_classes, alpha, beta)
         ("taet", {"ce_epochs": 40, "alpha": 0.1, "beta": 0.1, "gamma": 0.1}),
         ("trades", {"beta": 6}),
         ("mart", {"beta": 5}),
+        ("class_balanced", {"beta": 0.9999}),
+        ("focal", {"gamma": 2}),
+        ("ldam", {"max_margin": 0.5, "scale": 30}),
+        ("logit_adjusted", {"tau": 1}),
     ],
 )
 def test_options_of_methods(method, options):

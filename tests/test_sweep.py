@@ -37,7 +37,7 @@ def settings_of(arguments):
     if settings["method"] not in ("at", "awp", "standard"):
         raise app.UsageError(f"there is no method {settings['method']}")
     for key in given:
-        if key not in ("workdir", "fail", "wait"):
+        if key not in ("workdir", "fail", "wait", "alpha", "beta"):
             raise app.UsageError(f"there is no flag {key}")
     return settings
 
@@ -59,7 +59,9 @@ def main(arguments):
             time.sleep(60)
     clean = 0.5 + seed / 100 + 0.1 * (budget == "robustlt")
     groups = {"all": clean, "tail": clean / 2, "balanced": clean, "worst": None}
+    groups["per_class"] = [clean, clean / 2]
     results = {"attacks": {"clean": groups}, "training": settings, "seed": seed}
+    results["settings"] = {"class_names": ["a", "b"], "class_counts": [200, 5]}
     (workdir / "results.json").write_text(json.dumps(results))
     print("threads", os.environ.get("TF_NUM_INTRAOP_THREADS"))
 
@@ -185,6 +187,17 @@ def test_numbers_in_all_formats(run):
     assert float(lines[4]["mean"]) == pytest.approx(mean + 0.1)
     assert float(lines[4]["std"]) == pytest.approx(variance**0.5)
     assert lines[3]["mean"] == lines[3]["std"] == ""
+    # And what the rule changes: 0.1 of "all" with each seed.
+    text = (RUNS / "comparison.md").read_text()
+    assert "\n## fakelt, class by class (training images)\n" in text
+    assert text.split("\n## fakelt, class")[0] in printed
+    assert "Files: runs/table.* and runs/comparison.*" in printed
+    comparison = json.loads((RUNS / "comparison.json").read_text())
+    assert [line["class"] or line["group"] for line in comparison] == [
+        *("all", "tail", "balanced", "many", "few", "a", "b"),
+    ]
+    assert comparison[0]["seeds"] == list(seeds)
+    assert comparison[0]["differences"] == pytest.approx([0.1] * 3)
 
 
 def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(run):
@@ -203,6 +216,15 @@ def test_a_failure_is_shown_leaves_the_others_alone_and_goes_on(run):
     log = (RUNS / "fakelt/at/seed2/run.log").read_text()
     assert log.count("== ") == 2 and "the disk is full" in log
     assert "|     3 |" in printed
+
+
+def test_the_halves_of_robustlt(run):
+    flags = ("--budgets=uniform,cpb,aiw", "--seeds=1", "--jobs=3", "--", "--alpha=0.4")
+    end, printed = run(*flags)
+    assert end is None, end
+    for name, off in (("cpb", "--alpha=0.4 --beta=0"), ("aiw", "--alpha=0")):
+        log = (RUNS / f"fakelt/at-{name}/seed1/run.log").read_text()
+        assert "--budget=robustlt" in log and f"{off} --workdir" in log
 
 
 def test_results_that_were_cut_short_are_not_results(run):

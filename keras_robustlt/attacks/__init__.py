@@ -9,6 +9,7 @@ from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.pgd import FGSM, PGD
 from keras_robustlt.attacks.square import Square
+from keras_robustlt.attacks.udr import UDR
 
 __all__ = [
     "APGD",
@@ -16,6 +17,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "PGD",
+    "UDR",
     "Attack",
     "AutoAttack",
     "Square",

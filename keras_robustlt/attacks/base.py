@@ -65,6 +65,22 @@ class Attack(Configurable):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `__call__`.")
 
+    def build(self, model):
+        """Prepares what depends on the model that is trained with the attack.
+
+        Called once, with the `RobustLTModel`. An attack with state makes it here, with
+        `model.add_weight(...)`.
+        """
+
+    def update(self, x, x_adv, epsilon):
+        """Takes in what it gave in a training step, inside the compiled graph.
+
+        Args:
+            x: Float32 tensor of shape `(batch, ...)`, the images.
+            x_adv: Float32 tensor of the same shape, what training goes on with.
+            epsilon: Float32 tensor of shape `(batch,)`, their budgets.
+        """
+
     def check_classes(self, num_classes):
         """Raises a ValueError if the attack needs another number of classes.
 

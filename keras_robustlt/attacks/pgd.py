@@ -202,12 +202,16 @@ class PGD(base.Attack):
             gradient, *_ = gradient_of(values, x_adv)
             direction = self._norm.steepest(gradient)
             moved = x_adv + step_size * direction - x
-            return ops.clip(x + self._norm.project(moved, epsilon), 0.0, 1.0)
+            return ops.clip(x + self.project(moved, epsilon), 0.0, 1.0)
 
         start = ops.cast(start, "float32")
         if steps is None:
             return backend.repeat(self.steps, step, start)
         return backend.repeat(steps, step, start, at_most=self.steps)
+
+    def project(self, perturbation, epsilon):
+        """The perturbation back in the ball, after a step."""
+        return self._norm.project(perturbation, epsilon)
 
     def _better(self, network, first, second, y, training, loss):
         """For each image the one that is misclassified, or has the higher loss."""

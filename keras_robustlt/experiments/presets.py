@@ -99,6 +99,12 @@ METHODS = {
     # Not in the paper: the factors of their own papers, AT's training.
     "trades": dict(method_options=dict(beta=6.0)),
     "mart": dict(method_options=dict(beta=5.0)),
+    "cgr": dict(),
+    # Losses that are usual on long-tailed data, in AT's training.
+    "class_balanced": dict(method_options=dict(beta=0.9999)),
+    "focal": dict(method_options=dict(gamma=2.0)),
+    "ldam": dict(head="cosplus", method_options=dict(max_margin=0.5, scale=30.0)),
+    "logit_adjusted": dict(method_options=dict(tau=1.0)),
 }
 
 PRESETS = {

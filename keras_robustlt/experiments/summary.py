@@ -7,6 +7,8 @@ import pathlib
 import statistics
 
 from keras_robustlt.evaluation.results import SUMMARY
+from keras_robustlt.experiments import comparison
+from keras_robustlt.experiments.comparison import markdown_table
 
 TEXT = """# Accuracy in %
 
@@ -25,7 +27,8 @@ def collect(workdir):
         A list with a dictionary for each group of runs whose settings differ in
         nothing but the seed. Under `"accuracy"`, by attack and by `"all"`, `"tail"`,
         `"balanced"` and `"worst"`, are `"mean"` and `"std"` (`None` for one seed), as
-        shares of one, and the `"values"` in the order of `"seeds"`.
+        shares of one, and the `"values"` in the order of `"seeds"`. Under `"runs"`, by
+        seed, is what their `results.json` hold.
     """
     groups = {}
     for path in pathlib.Path(workdir).glob("*/*/seed*/results.json"):
@@ -36,7 +39,7 @@ def collect(workdir):
         settings = dict(results["training"])
         seed = settings.pop("seed")
         key = (*path.parts[-4:-2], json.dumps(settings))
-        groups.setdefault(key, {})[seed] = path.parent, results["attacks"]
+        groups.setdefault(key, {})[seed] = path.parent, results
     rows = [_row(key[0], runs) for key, runs in groups.items()]
     _tell_apart(rows)
     return sorted(rows, key=_order)
@@ -49,10 +52,10 @@ def _row(data, runs):
     del config["settings"]["seed"]
     accuracy = {
         attack: {
-            group: _spread([runs[seed][1][attack][group] for seed in seeds])
+            group: _spread([runs[seed][1]["attacks"][attack][group] for seed in seeds])
             for group in SUMMARY
         }
-        for attack in first
+        for attack in first["attacks"]
     }
     return {
         "data": data,
@@ -60,6 +63,7 @@ def _row(data, runs):
         "seeds": seeds,
         "accuracy": accuracy,
         "settings": config["settings"],
+        "runs": {seed: runs[seed][1] for seed in seeds},
     }
 
 
@@ -96,16 +100,19 @@ def _order(row):
 
 
 def write(rows, workdir):
-    """Writes `table.md`, `table.csv` and `table.json` into `workdir`.
+    """Writes `table.*` and, where runs compare, `comparison.*` into `workdir`.
 
     Returns:
-        The text of `table.md`.
+        The text of `table.md`, and that of the comparison.
     """
     text = markdown(rows)
     (workdir / "table.md").write_text(text, encoding="utf-8")
     (workdir / "table.csv").write_text(csv_text(rows), encoding="utf-8")
-    (workdir / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    return text
+    content = [
+        {key: value for key, value in row.items() if key != "runs"} for row in rows
+    ]
+    (workdir / "table.json").write_text(json.dumps(content, indent=2) + "\n")
+    return "\n".join(filter(None, (text, comparison.write(rows, workdir))))
 
 
 def markdown(rows):
@@ -121,7 +128,7 @@ def markdown(rows):
             + [_cell(row["accuracy"].get(a, {}).get(g)) for a, g in columns]
             for row in of_data
         ]
-        parts.append(f"## {data}\n\n{_markdown_table(head, cells)}\n")
+        parts.append(f"## {data}\n\n{markdown_table(head, cells)}\n")
     return "\n".join(parts)
 
 
@@ -130,19 +137,6 @@ def _cell(spread):
         return "-"
     text = f"{100 * spread['mean']:.1f}"
     return text if spread["std"] is None else f"{text} ± {100 * spread['std']:.1f}"
-
-
-def _markdown_table(head, rows):
-    """Padded, so that it reads in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-
-    def line(cells):
-        first, *rest = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in rest)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
 def csv_text(rows):

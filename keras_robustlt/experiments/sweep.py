@@ -5,15 +5,18 @@
 
 trains every method with every rule for the budget and every seed, as many at a time
 as the machine has cores (or GPUs), and ends in a table of mean and standard deviation
-over the seeds. --data is what `train` takes, several separated by commas; flags after
--- go to every run. What is finished is left out and what was interrupted goes on:
-start the same command again after Ctrl-C, after a failure, or with more methods and
-seeds.
+over the seeds, and in one of what each rule changes: the mean over the seeds of the
+paired differences, with its 95% interval. --data is what `train` takes, several
+separated by commas; flags after -- go to every run. What is finished is left out and
+what was interrupted goes on: start the same command again after Ctrl-C, after a
+failure, or with more methods and seeds.
 
 The files of a sweep, in its --workdir:
 
     <data>/<method>[-<budget>]/seed<n>/   the files of a run, and run.log
     table.md, table.csv, table.json       the table, of all finished runs that are here
+    comparison.md, .csv, .json            what the rules change, in all groups and
+                                          classes, if there are runs without a rule
 """
 
 import dataclasses
@@ -25,6 +28,8 @@ from keras_robustlt.experiments import jobs, summary, train, workdir
 from keras_robustlt.experiments.flags import OF_ROBUSTLT
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
+# RobustLT without the other half, which is the one to switch off.
+HALVES = {"cpb": "beta", "aiw": "alpha"}
 # Those that a sweep gives to its runs.
 OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
 
@@ -40,8 +45,8 @@ def define_flags(values):
     several(
         "budgets",
         "uniform,robustlt",
-        "Rules for the budget, by the names that --budget takes. uniform: the base "
-        "method.",
+        "Rules for the budget, by the names that --budget takes, and cpb and aiw, the "
+        "halves of robustlt. uniform: the base method.",
     )
     several("seeds", "102,103,104", "Seeds.")
     flags.DEFINE_string(
@@ -80,7 +85,9 @@ def main(argv, values):
         failed = run(runs_of(points, argv[1:]), folder, values.jobs)
     rows = summary.collect(folder)
     if rows:
-        print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*")
+        print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*", end="")
+        there = (folder / "comparison.md").exists()
+        print(f" and {folder}/comparison.*" if there else "")
     else:
         print(f"No run under {folder} is finished.")
     if failed:
@@ -107,9 +114,20 @@ class Point:
         return f"{self.group}/seed{self.seed}"
 
     @property
-    def flags(self):
-        """Its flags, without the directory."""
-        return [f"--{key}={value}" for key, value in dataclasses.asdict(self).items()]
+    def is_robustlt(self):
+        return self.budget == "robustlt" or self.budget in HALVES
+
+    def flags(self, of_all):
+        """Its flags, without the directory.
+
+        Args:
+            of_all: Dictionary from the names of the flags of all runs to these.
+        """
+        own = dataclasses.asdict(self)
+        if self.budget in HALVES:
+            own["budget"], off = "robustlt", HALVES[self.budget]
+            of_all = {**of_all, off: f"--{off}=0"}
+        return [*(f"--{key}={value}" for key, value in own.items()), *of_all.values()]
 
 
 def grid(data, methods, budgets, seeds):
@@ -159,12 +177,11 @@ def runs_of(points, extra):
                 "--workdir."
             )
     of_others = dict(given)
-    if any(point.budget == "robustlt" for point in points):
+    if any(point.is_robustlt for point in points):
         of_others = {k: v for k, v in given.items() if k not in OF_ROBUSTLT}
     result = {}
     for point in points:
-        of_all = given if point.budget == "robustlt" else of_others
-        arguments = [*point.flags, *of_all.values()]
+        arguments = point.flags(given if point.is_robustlt else of_others)
         result[point] = arguments, train.settings_of(arguments)
     return result
 

@@ -5,6 +5,13 @@ from keras_robustlt.methods.at import AT
 from keras_robustlt.methods.at_bsl import ATBSL
 from keras_robustlt.methods.awp import AWP
 from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.cgr import (
+    CGR,
+    confusion_graph,
+    feedback_scores,
+    feedback_weights,
+)
+from keras_robustlt.methods.long_tail_losses import LDAM, ClassBalanced, Focal
 from keras_robustlt.methods.mart import MART
 from keras_robustlt.methods.reat import REAT
 from keras_robustlt.methods.robal import RoBal
@@ -16,13 +23,20 @@ __all__ = [
     "AT",
     "ATBSL",
     "AWP",
+    "CGR",
+    "LDAM",
     "MART",
     "REAT",
     "TAET",
     "TRADES",
+    "ClassBalanced",
+    "Focal",
     "Method",
     "RoBal",
     "Standard",
+    "confusion_graph",
+    "feedback_scores",
+    "feedback_weights",
     "get",
 ]
 
@@ -30,6 +44,12 @@ BY_NAME = {
     "at": AT,
     "at_bsl": ATBSL,
     "awp": AWP,
+    "cgr": CGR,
+    "class_balanced": ClassBalanced,
+    "focal": Focal,
+    "ldam": LDAM,
+    # The balanced softmax and the adjustment of logits in training are one loss.
+    "logit_adjusted": ATBSL,
     "mart": MART,
     "reat": REAT,
     "robal": RoBal,
@@ -43,9 +63,10 @@ def get(method, **options):
     """A method from its name, its configuration or itself.
 
     Args:
-        method: A name (`"at"`, `"at_bsl"`, `"awp"`, `"mart"`, `"reat"`, `"robal"`,
-            `"standard"`, `"taet"`, `"trades"`), one with `"+awp"` behind it for AWP
-            over that method, a `Method`, or the dictionary that
+        method: A name (`"at"`, `"at_bsl"`, `"awp"`, `"cgr"`, `"class_balanced"`,
+            `"focal"`, `"ldam"`, `"logit_adjusted"`, which is `"at_bsl"`, `"mart"`,
+            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`), one with `"+awp"`
+            behind it for AWP over that method, a `Method`, or the dictionary that
             `keras.saving.serialize_keras_object` makes of one.
         **options: Hyper-parameters, where `method` is a name; with `"+awp"`, those of
             the method before it.

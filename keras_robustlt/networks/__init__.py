@@ -6,6 +6,7 @@ Images enter in [0, 1], the space in which perturbations are measured.
 import functools
 import re
 
+from keras_robustlt.networks.adjustment import logit_adjusted, tau_normalized
 from keras_robustlt.networks.backbones import from_backbone
 from keras_robustlt.networks.conversion import plain
 from keras_robustlt.networks.features import with_features
@@ -32,7 +33,9 @@ __all__ = [
     "WideResNet",
     "from_backbone",
     "get",
+    "logit_adjusted",
     "plain",
+    "tau_normalized",
     "with_features",
 ]
 

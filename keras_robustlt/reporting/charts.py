@@ -56,7 +56,8 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
     all_y = [y for line in lines for y in line.y if math.isfinite(y)]
     x_low, x_high = min(all_x), max(all_x)
     x_high = x_high if x_high > x_low else x_low + 1
-    y_low, y_high = y_range or (min(all_y + [0]), max(all_y, default=0) or 1)
+    y_low, y_high = y_range or (min([0, *all_y]), max([0, *all_y]))
+    y_high = y_high if y_high > y_low else y_low + 1
     y_ticks = ticks(y_low, y_high)
     y_high = y_high if y_range else max(y_high, y_ticks[-1])
 
@@ -71,26 +72,27 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
     parts = []
     for y in y_ticks:
         parts += [
-            _line(LEFT, place_y(y), WIDTH - right, place_y(y), "grid"),
-            _text(LEFT - 6, place_y(y) + 4, f"{y:g}", "end"),
+            draw_line(LEFT, place_y(y), WIDTH - right, place_y(y), "grid"),
+            draw_text(LEFT - 6, place_y(y) + 4, f"{y:g}", "end"),
         ]
     for x in ticks(x_low, x_high):
-        parts.append(_text(place_x(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle"))
+        parts.append(draw_text(place_x(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle"))
     middle = (LEFT + WIDTH - right) / 2
     parts += [
-        _line(LEFT, place_y(y_low), WIDTH - right, place_y(y_low), "axis"),
-        _text(middle, HEIGHT - 4, x_label, "middle"),
-        _text(4, 9, y_label, "start"),
+        draw_line(LEFT, place_y(y_low), WIDTH - right, place_y(y_low), "axis"),
+        draw_text(middle, HEIGHT - 4, x_label, "middle"),
+        draw_text(4, 9, y_label, "start"),
     ]
     for x, text in marks:
         parts += [
-            _line(place_x(x), TOP, place_x(x), place_y(y_low), "mark"),
-            _text(place_x(x) + 4, TOP + 9, text, "start"),
+            draw_line(place_x(x), TOP, place_x(x), place_y(y_low), "mark"),
+            draw_text(place_x(x) + 4, TOP + 9, text, "start"),
         ]
     for line in lines:
         parts.append(_path(line, place_x, place_y))
     for line, y in _apart(lines, place_y):
-        parts.append(_text(WIDTH - right + 5, y + 4, line.label, "start", line.colour))
+        x = WIDTH - right + 5
+        parts.append(draw_text(x, y + 4, line.label, "start", line.colour))
     return element(
         "svg",
         element("title", description),
@@ -168,13 +170,13 @@ def _apart(lines, place_y, distance=13):
         yield line, lowest
 
 
-def _line(x1, y1, x2, y2, class_):
+def draw_line(x1, y1, x2, y2, class_):
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
     ends = {key: f"{value:.1f}" for key, value in ends.items()}
     return element("line", class_=class_, **ends)
 
 
-def _text(x, y, text, anchor, colour=None):
+def draw_text(x, y, text, anchor, colour=None):
     style = colour and f"fill:{colour}"
     return element(
         "text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, style=style

@@ -6,7 +6,7 @@ import string
 from collections.abc import Callable
 
 import keras_robustlt
-from keras_robustlt.reporting import accuracy, attacked, training
+from keras_robustlt.reporting import accuracy, attacked, intervals, training
 from keras_robustlt.reporting.html import element
 from keras_robustlt.reporting.settings import settings
 
@@ -21,15 +21,16 @@ class Section:
 
     Args:
         title: String.
-        draw: Function of the runs that have what it needs, which gives its content.
+        draw: Function of the runs that have what it needs, which gives its content, or
+            `None` if they have it not together.
         has: Function of a run: whether it has what the section needs.
-        how: String: how a run comes by it.
+        how: String: how a run comes by it; `None` if that is nothing to point out.
     """
 
     title: str
     draw: Callable
     has: Callable
-    how: str
+    how: str = None
 
     @property
     def anchor(self):
@@ -48,6 +49,11 @@ SECTIONS = (
         accuracy.head_and_tail,
         lambda run: run.results is not None and run.tail,
         "evaluate with class_counts, which say what the tail is",
+    ),
+    Section(
+        "What the budget changes",
+        intervals.changes,
+        lambda run: run.results is not None and "settings" in (run.config or {}),
     ),
     Section(
         "Class by class",
@@ -108,14 +114,14 @@ def page(runs, title=None):
     sections, missing = [], []
     for section in SECTIONS:
         having = [run for run in runs if section.has(run)]
-        if having:
+        content = section.draw(having) if having else None
+        if content is not None:
             heading = element("h2", section.title)
-            content = section.draw(having)
             sections.append(
                 (section, element("section", heading, content, id=section.anchor))
             )
         lacking = [run.name for run in runs if run not in having]
-        if lacking:
+        if lacking and section.how:
             missing.append(
                 element(
                     "li",

@@ -75,7 +75,12 @@ def _budget_chart(classes, highest):
 
 
 def curves(runs):
-    metrics = [name for run in runs for name in run.history if name not in SCHEDULE]
+    metrics = [
+        name
+        for run in runs
+        for name, values in run.history.items()
+        if name not in SCHEDULE and _finite(values)
+    ]
     groups = dict.fromkeys(name.removeprefix("val_") for name in metrics)
     charts = [_curve(group, runs) for group in groups]
     return element("div", charts, class_="grid")
@@ -87,7 +92,7 @@ def _curve(metric, runs):
     for run in runs:
         epochs = [epoch + 1 for epoch in run.history["epoch"]]
         for name in (metric, f"val_{metric}"):
-            if name not in run.history:
+            if not _finite(run.history.get(name, [])):
                 continue
             is_validation = name != metric
             lines.append(
@@ -101,7 +106,12 @@ def _curve(metric, runs):
             )
     title = metric.replace("_", " ")
     description = f"{title} along the epochs. " + " ".join(
-        f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}." for line in lines
+        f"{line.name}: from {known[0]:.3g} to {known[-1]:.3g}."
+        for line, known in ((line, _finite(line.y)) for line in lines)
     )
     chart = line_chart(lines, "epoch", unit, description, (0, 100) if unit else None)
     return element("figure", element("figcaption", title), legend(lines), chart)
+
+
+def _finite(values):
+    return [value for value in values if np.isfinite(value)]

@@ -1,0 +1,226 @@
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import checks, networks
+from keras_robustlt.methods.base import Method
+
+LARGEST_EDGE = 5.0
+WEIGHTS = (0.25, 3.0)
+MARGIN = 0.5
+
+
+def feedback_scores(confusion):
+    """How much more than others each class needs, from what it is taken for.
+
+    Of the accuracies `a_y`, the diagonal: `max(mean(a) - a_y, 0) + (1 - a_y) / 2`,
+    divided by the mean over the classes.
+
+    Args:
+        confusion: Float tensor `(num_classes, num_classes)`: row `y` holds the shares
+            of the images of class `y` that are taken for each class.
+
+    Returns:
+        A float32 tensor of shape `(num_classes,)`; zeros where all is right.
+
+    Example:
+
+    >>> krl.methods.feedback_scores([[1.0, 0.0], [0.5, 0.5]])
+    array([0., 2.], dtype=float32)
+    """
+    accuracy = ops.diagonal(ops.cast(confusion, "float32"))
+    scores = ops.relu(ops.mean(accuracy) - accuracy) + 0.5 * (1.0 - accuracy)
+    return ops.divide_no_nan(scores, ops.mean(scores))
+
+
+def feedback_weights(scores):
+    """Weights of the classes: `1 + score`, divided by the mean, from 0.25 to 3.
+
+    Args:
+        scores: Float tensor `(num_classes,)`.
+
+    Returns:
+        A float32 tensor of shape `(num_classes,)`.
+
+    Example:
+
+    >>> krl.methods.feedback_weights([0.0, 2.0])
+    array([0.5, 1.5], dtype=float32)
+    """
+    weights = 1.0 + ops.cast(scores, "float32")
+    return ops.clip(weights / ops.mean(weights), *WEIGHTS)
+
+
+def confusion_graph(confusion, centres, class_counts, neighbours=3):
+    """Which classes each class has to be kept apart from, and how much.
+
+    Of each class `y` the others `k` that it is most taken for, with
+    `confusion[y, k] sqrt(n_k / n_max) / |centre_y - centre_k|`, divided by the mean of
+    these, at most 5.
+
+    Args:
+        confusion: Float tensor `(num_classes, num_classes)`, see `feedback_scores`.
+        centres: Float tensor `(num_classes, num_features)`, the mean features of each
+            class.
+        class_counts: Numbers `(num_classes,)`, the training images of each class.
+        neighbours: Integer. How many others. Defaults to `3`.
+
+    Returns:
+        A float32 tensor `(num_classes, num_classes)`; zeros but at these.
+
+    Example:
+
+    >>> confusion, centres = [[0.5, 0.5], [0.25, 0.75]], [[0.0, 1.0], [1.0, 1.0]]
+    >>> krl.methods.confusion_graph(confusion, centres, class_counts=[8, 8])
+    array([[0.       , 1.3333334],
+           [0.6666667, 0.       ]], dtype=float32)
+    """
+    counts = np.asarray(class_counts, "float32")
+    num_classes = len(counts)
+    centres = ops.cast(centres, "float32")
+    others = 1.0 - ops.eye(num_classes, dtype="float32")
+    shares = ops.cast(confusion, "float32") * others
+    _, nearest = ops.top_k(shares, min(neighbours, num_classes - 1))
+    kept = ops.sum(ops.one_hot(nearest, num_classes, dtype="float32"), axis=1)
+    differences = centres[:, None] - centres[None, :]
+    distances = ops.sqrt(ops.sum(ops.square(differences), axis=-1))
+    edges = kept * shares * np.sqrt(counts / counts.max())
+    edges = edges / ops.maximum(distances, 1e-6)
+    there = ops.sum(ops.cast(edges > 0, "float32"))
+    mean = ops.divide_no_nan(ops.sum(edges), there)
+    return ops.minimum(ops.divide_no_nan(edges, mean), LARGEST_EDGE)
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class CGR(Method):
+    """Class feedback over a base method: weights, and margins between classes.
+
+    In each epoch it notes what the adversarial images of each class are taken for, as
+    training itself sees them, and the mean of their normalised features. When the next
+    epoch begins, `feedback_scores` and the `confusion_graph` `G` follow from these, as
+    moving averages that begin with the first. After `start` epochs the loss of an
+    image of class `y` with logits `z` is
+
+    `w_y loss + strength w_y sum_k G[y, k] max(0, 0.5 - z_y + z_k)`
+
+    with the weights `w` of `feedback_weights`. Before, it is that of the base method.
+    No image but those trained on has a part in it. Its authors use it on top of
+    RobustLT's budget.
+
+    Args:
+        method: The base method, as `RobustLTModel` takes it, whose loss has a value
+            for each image. Defaults to `"at"`.
+        strength: Float, not negative. Weight of the margins, 0.05 to 0.1 in the paper.
+            Defaults to `0.05`.
+        start: Integer, not negative. The epochs without feedback. Defaults to `10`.
+        momentum: Float in `[0, 1)`. Of scores and graph from one epoch to the next.
+            Defaults to `0.8`.
+
+    Example:
+
+    >>> method = krl.methods.CGR("at_bsl", start=5)
+    >>> model = krl.RobustLTModel(network, class_counts, method=method)
+
+    Reference:
+        CGRm, arXiv 2608.09688, 2026.
+    """
+
+    uses_features = True
+
+    def __init__(self, method="at", strength=0.05, start=10, momentum=0.8):
+        from keras_robustlt import methods  # which has this class among its names
+
+        self.method = methods.get(method)
+        if "adversarial" not in self.method.inputs:
+            raise ValueError(
+                "`method` must train on adversarial images, which the feedback is "
+                f"about. Received: method={self.method!r}"
+            )
+        self.strength = checks.in_range("strength", strength, 0, np.inf)
+        self.start = int(checks.in_range("start", start, 0, np.inf))
+        self.momentum = checks.in_range("momentum", momentum, 0, np.nextafter(1, 0))
+        self.inputs = self.method.inputs
+        self.attack_compares = self.method.attack_compares
+
+    def build(self, model):
+        self.method.build(model)
+        self._schedule = model.schedule
+        self._counts = model.class_counts
+        classes = model.num_classes
+        features = networks.with_features(model.network).outputs[1].shape[-1]
+
+        def weight(name, *shape):
+            return model.add_weight(shape, "zeros", trainable=False, name=f"cgr_{name}")
+
+        self.scores = weight("scores", classes)
+        self.graph = weight("graph", classes, classes)
+        self.epochs = weight("epochs")  # that scores and graph are made of
+        # Of the epoch so far: what is taken for what, and the features of each class.
+        self.taken_for = weight("taken_for", classes, classes)
+        self.features = weight("features", classes, features)
+
+    def begin_step(self, schedule):
+        self.method.begin_step(schedule)
+        # The first step of an epoch finds the counts of the epoch before complete.
+        taken_for, features = self.taken_for.value, self.features.value
+        seen = ops.sum(taken_for, axis=1, keepdims=True)
+        new_epoch = ops.logical_and(schedule.begins_epoch, ops.any(seen > 0))
+        confusion = taken_for / ops.maximum(seen, 1.0)
+        centres = features / ops.maximum(seen, 1.0)
+        latest = [
+            (self.scores, feedback_scores(confusion)),
+            (self.graph, confusion_graph(confusion, centres, self._counts)),
+        ]
+        keep = ops.where(self.epochs.value > 0, self.momentum, 0.0)
+        for state, value in latest:
+            moved = keep * state.value + (1.0 - keep) * value
+            state.assign(ops.where(new_epoch, moved, state.value))
+        self.epochs.assign_add(ops.cast(new_epoch, "float32"))
+        for sums in (self.taken_for, self.features):
+            sums.assign(ops.where(new_epoch, 0.0, sums.value))
+
+    def attacks(self, schedule):
+        return self.method.attacks(schedule)
+
+    def attack_loss(self, targets, logits, clean_logits=None):
+        if self.attack_compares:
+            return self.method.attack_loss(targets, logits, clean_logits)
+        return self.method.attack_loss(targets, logits)
+
+    def loss(self, targets, logits, criterion):
+        values = self.method.loss(targets, logits, criterion)
+        if len(values.shape) == 0:
+            raise ValueError(
+                "`method` of CGR must have a loss with a value for each image, for its "
+                f"weights of the classes. Received: method={self.method!r}"
+            )
+        weights = ops.sum(targets * feedback_weights(self.scores.value), axis=-1)
+        margins = self.margins(targets, logits["adversarial"])
+        with_feedback = weights * (values + self.strength * margins)
+        return ops.where(self._schedule.epoch >= self.start, with_feedback, values)
+
+    def margins(self, targets, logits):
+        """By how much each image misses its margins to the neighbours of its class."""
+        true = ops.sum(targets * logits, axis=-1, keepdims=True)
+        missing = ops.relu(MARGIN - true + logits)
+        return ops.sum(ops.matmul(targets, self.graph.value) * missing, axis=-1)
+
+    def update(self, targets, logits):
+        self.method.update(targets, logits)
+        predicted = ops.argmax(logits["adversarial"], axis=-1)
+        predicted = ops.one_hot(predicted, targets.shape[-1], dtype="float32")
+        features = ops.normalize(logits["adversarial_features"], axis=-1)
+        members = ops.transpose(targets)
+        self.taken_for.assign_add(ops.matmul(members, predicted))
+        self.features.assign_add(ops.matmul(members, features))
+
+    def weight_shift(self, model, batch):
+        return self.method.weight_shift(model, batch)
+
+    def get_config(self):
+        return {
+            "method": keras.saving.serialize_keras_object(self.method),
+            "strength": self.strength,
+            "start": self.start,
+            "momentum": self.momentum,
+        }

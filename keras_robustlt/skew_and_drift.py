@@ -1,0 +1,256 @@
+"""The two terms of the theory, measured while a model trains."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robustlt import attacks, backend, checks, files, losses, summaries
+from keras_robustlt.attacks import active_set
+from keras_robustlt.backend import replicas
+from keras_robustlt.evaluation import inputs
+
+__all__ = ["SkewAndDrift", "skewed_objective"]
+
+BATCH_SIZE = 250
+VALUES = ("skew", "robust_risk", "robust_risk_change", "drift_linf", "drift_l2")
+
+
+def skewed_objective(class_risks, class_counts):
+    """By how much the training objective is too optimistic on balanced data.
+
+    `sum_{y >= 2} (1 / C - P(y)) (R_y - R_1)` with the risks `R_y` of the `C` classes,
+    their shares `P(y)` of the training images, and the largest class as class 1. It is
+    the mean of the risks minus their mean over the training data.
+
+    Args:
+        class_risks: Floats of shape `(num_classes,)`.
+        class_counts: Integers of shape `(num_classes,)`: training images of each
+            class.
+
+    Returns:
+        A float: positive where rare classes have the larger risks.
+
+    Example:
+
+    >>> krl.callbacks.skewed_objective([0.5, 1.5], class_counts=[90, 10])
+    0.4
+
+    Reference:
+        Zhang et al., CVPR 2026: the skewed-objective term.
+    """
+    counts = checks.class_counts(class_counts)
+    risks = np.asarray(class_risks, "float64")
+    excess = risks - risks[counts.argmax()]  # 0 of the largest class itself
+    return float(np.sum((1 / len(counts) - counts / counts.sum()) * excess))
+
+
+class SkewAndDrift(keras.callbacks.Callback):
+    """Measures, each epoch, what RobustLT is meant to lower.
+
+    The robust risk on balanced data exceeds what adversarial training lowers by a
+    skewed-objective term, and by the drift of the adversarial distribution from one
+    iteration to the next. Class-wise balancing acts on the first, the growth of the
+    budget on the second. This callback attacks the same class-balanced images at the
+    end of each epoch, from the same start, and adds to the logs, and so to the history
+    and to what other callbacks write:
+
+    - `skew`: `skewed_objective` of the robust risks of the classes. The risk of a class
+      is the mean cross-entropy of its images under the attack with the whole base
+      budget, as in evaluation, so that runs with and without RobustLT compare;
+    - `robust_risk`: the mean of these risks over the classes, and
+      `robust_risk_change`: that of this epoch minus that of the one before;
+    - `drift_linf` and `drift_l2`: the mean largest and the mean Euclidean change of
+      the adversarial images since the epoch before, in pixel units. These images are
+      attacked within the budget that training has for their class in that epoch.
+
+    Before epoch 1 there are no adversarial images, so that the changes of the first
+    epoch are not a number. After an interruption those of the epoch before are made
+    again by the network that the run goes on with. Put it before `HistoryCSV` and
+    `Checkpoint`.
+
+    The network that trains is looked at, in inference mode.
+
+    Args:
+        x: Images that nothing is tested on, of training or of validation, not
+            augmented: a float array of shape `(images, ...)`, a `tf.data.Dataset` or
+            another iterable of batches `(x, y)`.
+        y: Labels of the array `x`, integers or one-hot. Defaults to `None`.
+        examples: Integer. So many of them are taken, of all classes as evenly as they
+            come, the same ones for every network. Defaults to `200`.
+        attack: A `keras_robustlt.attacks.PGD`, whose steps go along with the budgets.
+            Defaults to 10 steps of a quarter of the budget.
+        directory: String or path. Where to keep `skew_and_drift.csv`, with the risk
+            of each class too, a line an epoch. Defaults to `None`, for no file.
+        class_names: List of strings. Defaults to the class indices.
+        tensorboard: Boolean. Also write TensorBoard summaries to
+            `directory/tensorboard`; needs TensorFlow and the extra `tensorboard`.
+            Defaults to `False`.
+        seed: Integer. Seed of the choice of images and of the random start. Defaults
+            to `0`.
+
+    Raises:
+        ValueError: If an argument is out of range or, in `fit`, if there are no images
+            of some class.
+
+    Example:
+
+    >>> probe = krl.callbacks.SkewAndDrift(x, y, directory="runs/a")
+    >>> history = model.fit(train, epochs=3, verbose=0, callbacks=[probe])
+    >>> history.history["skew"]
+
+    Reference:
+        Zhang et al., CVPR 2026: the bound on the robust risk.
+    """
+
+    FILE = "skew_and_drift.csv"
+
+    def __init__(
+        self,
+        x,
+        y=None,
+        examples=200,
+        attack=None,
+        directory=None,
+        class_names=None,
+        tensorboard=False,
+        seed=0,
+    ):
+        super().__init__()
+        if tensorboard:
+            summaries.check(directory)
+        if attack is not None and not isinstance(attack, attacks.PGD):
+            raise ValueError(
+                "`attack` must be a keras_robustlt.attacks.PGD. "
+                f"Received: attack={attack!r}"
+            )
+        examples = checks.positive_integer("examples", examples)
+        images, labels = inputs.class_balanced_subset(x, y, examples, seed)
+        checks.images(images)
+        self.images = images.astype("float32")
+        self._given_labels = labels
+        self.attack = attack
+        self.directory = (
+            None if directory is None else files.local_path("directory", directory)
+        )
+        self.class_names = class_names
+        self.tensorboard = tensorboard
+        self.seed = seed
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        self.labels = inputs.integer_labels(
+            self.images, self._given_labels, model.num_classes
+        )
+        self.members = np.eye(model.num_classes)[self.labels]
+        missing = np.flatnonzero(self.members.sum(axis=0) == 0)
+        if len(missing):
+            raise ValueError(
+                f"`x` must have images of all {model.num_classes} classes. Received "
+                f"none of: {', '.join(map(str, missing))}"
+            )
+        attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
+        self.start = ops.convert_to_numpy(
+            attack.starting_point(
+                ops.convert_to_tensor(self.images), model.epsilon, self.seed
+            )
+        )
+        self._attacked = _compiled(attack, model.network)
+        names = self.class_names or range(model.num_classes)
+        self.names = [str(name) for name in names]
+        self.rows = self.before = None
+        self.writes = self.directory is not None and replicas.is_chief(model)
+        if self.writes:
+            files.make_folder(self.directory)
+        self.summaries = None
+        if self.writes and self.tensorboard:
+            self.summaries = summaries.Summaries(self.directory)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.rows is not None:
+            return
+        self.rows = []
+        if self.directory is not None:
+            path = self.directory / self.FILE
+            columns, self.rows = files.read_rows(path, epoch)
+            if self.rows and columns != [*VALUES, *self.names]:
+                raise files.damaged(path, "its columns are others")
+        if epoch:
+            self.before = self._look_back(epoch)
+
+    def _look_back(self, epoch):
+        """What the end of the epoch before `epoch`, which now begins, had shown."""
+        schedule = self.model.schedule
+        schedule.begin_epoch(epoch - 1)
+        schedule.step.assign(schedule.steps_per_epoch)
+        seen = self._look()
+        schedule.begin_epoch(epoch)
+        return seen
+
+    def on_epoch_end(self, epoch, logs=None):
+        risks, adversarial = self._look()
+        values = dict.fromkeys(VALUES, float("nan"))
+        values["skew"] = skewed_objective(risks, self.model.class_counts)
+        values["robust_risk"] = float(risks.mean())
+        if self.before is not None:
+            risks_before, adversarial_before = self.before
+            values["robust_risk_change"] = float(risks.mean() - risks_before.mean())
+            moved = np.abs(adversarial - adversarial_before, dtype="float64")
+            moved = moved.reshape(len(moved), -1)
+            values["drift_linf"] = self._balanced(moved.max(axis=1))
+            values["drift_l2"] = self._balanced(np.sqrt(np.sum(moved**2, axis=1)))
+        self.before = risks, adversarial
+        if logs is not None:
+            logs.update(values)
+        self.rows.append([epoch, *values.values(), *risks.tolist()])
+        if self.writes:
+            head = ["epoch", *VALUES, *self.names]
+            files.write_rows(self.directory / self.FILE, [head, *self.rows])
+        if self.summaries:
+            named = {f"theory/{name}": value for name, value in values.items()}
+            of_classes = zip(self.names, risks, strict=True)
+            named.update((f"robust_risk/{name}", risk) for name, risk in of_classes)
+            self.summaries.write(epoch, named)
+
+    def on_train_end(self, logs=None):
+        if self.summaries:
+            self.summaries.close()
+
+    def _look(self):
+        """The robust risk of each class, and the images within training's budget."""
+        whole = np.full(self.model.num_classes, self.model.epsilon, "float32")
+        adversarial, values = self._within(whole)
+        budget = self._class_epsilon()
+        if not np.array_equal(budget, whole):
+            adversarial = self._within(budget)[0] if budget.any() else self.images
+        return self._class_means(values), adversarial
+
+    def _within(self, class_epsilon):
+        epsilon = class_epsilon[self.labels]
+        targets = self.members.astype("float32")
+        return active_set.in_batches(
+            self._attacked, BATCH_SIZE, self.images, targets, self.start, epsilon
+        )
+
+    def _class_epsilon(self):
+        """The budgets that training has now."""
+        model = self.model
+        if "adversarial" not in model.method.inputs:
+            return np.zeros(model.num_classes, "float32")
+        return ops.convert_to_numpy(model.class_epsilon())
+
+    def _class_means(self, values):
+        return self.members.T @ values / self.members.sum(axis=0)
+
+    def _balanced(self, values):
+        return float(self._class_means(values).mean())
+
+
+def _compiled(attack, network):
+    """The attack from a start, and the cross-entropy of what it gives."""
+
+    def run(x, targets, start, epsilon):
+        x_adv = attack.perturb(network, x, targets, start, epsilon)
+        logits = backend.frozen(network)(x_adv)
+        return x_adv, losses.cross_entropy(targets, logits)
+
+    return backend.compiled(run, active_set.variables_of(network))
