@@ -145,7 +145,7 @@ def test_compare_trains_each_once(folder, monkeypatch):
     command("--data=my images", "--epochs=2")
     assert len(started) == 2
     for arguments in started:
-        assert arguments[-1] == "--nocompare"
+        assert "--nocompare" in arguments
         assert train.settings_of(arguments[len(train.COMMAND) :])["epochs"] == 2
 
 

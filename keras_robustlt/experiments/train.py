@@ -49,7 +49,8 @@ from keras_robustlt.experiments.interruption import ends_in_one_line
 
 # Set in the environment of processes whose parent has shown what it found.
 SHOWN = "KERAS_ROBUSTLT_DATA_SHOWN"
-COMMAND = [sys.executable, "-m", "keras_robustlt", "train"]
+# One run: without a flag, images of one's own are compared.
+COMMAND = [sys.executable, "-m", "keras_robustlt", "train", "--nocompare"]
 
 
 def define_flags(values):
@@ -225,7 +226,7 @@ def _compare(settings, given, data, folder, table):
     }
     compare(
         {"base": settings_of(arguments["base"]), settings["budget"]: settings},
-        {key: [*COMMAND, *each, "--nocompare"] for key, each in arguments.items()},
+        {key: [*COMMAND, *each] for key, each in arguments.items()},
         folder,
         table.compare_threads,
     )
