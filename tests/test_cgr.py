@@ -121,6 +121,6 @@ def test_training_over_another_method(images):
 def test_methods_that_it_cannot_go_over(images):
     with pytest.raises(ValueError, match="must train on adversarial images"):
         krl.methods.CGR("standard")
-    model = tiny_model(method=krl.methods.CGR("taet"))
+    model = tiny_model(method=krl.methods.CGR(krl.methods.TAET(1)), beta=0)
     with pytest.raises(ValueError, match="a value for each image"):
         model.fit(*images, **FIT)
