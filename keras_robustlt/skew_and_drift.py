@@ -7,7 +7,6 @@ from keras import ops
 from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
 from keras_robustlt.backend import replicas
-from keras_robustlt.evaluation import inputs
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
 
@@ -123,6 +122,9 @@ class SkewAndDrift(keras.callbacks.Callback):
                 "`attack` must be a keras_robustlt.attacks.PGD. "
                 f"Received: attack={attack!r}"
             )
+        # It imports the model, which imports the callbacks.
+        from keras_robustlt.evaluation import inputs
+
         examples = checks.positive_integer("examples", examples)
         images, labels = inputs.class_balanced_subset(x, y, examples, seed)
         checks.images(images)
@@ -137,6 +139,8 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.seed = seed
 
     def on_train_begin(self, logs=None):
+        from keras_robustlt.evaluation import inputs
+
         model = self.model
         self.labels = inputs.integer_labels(
             self.images, self._given_labels, model.num_classes
