@@ -111,6 +111,7 @@ OF_A_RUN = [
     ("-- --epochs=2", ("what is '--epochs=2'?",)),
 ]
 
+OWN = "--data=data.npz --preset=cpu --nocompare --augmentation=none"
 TRAIN = [
     ("", ("give --data",)),
     ("--data=", ("--data= is neither one of digits, cifar10",)),
@@ -122,7 +123,7 @@ TRAIN = [
     ("--data=data.npz --largest_class=5", ("--largest_class=5", DOES_NOTHING)),
     ("--data=data.npz --imbalance_type=exp", ("--imbalance_type", DOES_NOTHING)),
     ("--data=data.npz --data_dir=.", ("--data_dir=.", DOES_NOTHING)),
-    ("--data=data.npz --imbalance_ratio=1000", ("imbalance_ratio",)),
+    (f"{OWN} --imbalance_ratio=1000", ("imbalance_ratio",)),
     ("--data=digits --imbalance_ratio=1000", ("imbalance_ratio",)),
     ("--data=digits --largest_class=100000", ("100000",)),
     ("--data=digits --num_classes=11", ("classes=11", "from 2 to 10")),
@@ -133,7 +134,7 @@ TRAIN = [
     ("--data=cifar10 --data_dir=", ("--data_dir= is empty",)),
     ("--data=tinyimagenet --data_dir=empty", ("tiny-imagenet-200",)),
     ("--data=digits --augmentation=base --epochs=1", ("augmentation", "base")),
-    ("--data=data.npz --attacks=apgd-dlr --model=small_resnet", ("classes",)),
+    (f"{OWN} --attacks=apgd-dlr", ("classes", "dlr")),
 ]
 
 SWEEP = [

@@ -353,7 +353,7 @@ def test_data_by_name(data, table):
 
 def test_data_by_path(tmp_path):
     table = presets.table_of(str(tmp_path))
-    settings = table.settings(table.default_preset)
+    settings = table.settings("cpu")
     assert settings["data"] == str(tmp_path)
     assert settings["imbalance_ratio"] is None
     with pytest.raises(ValueError, match="--data=nowhere is neither one of digits, "):
@@ -691,7 +691,8 @@ SMALL_DATA = {
             "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
-            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"],
+            ["--method=robal", "--imbalance_type=step", "--model=small_resnet"]
+            + ["--granularity=step"],
         ),
         (
             "tinyimagenet",
@@ -773,6 +774,9 @@ def test_folder_of_images(monkeypatch, tmp_path):
             f"--data={tmp_path / 'colours'}",
             f"--workdir={tmp_path / 'run'}",
             "--model=small_resnet",
+            "--preset=cpu",
+            "--nocompare",
+            "--budget=uniform",
             "--image_size=8",
             "--augmentation=none",
             "--epochs=1",

@@ -217,7 +217,8 @@ def _compare(settings, given, data, folder, table):
     """The base method and what the flags say, each in a process of its own."""
     from keras_robustlt.experiments.compare import compare
 
-    of_both = {k: v for k, v in given.items() if k not in ("compare", "workdir")}
+    own = ("compare", "data", "workdir")
+    of_both = {k: v for k, v in given.items() if k not in own}
     of_budget = ("budget", "robustlt", *OF_ROBUSTLT)
     of_base = [v for k, v in of_both.items() if k not in of_budget]
     arguments = {
