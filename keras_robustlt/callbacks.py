@@ -375,7 +375,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _total_epochs(self):
         schedule = getattr(self.model, "schedule", None)
-        return int(schedule.epochs) if schedule else self.params["epochs"]
+        return schedule.length if schedule else self.params["epochs"]
 
     def _check(self, state):
         """Raises if `state` is not one from which this training can go on."""

@@ -42,6 +42,11 @@ class Schedule:
         self.epochs = counter("epochs")
         self.steps_per_epoch = counter("steps_per_epoch")
 
+    @property
+    def length(self):
+        """The number of epochs of the whole training, an integer."""
+        return int(ops.convert_to_numpy(self.epochs))
+
     def start(self, epochs, steps_per_epoch=None):
         """Says how long training is."""
         self.epochs.assign(epochs)
@@ -76,16 +81,16 @@ class Schedule:
 def makes_attacks(model):
     """Whether the schedule of `model`, as long as it is, has a step with an attack."""
     schedule = model.schedule
-    last_step = schedule.steps_per_epoch.value
+    last_step = ops.convert_to_numpy(schedule.steps_per_epoch)
     # Backwards, as budgets grow.
-    for epoch in reversed(range(int(schedule.epochs))):
+    for epoch in reversed(range(schedule.length)):
         there = [(schedule.epoch, epoch), (schedule.step, last_step)]
         with keras.StatelessScope(there):
             weight = model.budget.loss_weight(schedule)
             strength = ops.max(model.class_epsilon())
             if weight is not None:
                 strength = weight * strength
-        if float(strength) > 0:
+        if float(ops.convert_to_numpy(strength)) > 0:
             return True
     return False
 
@@ -115,7 +120,7 @@ class ScheduleClock(keras.callbacks.Callback):
         wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
         if wants_attacks and not makes_attacks(model):
             warnings.warn(
-                f"In all of this training, of {int(model.schedule.epochs)} epoch(s), "
+                f"In all of this training, of {model.schedule.length} epoch(s), "
                 "there is no attack, so the network will not be robust: with "
                 f"budget={model.budget} and method={model.method} the budget is 0 in "
                 "each of them. If this is a part of a longer training, say how long "
@@ -151,8 +156,9 @@ class ScheduleClock(keras.callbacks.Callback):
             self.labels_compared = True
             labels = ops.convert_to_numpy(model.batch_check.labels)
             class_frequencies.compare(model.class_counts, labels)
-        tried = float(model.attack_moves.count)
-        if not self.warned and tried and float(model.attack_moves.result()) < FEW:
+        tried = float(ops.convert_to_numpy(model.attack_moves.count))
+        moved = float(ops.convert_to_numpy(model.attack_moves.result()))
+        if not self.warned and tried and moved < FEW:
             self.warned = True
             warnings.warn(
                 f"The training attack has moved hardly any of {tried:.0f} images from "

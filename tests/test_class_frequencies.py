@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from tiny_models import FIT, dense_network, tiny_model
+from tiny_models import FIT, ONE_EPOCH, dense_network, tiny_model
 
 import keras_robustlt as krl
 from keras_robustlt import checks
@@ -130,6 +130,7 @@ def test_validation_split_of_images_in_the_order_of_their_classes(images):
     check_split(np.arange(12) % 3, 0.25)
 
 
+@ONE_EPOCH
 def test_classes_that_validation_leaves_out(images):
     x, y = images
     model = tiny_model()
@@ -141,6 +142,7 @@ def test_classes_that_validation_leaves_out(images):
     model.evaluate(x[y == 2], y[y == 2], verbose=0)  # one class, chosen on purpose
 
 
+@ONE_EPOCH
 def test_two_classes(images):
     x, _ = images
     labels = np.arange(12) % 2 == 1
