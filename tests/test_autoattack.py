@@ -40,7 +40,7 @@ ENSEMBLES = {norm: short(norm) for norm in ("linf", "l2")}
 EPSILONS = {"linf": 0.012, "l2": 0.12}
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 1000), size=st.sampled_from([0.5, 1.0, 2.0]))
 def test_the_union_is_never_above_any_part(ten, norm, seed, size):

@@ -78,7 +78,12 @@ def fit(directory, *others, model=None, x=X, y=Y, **arguments):
     ("epoch", "every", "options"),
     [
         (1, 1, {"method": "awp", "averaging": 0.5, "augmentation": "base"}),
-        (2, 1, {"method": "reat", "averaging": krl.averaging.FAWA(0.0)}),
+        pytest.param(
+            2,
+            1,
+            {"method": "reat", "averaging": krl.averaging.FAWA(0.0)},
+            marks=pytest.mark.slow,
+        ),
         (2, 2, {"budget": "cfa", "method": krl.methods.TAET(ce_epochs=2)}),
     ],
 )

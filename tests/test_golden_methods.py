@@ -219,6 +219,11 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow_on_jax)
 
 
+def slower(*values):
+    """Each of these has a near relative among the others."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # The scenario, the setting, and which of the reference's passes through the network
 # then are those that move our moving statistics.
 @pytest.mark.parametrize(
@@ -227,15 +232,15 @@ def slow(*values):
         # The reference's pgdat makes no clean pass before the update to compare with.
         slow("pgdat", "adversarial", ["loss1:adv"]),
         ("atbsl", "adversarial", ["loss1:adv"]),
-        slow("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
-        slow("robal", "adversarial", ["loss1:adv"]),
+        slower("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
+        slower("robal", "adversarial", ["loss1:adv"]),
         ("robal", "mixed", ["loss1:adv", "loss1:clean"]),
         slow("reat", "adversarial", ["loss1:adv"]),
         ("reat_mid", "adversarial", ["loss1:adv"]),
         slow("taet", "adversarial", ["loss1:adv"]),
-        slow("taet_stage1", "adversarial", ["loss1:clean"]),
+        slower("taet_stage1", "adversarial", ["loss1:clean"]),
         slow("awp", "adversarial", ["loss2:adv"]),
-        slow("awp_warmup", "adversarial", ["loss2:adv"]),
+        slower("awp_warmup", "adversarial", ["loss2:adv"]),
     ],
 )
 def test_two_training_steps(golden, monkeypatch, scenario, statistics, passes):

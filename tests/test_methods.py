@@ -213,6 +213,7 @@ def test_awp_without_gamma_is_the_method_itself(images, same_network):
     assert abs(run(krl.methods.AWP("at_bsl", gamma=1.0)) - run("at_bsl")).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_awp_in_half_precision(images):
     keras.config.set_dtype_policy("mixed_float16")
     for proxy in ("optimizer", "gradient"):

@@ -687,12 +687,13 @@ SMALL_DATA = {
 @pytest.mark.parametrize(
     "data, name, counts, given",
     [
-        (
+        pytest.param(
             "cifar100",
             "RoBal + RobustLT",
             [2] * 50 + [1] * 50,
             ["--method=robal", "--imbalance_type=step", "--model=small_resnet"]
             + ["--granularity=step"],
+            marks=pytest.mark.slow,
         ),
         (
             "tinyimagenet",
@@ -701,12 +702,13 @@ SMALL_DATA = {
             ["--method=taet", "--norobustlt", "--num_classes=3"]
             + ["--model=small_resnet"],
         ),
-        (
+        pytest.param(
             "imagenet",
             "AT + CFA + EMA",
             [3, 1],
             ["--method=at", "--budget=cfa", "--ema=0.9", "--num_classes=2"]
             + ["--batch_size=2"],
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -759,6 +761,7 @@ class ClosedAtTheEnd(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.slow
 def test_folder_of_images(monkeypatch, tmp_path):
     """Colours of one's own, as many as there are; all is written before it is shown."""
     for name, count in (("blue", 6), ("red", 3)):

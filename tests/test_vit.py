@@ -199,7 +199,9 @@ def test_the_gradient_of_the_input_is_finite_and_right(images):
     np.testing.assert_allclose(np.sum(gradient * direction), expected, rtol=2e-2)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_trains(images, policy):
     keras.config.set_dtype_policy(policy)
     network = tiny_vit(depth=1, dropout=0.1)

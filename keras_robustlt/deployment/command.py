@@ -79,19 +79,19 @@ def _loaded(path):
 
 def _read(file, shape):
     """A uint8 image of the shape that the network takes."""
-    import numpy as np
-    from PIL import Image, ImageOps
+    from keras_robustlt.data.findings import DataCheck
+    from keras_robustlt.data.images import ImageFiles
 
     height, width, channels = shape
+    check = DataCheck(file)
+    size = None if height is None else (height, width)
+    color_mode = "grayscale" if channels == 1 else "rgb"
+    (image,) = ImageFiles([file], check, size, color_mode).read(check, "error")
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image = image.convert("L" if channels == 1 else "RGB")
-    except Exception as error:
-        raise SystemExit(f"error: {file} is no image: {error}") from None
-    if height is not None and image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(*image.size[::-1], channels)
+        check.refuse()
+    except ValueError:
+        raise SystemExit(f"error: {file} cannot be read as an image.") from None
+    return image
 
 
 def _probabilities(network, images):

@@ -9,6 +9,7 @@ import zipfile
 import keras
 
 from keras_robustlt import checks
+from keras_robustlt.evaluation import inputs
 from keras_robustlt.files import write_atomically
 from keras_robustlt.networks.conversion import plain
 
@@ -56,7 +57,7 @@ def export(model, path, class_names=None, input="uint8"):
     checks.one_of("input", input, INPUTS)
     network = plain(getattr(model, "inference_network", model))
     checks.logits_not_probabilities(network)
-    class_names = _names(class_names, network.output_shape[-1])
+    class_names = inputs.class_names_of(class_names, network.output_shape[-1])
     path = pathlib.Path(path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(
@@ -115,25 +116,14 @@ def _as_json(class_names):
     return json.dumps(class_names, ensure_ascii=False).encode()
 
 
-def _names(class_names, classes):
-    names = range(classes) if class_names is None else class_names
-    names = [str(name) for name in names]
-    if len(names) != classes:
-        raise ValueError(
-            f"`class_names` must have {classes} names, as many as the network has "
-            f"outputs. Received: {names}"
-        )
-    return names
-
-
 def _from_raw_images(network, input):
     """The network from images as they are stored to probabilities."""
-    inputs = keras.Input(network.input_shape[1:], dtype=_dtype(input), name="images")
-    x = inputs
+    images = keras.Input(network.input_shape[1:], dtype=_dtype(input), name="images")
+    x = images
     if input == "uint8":
         x = keras.layers.Rescaling(1 / 255, dtype="float32", name="to_unit_range")(x)
     softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
-    return keras.Model(inputs, softmax(network(x)), name=f"{network.name}_deployed")
+    return keras.Model(images, softmax(network(x)), name=f"{network.name}_deployed")
 
 
 def _dtype(input):
