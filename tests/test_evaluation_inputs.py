@@ -140,3 +140,10 @@ def test_only_our_model_tells_its_budget(images):
     assert curve["epsilons"][2] == 8 / 255
     diagnosis = krl.diagnose(network, *images, starts=2, steps=1, queries=0)
     assert diagnosis["epsilon"] == 8 / 255
+
+
+def test_images_of_several_sizes_are_refused():
+    batches = [(np.zeros((2, n, n, 3), "float32"), np.array([0, 1])) for n in (6, 8)]
+    data = inputs.Batches(batches)
+    with pytest.raises(ValueError, match=r"one size.*\(2, 6, 6, 3\) and \(2, 8, 8, 3"):
+        list(data.chunks(2, 2))

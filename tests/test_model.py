@@ -750,3 +750,30 @@ def test_augmentation_inside_the_step(images, same_network):
         tiny_model(augmentation="base").fit(*images, **FIT)
     with pytest.raises(ValueError, match="`augmentation` must be one of 'none', 'base"):
         tiny_model(augmentation="flip")
+
+
+@ONE_EPOCH
+def test_batches_of_several_sizes():
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            layers.Conv2D(2, 3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    model = tiny_model(network, [4, 4, 4])
+
+    class Sizes(keras.utils.PyDataset):
+        epoch = 3  # of its own, and no variable
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            size = (6, 8)[index]
+            return np.full((6, size, size, 3), 0.5, "float32"), np.arange(6) % 3
+
+    history = model.fit(Sizes(), verbose=0, validation_data=Sizes())
+    assert "val_robust_accuracy" in history.history

@@ -166,6 +166,13 @@ class Batches:
         done = 0
         while batches := list(itertools.islice(self._batches, per_chunk)):
             batches = [(x, integer_labels(x, y, num_classes)) for x, y in batches]
+            for x, _ in batches:
+                if x.shape[1:] != self.first.shape[1:]:
+                    raise ValueError(
+                        "`x` must have images of one size: evaluate those of each "
+                        "size by themselves. Received: batches of shapes "
+                        f"{self.first.shape} and {x.shape}"
+                    )
             self._largest = max(self._largest, *(len(y) for _, y in batches))
             yield Chunk(done, batches, self._largest)
             done += len(batches)
