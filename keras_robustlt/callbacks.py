@@ -379,7 +379,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _check(self, state):
         """Raises if `state` is not one from which this training can go on."""
-        lines = provenance.differences(state.made, self._made)
+        made = dict(self._made)
+        if not replicas.is_chief(self.model):
+            made["data"] = state.made.get("data")  # the first process knows its own
+        lines = provenance.differences(state.made, made)
         before = [[*value.shape] for value in state.variables]
         now = [[*variable.shape] for variable in self._variables()]
         if not lines and before != now:

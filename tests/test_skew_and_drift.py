@@ -52,6 +52,7 @@ def risk_and_images(network, x, y, start, budgets):
     return [sum(values) / len(values) for values in risks], images
 
 
+@pytest.mark.slow_on_jax
 def test_against_brute_force(images, tmp_path):
     x, y = images
     keep = Keep()
