@@ -86,7 +86,8 @@ def _read(file, shape):
     check = DataCheck(file)
     size = None if height is None else (height, width)
     color_mode = "grayscale" if channels == 1 else "rgb"
-    (image,) = ImageFiles([file], check, size, color_mode).read(check, "error")
+    files = ImageFiles([pathlib.Path(file)], check, size, color_mode)
+    (image,) = files.read(check, "error")
     try:
         check.refuse()
     except ValueError:
