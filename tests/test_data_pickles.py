@@ -38,12 +38,14 @@ def read(tmp_path):
 def test_arrays_come_back(read, protocol, name):
     stored = np.arange(6).reshape(2, 3).astype(name)
     record = {b"data": stored, b"turned": stored.T, b"labels": [1, 2], b"n": b"x"}
+    record[b"filenames"] = [b"%d.png" % i for i in range(2000)]
     found = read(record, protocol)
     assert found[b"data"].dtype == stored.dtype
     assert (found[b"data"] == stored).all()
     assert (found[b"turned"] == stored.T).all()
     assert found[b"data"].flags.owndata or found[b"data"].base.flags.owndata
     assert (found[b"labels"], found[b"n"]) == ([1, 2], b"x")
+    assert found[b"filenames"] == record[b"filenames"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,7 @@ def test_crafted_arrays_are_refused(read, crafted):
         "more bytes than there are": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.",
         "a long array of bytes": b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",
         "deep tuples": b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s.",
+        "deep tuples, kept": b"\x80\x04})" + b"\x85\x94" * 200_000 + b"K\x01s.",
         "no dictionary": pickle.dumps([1]),
         "an array alone": pickle.dumps(np.zeros(3), 2),
         "empty": b"",
