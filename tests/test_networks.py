@@ -25,6 +25,7 @@ def count(variables):
         pytest.param("resnet50", 23_520_842, marks=pytest.mark.tensorflow),
         ("preact_resnet18", 11_172_170),
         ("small_resnet", 308_074),
+        ("small_resnet-16", 77_754),
     ],
 )
 def test_parameter_counts(name, parameters):

@@ -273,18 +273,19 @@ IMAGENETLT = DataSet(
 
 DIGITSLT = DataSet(
     source="digits",
-    row=dict(method="at"),
+    # Chosen on the seeds 1, 2, 3 and 5; docs/results says what others show.
+    row=dict(alpha=0.8),
     beta=dict(other=0.8),
     presets={
-        # Eight-by-eight digits at a constant rate: half a minute to a minute a run.
+        # Eight-by-eight digits at a constant rate: half a minute a run.
         "default": dict(
-            model="small_resnet",
+            model="small_resnet-16",
             epsilon=0.1,
             augmentation="none",
             epochs=40,
             batch_size=32,
             milestones=(),
-            attacks=("clean", "pgd20"),
+            attacks=("clean", "pgd20", "cw20"),
         ),
     },
     # Such small steps gain nothing from threads, whose number changes the rounding.

@@ -55,7 +55,8 @@ def get(name, /, **kwargs):
     Args:
         name: String, one of `"wrn-{depth}-{width}"` (such as `"wrn-28-10"`),
             `"resnet18"`, `"resnet34"`, `"resnet50"`, `"preact_resnet18"`,
-            `"small_resnet"` and `"vit-tiny"`.
+            `"small_resnet"`, `"small_resnet-{width}"` (such as `"small_resnet-16"`, of
+            stages with 16, 32 and 64 channels) and `"vit-tiny"`.
         **kwargs: Arguments of the network, such as `classes`.
 
     Returns:
@@ -79,8 +80,14 @@ def builder(name):
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
         return functools.partial(WideResNet, depth, width)
+    small_resnet = re.fullmatch(r"small_resnet-(\d+)", str(name))
+    if small_resnet:
+        width = int(small_resnet[1])
+        return functools.partial(SmallResNet, widths=(width, 2 * width, 4 * width))
     if name not in _BY_NAME:
-        choices = ", ".join(["wrn-{depth}-{width}", *_BY_NAME])
+        choices = ", ".join(
+            ["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME]
+        )
         raise ValueError(
             f"`name` must be one of {choices} (such as wrn-28-10). "
             f"Received: name={name!r}"
