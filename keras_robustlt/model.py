@@ -91,8 +91,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
         budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
-            `granularity` and `weighting`, which then may not be given: `"uniform"`,
-            `"cfa"`, `"dafa"` or a `keras_robustlt.budget.Budget`. Defaults to `None`.
+            `granularity` and `weighting`, which then may not be given: `"auto"`, which
+            finds them along training, `"uniform"`, `"cfa"`, `"dafa"` or a
+            `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
             `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment

@@ -26,6 +26,7 @@ DEPEND_ON_BACKEND = {
     "test_apgd",
     "test_attack_steps",
     "test_attacks",
+    "test_auto",
     "test_autoattack",
     "test_averaging",
     "test_callbacks",

@@ -91,6 +91,7 @@ OF_A_RUN = [
     ("--budget=dafa --granularity=step", ("--granularity=step", DOES_NOTHING)),
     ("--budget=uniform --weighting=loss", ("--weighting=loss", DOES_NOTHING)),
     ("--budget=cfa --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
+    ("--budget=auto --alpha=0.5", ("--alpha=0.5", DOES_NOTHING, "finds its own")),
     ("--beta=0 --granularity=step", ("--granularity=step", DOES_NOTHING, "--beta=0")),
     ("--beta=0 --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
     ("--method=standard --alpha=0.5", ("--alpha=0.5", "--method=standard")),

@@ -249,7 +249,7 @@ FIT_ARGUMENTS = [
 # A rule of its own, and arguments of RobustLT's: the latter would be ignored.
 IGNORED = [
     {"budget": rule, argument: value}
-    for rule in ("uniform", "cfa", "dafa", krl.budget.RobustLT())
+    for rule in ("uniform", "auto", "cfa", "dafa", krl.budget.RobustLT())
     for argument, value in (
         ("alpha", 0.9),
         ("alpha", 0),

@@ -307,6 +307,8 @@ def test_budgets_by_flag():
         assert (base["alpha"], base["beta"]) == (0.0, 0.0)
         assert rule(base) == ("AT", {})
     assert rule(settings("--budget=cfa"))[0] == "AT + CFA"
+    auto = settings("--budget=auto", "--adaptive_steps")
+    assert rule(auto) == ("AT + RobustLT auto", {})
     assert rule(settings("--budget=dafa", "--norobustlt"))[0] == "AT + DAFA"
     assert settings("--method=standard")["budget"] == "uniform"
     assert rule(settings("--alpha=0"))[0] == "AT + AIW"
@@ -450,6 +452,7 @@ def test_pixels_are_normalized_by_the_data_set():
         (dict(method="at", budget="uniform"), [23] * 5),
         (dict(method="at"), [3, 23, 23, 23, 23]),
         (dict(method="at", budget="cfa"), [23] * 5),
+        (dict(method="at", budget="auto"), [3, 23, 23, 23, 23]),
         (dict(method="at", granularity="step"), [23] * 5),
         (dict(method="at", weighting="loss"), [26] * 5),
         (dict(method="at", weighting="both"), [6, 26, 26, 26, 26]),

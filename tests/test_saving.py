@@ -71,6 +71,7 @@ def objects():
         krl.attacks.Square(0.1, 70, "l2", 0.5, True, 2, 20),
         krl.averaging.EMA(0.9),
         krl.averaging.FAWA(0.1, 0.8, 0.5),
+        krl.budget.Auto(),
         krl.budget.Budget(),
         krl.budget.CFA(0.3, 0.1),
         krl.budget.DAFA(0.5, 0.1),

@@ -23,7 +23,7 @@ from keras_robustlt.flag_types import (
     define_number,
 )
 
-BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
+BUDGETS = ("robustlt", "auto", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
 OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What a run has besides the settings of the tables.
@@ -382,7 +382,10 @@ def _check_what_does_nothing(given, settings):
     if settings["method"] == "standard":
         rule = [key for key in ("budget",) if given.get(key) != "uniform"]
         refuse([*rule, *OF_ROBUSTLT], "with --method=standard, which attacks nothing")
-    if settings["budget"] != "robustlt":
+    if settings["budget"] == "auto":  # which grows too
+        others = [key for key in OF_ROBUSTLT if key != "adaptive_steps"]
+        refuse(others, "with --budget=auto, which finds its own")
+    elif settings["budget"] != "robustlt":
         refuse(OF_ROBUSTLT, f"with --budget={settings['budget']}")
     elif settings["beta"] == 0:
         refuse(("granularity", "weighting", "adaptive_steps"), "with --beta=0")

@@ -382,7 +382,8 @@ def name_of(settings):
 
 def _budget_name(settings):
     if settings["budget"] != "robustlt":
-        return [] if settings["budget"] == "uniform" else [settings["budget"].upper()]
+        names = {"uniform": [], "auto": ["RobustLT auto"]}
+        return names.get(settings["budget"], [settings["budget"].upper()])
     if settings["alpha"] and settings["beta"]:
         return ["RobustLT"]
     return ["CPB"] * bool(settings["alpha"]) + ["AIW"] * bool(settings["beta"])
