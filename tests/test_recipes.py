@@ -321,9 +321,23 @@ def test_names_of_runs():
     assert name(method="at_bsl+awp") == "AT-BSL + AWP + RobustLT"
     assert name(method="robal", budget="uniform") == "RoBal"
     assert name(method="standard") == "STANDARD"
+    assert name(attack="n-fgsm") == "AT-BSL + RobustLT + N-FGSM"
     assert name(method="at", averaging=0.999) == "AT + RobustLT + EMA"
     fawa = name(method="at", budget="cfa", averaging="fawa", validation_fraction=0.2)
     assert fawa == "AT + CFA + FAWA"
+
+
+def test_training_attacks_by_flag():
+    from keras_robustlt.attacks import FGSMRS, NFGSM, PGD
+
+    for flag, attack in {
+        (): PGD(0.1),
+        ("--attack=pgd", "--attack_steps=3"): PGD(0.1, 3),
+        ("--attack=fgsm-rs",): FGSMRS(0.1),
+        ("--attack=n-fgsm", "--method=robal"): NFGSM(0.1),
+    }.items():
+        found = one_run.training_attack(from_flags(presets.DIGITSLT, *flag))
+        assert repr(found) == repr(attack)
 
 
 def test_flags_reach_the_settings():

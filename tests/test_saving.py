@@ -66,6 +66,8 @@ def objects():
         krl.attacks.AutoAttack("rand", 0.1, "l2", 3, 20),
         krl.attacks.FAB(0.1, 7, "l2", 3, 2, 20),
         krl.attacks.FGSM(0.1, norm="l2", random_start=True, loss="margin"),
+        krl.attacks.FGSMRS(0.1),
+        krl.attacks.NFGSM(0.1),
         krl.attacks.PGD(0.1, 3, 0.02, norm="l2", random_start=False, loss="margin"),
         krl.attacks.UDR(0.1, 3, 0.02, 0.5, 4),
         krl.attacks.Square(0.1, 70, "l2", 0.5, True, 2, 20),

@@ -48,6 +48,7 @@ COMMON = dict(
     freeze="none",
     on_bad="error",
     epsilon=8 / 255,
+    attack="pgd",
     pgd_steps=10,
     adaptive_steps=False,
     epochs=100,
@@ -203,6 +204,8 @@ class DataSet:
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if settings["method"] == "standard":  # it attacks nothing
             settings["budget"] = "uniform"
+        if settings["attack"] != "pgd":
+            settings["pgd_steps"] = None
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
         return json.loads(json.dumps({"data": self.source, **settings}))
@@ -375,6 +378,8 @@ def name_of(settings):
     parts = [name, over.upper()] if over else [name]
     if settings["method"] != "standard":
         parts += _budget_name(settings)
+        if settings["attack"] != "pgd":
+            parts.append(settings["attack"].upper())
     if settings["averaging"]:
         parts.append("FAWA" if settings["averaging"] == "fawa" else "EMA")
     return " + ".join(parts)
