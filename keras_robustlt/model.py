@@ -76,12 +76,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
         method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"cgr"`,
             `"class_balanced"`, `"focal"`, `"ldam"`, `"logit_adjusted"`, `"mart"`,
-            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"`
-            behind it, or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
+            `"nuat"`, `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with
+            `"+awp"` behind it, or a `keras_robustlt.methods.Method`. Defaults to
+            `"at"`.
         attack: The training attack: `"pgd"`, which is `PGD(epsilon, steps=10)` with
             steps of `epsilon / 4` from a random start, the single-step attacks
-            `"fgsm-rs"` and `"n-fgsm"`, which take a fifth of its time, or an object
-            such as `PGD(epsilon, steps=5)`. Defaults to `"pgd"`.
+            `"fgsm-rs"`, `"n-fgsm"` and `"fgsm-bernoulli"`, which make training several
+            times as fast, or an object such as `PGD(epsilon, steps=5)`. Defaults to
+            the method's: `"pgd"`, and of `"nuat"` `"fgsm-bernoulli"`.
         attack_steps: `"full"` or `"adaptive"`: fewer steps of the training attack
             while `w_t` is small, `ceil(w_t steps)` but at least 2, each longer so
             that together they go as far. Saves time on all backends but JAX on a CPU.
@@ -121,6 +123,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         inference_network: Which of the two `evaluate` and `predict` use.
         class_counts: Int64 array of shape `(num_classes,)`.
         method: The base method, an object; its own attributes may be read.
+        attack_in_use: The attack that training steps make: `attack`, unless
+            `use_attack` said another.
         budget: The rule for the budgets, an object: `budget.class_epsilon(schedule)`
             gives those of the classes where training stands.
         schedule: Where training stands: the integer variables `epoch`, from 0, `step`
@@ -154,7 +158,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         alpha=None,
         beta=None,
         method="at",
-        attack="pgd",
+        attack=None,
         attack_steps="full",
         evaluation_attack=None,
         granularity=None,
@@ -182,7 +186,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        attack = "pgd" if attack is None else attack
+        attack = self.method.default_attack if attack is None else attack
         self.attack = attacks.get_training(attack, self.epsilon)
         _runs_inside_a_step("attack", self.attack)
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
@@ -227,6 +231,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
+        self.attack_in_use = self.attack
         self.schedule = Schedule(self)
         # One for each purpose, so that validation does not change what training draws,
         # and no numbers serve twice.
@@ -305,8 +310,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             targets = losses.one_hot(y, self.num_classes)
             class_epsilon = self.class_epsilon()
             epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
-            own = getattr(self.attack, "starts_within", "base") == "own"
-            start = self.attack.starting_point(
+            own = getattr(self.attack_in_use, "starts_within", "base") == "own"
+            start = self.attack_in_use.starting_point(
                 x, epsilon if own else self.epsilon, self.start_seed
             )
             # Without a budget the attack gives the images themselves.
@@ -315,8 +320,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 lambda: self._perturbed(x, targets, start, epsilon),
                 x,
             )
-            if isinstance(self.attack, attacks.Attack):
-                self.attack.update(x, x_adv, epsilon)
+            if isinstance(self.attack_in_use, attacks.Attack):
+                self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
             images["moved"] = self._moved(x, x_adv, start, epsilon)
         return images, y, sample_weight
@@ -349,7 +354,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if self.method.attack_compares:
             clean = backend.frozen(self.network)(x, training=True)
             loss = functools.partial(loss, clean_logits=clean)
-        return self.attack.perturb(
+        return self.attack_in_use.perturb(
             self.network,
             x,
             targets,
@@ -367,8 +372,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         per_pixel = gradients.per_image(epsilon, x)
         # A step that leads nowhere still brings the start into the image's own ball.
-        norm = norms.get(getattr(self.attack, "norm", "linf"))
-        project = getattr(self.attack, "project", norm.project)
+        norm = norms.get(getattr(self.attack_in_use, "norm", "linf"))
+        project = getattr(self.attack_in_use, "project", norm.project)
         stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
         distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
         moved = ops.cast(distance > ROUNDING, "float32")
@@ -379,8 +384,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if self.attack_steps == "full":
             return {}
         share = self.budget.iteration_weight(self.schedule)
-        steps = ops.cast(ops.ceil(share * self.attack.steps), "int32")
-        return {"steps": ops.maximum(steps, min(2, self.attack.steps))}
+        steps = ops.cast(ops.ceil(share * self.attack_in_use.steps), "int32")
+        return {"steps": ops.maximum(steps, min(2, self.attack_in_use.steps))}
 
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""
@@ -432,6 +437,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if averaging is None or (averaging.validates == "network" and self._validating):
             return self.network
         return self.averaged_network
+
+    def use_attack(self, attack):
+        """Trains with `attack` from the next step on.
+
+        `model.attack` stays what it is, and what is saved: see
+        `callbacks.CollapseGuard`.
+        """
+        if attack is not self.attack_in_use:
+            self.attack_in_use = attack
+            self.make_train_function(force=True)
 
     def update_average(self, keep):
         """Moves the averaged network, which keeps the share `keep`, to the network."""

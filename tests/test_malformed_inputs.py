@@ -112,6 +112,7 @@ ARGUMENTS = [
         },
     ),
     (made("methods.MART"), {"beta": NO_RATE}),
+    (made("methods.NuAT"), {"strength": NO_RATE, "growth": NO_RATE}),
     (made("methods.TRADES"), {"beta": NO_RATE}),
     (made("methods.TAET"), {"ce_epochs": [-1, 1.5, NAN, "1"], "alpha": NO_RATE}),
     (made("methods.RoBal"), {"scale": [*NO_RATE, 0], "label_smoothing": NO_SHARE}),

@@ -158,6 +158,7 @@ def test_settings_of_data_sets(table, imbalance_ratio, num_classes, alpha, beta)
         ("taet", {"ce_epochs": 40, "alpha": 0.1, "beta": 0.1, "gamma": 0.1}),
         ("trades", {"beta": 6}),
         ("mart", {"beta": 5}),
+        ("nuat", {"strength": 4.5, "growth": 0.9}),
         ("class_balanced", {"beta": 0.9999}),
         ("focal", {"gamma": 2}),
         ("ldam", {"max_margin": 0.5, "scale": 30}),
@@ -321,6 +322,7 @@ def test_names_of_runs():
     assert name(method="at_bsl+awp") == "AT-BSL + AWP + RobustLT"
     assert name(method="robal", budget="uniform") == "RoBal"
     assert name(method="standard") == "STANDARD"
+    assert name(method="nuat") == "NuAT + RobustLT"
     assert name(attack="n-fgsm") == "AT-BSL + RobustLT + N-FGSM"
     assert name(method="at", averaging=0.999) == "AT + RobustLT + EMA"
     fawa = name(method="at", budget="cfa", averaging="fawa", validation_fraction=0.2)

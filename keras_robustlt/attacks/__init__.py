@@ -8,7 +8,7 @@ from keras_robustlt.attacks.autoattack import PARTS, AutoAttack
 from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.pgd import FGSM, PGD
-from keras_robustlt.attacks.single_step import FGSMRS, NFGSM
+from keras_robustlt.attacks.single_step import FGSMRS, NFGSM, FGSMBernoulli
 from keras_robustlt.attacks.square import Square
 from keras_robustlt.attacks.udr import UDR
 
@@ -23,6 +23,7 @@ __all__ = [
     "UDR",
     "Attack",
     "AutoAttack",
+    "FGSMBernoulli",
     "Square",
     "get",
     "get_training",
@@ -35,7 +36,12 @@ BY_NAME = {
     "autoattack-rand": functools.partial(AutoAttack, "rand"),
 }
 # Those to train with.
-TRAINING = {"pgd": PGD, "fgsm-rs": FGSMRS, "n-fgsm": NFGSM}
+TRAINING = {
+    "pgd": PGD,
+    "fgsm-rs": FGSMRS,
+    "n-fgsm": NFGSM,
+    "fgsm-bernoulli": FGSMBernoulli,
+}
 # The losses of those with a number of steps behind their name.
 STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
 
@@ -92,8 +98,8 @@ def get_training(attack, epsilon=8 / 255):
     """A training attack from its name or itself.
 
     Args:
-        attack: `"pgd"` (10 steps of `epsilon / 4`), `"fgsm-rs"`, `"n-fgsm"`, or an
-            attack, which is given back.
+        attack: `"pgd"` (10 steps of `epsilon / 4`), `"fgsm-rs"`, `"n-fgsm"`,
+            `"fgsm-bernoulli"`, or an attack, which is given back.
         epsilon: Float. The budget of an attack given by name, in pixel units.
             Defaults to `8 / 255`.
 

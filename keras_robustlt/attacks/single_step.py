@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_robustlt.attacks.pgd import PGD
 
-__all__ = ["FGSMRS", "NFGSM"]
+__all__ = ["FGSMRS", "NFGSM", "FGSMBernoulli"]
 
 
 class SingleStep(PGD):
@@ -50,6 +50,29 @@ class FGSMRS(SingleStep):
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
+class FGSMBernoulli(SingleStep):
+    """FGSM from half the budget, up or down by a fair coin for each pixel.
+
+    One step of the budget, back into the ball: the attack of `methods.NuAT`. In a
+    `RobustLTModel` start and step follow the image's own budget.
+
+    Args:
+        epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to `8 / 255`.
+
+    Example:
+
+    >>> x_adv = krl.attacks.FGSMBernoulli(epsilon=8 / 255)(network, x, y, seed=0)
+
+    Reference:
+        Sriramanan et al., "Towards Efficient and Effective Adversarial Training",
+        NeurIPS 2021, algorithm 1.
+    """
+
+    def noise(self, shape, seed):
+        return 0.5 * ops.sign(super().noise(shape, seed))
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
 class NFGSM(SingleStep):
     """FGSM from a noisy image: one step of the budget, without a projection.
 
@@ -71,11 +94,9 @@ class NFGSM(SingleStep):
     """
 
     reach = 3.0
-    noise = 2.0  # in units of epsilon
 
-    def starting_point(self, x, epsilon=None, seed=None):
-        epsilon = self.epsilon if epsilon is None else epsilon
-        return super().starting_point(x, ops.multiply(self.noise, epsilon), seed)
+    def noise(self, shape, seed):
+        return 2.0 * super().noise(shape, seed)
 
     def project(self, perturbation, epsilon):
         return perturbation

@@ -101,6 +101,9 @@ METHODS = {
     "trades": dict(method_options=dict(beta=6.0)),
     "mart": dict(method_options=dict(beta=5.0)),
     "cgr": dict(),
+    "nuat": dict(
+        attack="fgsm-bernoulli", method_options=dict(strength=4.5, growth=0.9)
+    ),
     # Losses that are usual on long-tailed data, in AT's training.
     "class_balanced": dict(method_options=dict(beta=0.9999)),
     "focal": dict(method_options=dict(gamma=2.0)),
@@ -374,11 +377,11 @@ def table_of(data):
 def name_of(settings):
     """What a run is called in tables: "AT-BSL + RobustLT"."""
     base, _, over = settings["method"].partition("+")
-    name = {"robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
+    name = {"nuat": "NuAT", "robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
     parts = [name, over.upper()] if over else [name]
     if settings["method"] != "standard":
         parts += _budget_name(settings)
-        if settings["attack"] != "pgd":
+        if settings["attack"] != METHODS[base].get("attack", "pgd"):
             parts.append(settings["attack"].upper())
     if settings["averaging"]:
         parts.append("FAWA" if settings["averaging"] == "fawa" else "EMA")
