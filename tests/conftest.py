@@ -43,6 +43,7 @@ DEPEND_ON_BACKEND = {
     "test_model",
     "test_optimizers",
     "test_saving",
+    "test_single_step",
     "test_skew_and_drift",
     "test_square",
     "test_udr",
