@@ -32,7 +32,8 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     Adds to the logs of each epoch, and so to the history, to `CSVLogger` and to the
     progress display, `iteration_weight`, `epsilon_mean` (over the training data),
-    `epsilon_min` and `epsilon_max` (over the classes). With a directory it also keeps
+    `epsilon_min` and `epsilon_max` (over the classes), and what the rule for the budget
+    chose by itself, `alpha` of `budget="auto"`. With a directory it also keeps
     `schedule.csv` (all classes, one line an epoch) and draws `schedule.png` when
     training ends. With `granularity="step"` the values are those of the epoch's last
     step.
@@ -99,6 +100,7 @@ class ScheduleInspector(keras.callbacks.Callback):
             "epsilon_mean": float(np.average(epsilon, weights=model.class_counts)),
             "epsilon_min": float(epsilon.min()),
             "epsilon_max": float(epsilon.max()),
+            **{k: float(v) for k, v in model.budget.chosen(model.schedule).items()},
         }
         if logs is not None:
             logs.update(values)

@@ -23,6 +23,7 @@ __all__ = [
     "ldam",
     "logit_adjusted",
     "margin",
+    "nuclear_norm_shares",
     "one_hot",
     "targeted_dlr",
 ]
@@ -306,6 +307,33 @@ def kl_divergence(logits_p, logits_q):
     log_p = ops.log_softmax(ops.cast(logits_p, "float32"), axis=-1)
     log_q = ops.log_softmax(ops.cast(logits_q, "float32"), axis=-1)
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def nuclear_norm_shares(matrix):
+    """What each row has of the nuclear norm, the sum of the singular values.
+
+    With the singular value decomposition `U S V^T` the norm is the sum of the products
+    of the elements of the matrix and of `U V^T`, row by row. Singular values that are
+    0 but for rounding have no part in that.
+
+    Args:
+        matrix: Float tensor `(rows, columns)`.
+
+    Returns:
+        A float32 tensor of shape `(rows,)`, none of them negative. The gradient of
+        their sum is `U V^T`, the subgradient of least length, which stays finite where
+        singular values are equal or 0.
+
+    Example:
+
+    >>> krl.losses.nuclear_norm_shares([[3.0, 0.0], [0.0, -4.0]])
+    array([3., 4.], dtype=float32)
+    """
+    matrix = ops.cast(matrix, "float32")
+    u, singular, v = ops.svd(ops.stop_gradient(matrix), full_matrices=False)
+    smallest = 1e-6 * ops.max(singular)
+    kept = ops.cast(singular > smallest, "float32")
+    return ops.sum(matrix * ops.matmul(u * kept, v), axis=-1)
 
 
 def margin(targets, logits):

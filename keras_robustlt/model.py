@@ -29,7 +29,8 @@ from keras_robustlt import (
 )
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
-from keras_robustlt.attacks import norms
+from keras_robustlt.attacks import gradients, norms
+from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
@@ -75,10 +76,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             iteration weighting raises the budget; `0` is without. Defaults to `0.8`.
         method: The base method: `"at"`, `"at_bsl"`, `"awp"`, `"cgr"`,
             `"class_balanced"`, `"focal"`, `"ldam"`, `"logit_adjusted"`, `"mart"`,
-            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with `"+awp"`
-            behind it, or a `keras_robustlt.methods.Method`. Defaults to `"at"`.
-        attack: The training attack. Defaults to `PGD(epsilon, steps=10)`, which steps
-            by `epsilon / 4` from a random start.
+            `"nuat"`, `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`, one with
+            `"+awp"` behind it, or a `keras_robustlt.methods.Method`. Defaults to
+            `"at"`.
+        attack: The training attack: `"pgd"`, which is `PGD(epsilon, steps=10)` with
+            steps of `epsilon / 4` from a random start, the single-step attacks
+            `"fgsm-rs"`, `"n-fgsm"` and `"fgsm-bernoulli"`, which make training several
+            times as fast, or an object such as `PGD(epsilon, steps=5)`. Defaults to
+            the method's: `"pgd"`, and of `"nuat"` `"fgsm-bernoulli"`.
         attack_steps: `"full"` or `"adaptive"`: fewer steps of the training attack
             while `w_t` is small, `ceil(w_t steps)` but at least 2, each longer so
             that together they go as far. Saves time on all backends but JAX on a CPU.
@@ -91,8 +96,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         weighting: `"perturbation"`, `"loss"` or `"both"`, see `budget.RobustLT`.
             Defaults to `"perturbation"`.
         budget: Another rule than RobustLT's, in place of `alpha`, `beta`,
-            `granularity` and `weighting`, which then may not be given: `"uniform"`,
-            `"cfa"`, `"dafa"` or a `keras_robustlt.budget.Budget`. Defaults to `None`.
+            `granularity` and `weighting`, which then may not be given: `"auto"`, which
+            finds them along training, `"uniform"`, `"cfa"`, `"dafa"` or a
+            `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
             `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
@@ -118,6 +124,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         inference_network: Which of the two `evaluate` and `predict` use.
         class_counts: Int64 array of shape `(num_classes,)`.
         method: The base method, an object; its own attributes may be read.
+        attack_in_use: The attack that training steps make: `attack`, unless
+            `use_attack` said another.
         budget: The rule for the budgets, an object: `budget.class_epsilon(schedule)`
             gives those of the classes where training stands.
         schedule: Where training stands: the integer variables `epoch`, from 0, `step`
@@ -179,15 +187,22 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        self.attack = attacks.PGD(self.epsilon) if attack is None else attack
-        self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
+        attack = self.method.default_attack if attack is None else attack
+        self.attack = attacks.get_training(attack, self.epsilon)
         _runs_inside_a_step("attack", self.attack)
+        self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
+        if attack_steps == "adaptive" and getattr(self.attack, "steps", 0) <= 2:
+            raise ValueError(
+                "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "
+                f"must have more. Received: attack={self.attack!r}"
+            )
         if evaluation_attack is None:
             evaluation_attack = attacks.PGD(
                 self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
             )
         self.evaluation_attack = evaluation_attack
         _runs_inside_a_step("evaluation_attack", evaluation_attack)
+        check_stays_within("evaluation_attack", evaluation_attack)
         for argument in ("attack", "evaluation_attack"):
             if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
                 raise ValueError(
@@ -217,6 +232,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
+        self.attack_in_use = self.attack
         self.schedule = Schedule(self)
         # One for each purpose, so that validation does not change what training draws,
         # and no numbers serve twice.
@@ -292,10 +308,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x = self._augmented(x)
         images = {"clean": x}
         if "adversarial" in self._wanted:
-            start = self.attack.starting_point(x, self.epsilon, self.start_seed)
-            x_adv = self._training_attack(x, y, start)
+            targets = losses.one_hot(y, self.num_classes)
+            class_epsilon = self.class_epsilon()
+            epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
+            own = getattr(self.attack_in_use, "starts_within", "base") == "own"
+            start = self.attack_in_use.starting_point(
+                x, epsilon if own else self.epsilon, self.start_seed
+            )
+            # Without a budget the attack gives the images themselves.
+            x_adv = backend.run_if(
+                ops.max(class_epsilon) > 0,
+                lambda: self._perturbed(x, targets, start, epsilon),
+                x,
+            )
+            if isinstance(self.attack_in_use, attacks.Attack):
+                self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
-            images["moved"] = self._moved(x, y, x_adv, start)
+            images["moved"] = self._moved(x, x_adv, start, epsilon)
         return images, y, sample_weight
 
     def class_epsilon(self):
@@ -320,45 +349,34 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         draws = replicas.drawn(draw, (ops.shape(x)[0], augment.num_draws))
         return augment(x, draws)
 
-    def _training_attack(self, x, y, start):
-        targets = losses.one_hot(y, self.num_classes)
-        class_epsilon = self.class_epsilon()
-        epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
+    def _perturbed(self, x, targets, start, epsilon):
+        """What the training attack makes of the images, from its start."""
+        loss = self.method.attack_loss
+        if self.method.attack_compares:
+            clean = backend.frozen(self.network)(x, training=True)
+            loss = functools.partial(loss, clean_logits=clean)
+        return self.attack_in_use.perturb(
+            self.network,
+            x,
+            targets,
+            start,
+            epsilon=epsilon,
+            training=True,
+            loss=loss,
+            **self._fewer_steps(),
+        )
 
-        def perturb():
-            loss = self.method.attack_loss
-            if self.method.attack_compares:
-                clean = backend.frozen(self.network)(x, training=True)
-                loss = functools.partial(loss, clean_logits=clean)
-            return self.attack.perturb(
-                self.network,
-                x,
-                targets,
-                start,
-                epsilon=epsilon,
-                training=True,
-                loss=loss,
-                **self._fewer_steps(),
-            )
-
-        # Without a budget the attack gives the images themselves.
-        adversarial = backend.run_if(ops.max(class_epsilon) > 0, perturb, x)
-        if isinstance(self.attack, attacks.Attack):
-            self.attack.update(x, adversarial, epsilon)
-        return adversarial
-
-    def _moved(self, x, y, x_adv, start):
+    def _moved(self, x, x_adv, start, epsilon):
         """1 for each image that is not where it started, 0 for others, -1 for some.
 
         Those are images without a budget, or with one too small to tell.
         """
-        targets = losses.one_hot(y, self.num_classes)
-        epsilon = ops.matmul(targets, self.class_epsilon()[:, None])[:, 0]
-        per_pixel = ops.reshape(epsilon, (-1,) + (1,) * (len(x.shape) - 1))
-        norm = norms.get(getattr(self.attack, "norm", "linf"))
-        # The start is in the ball of the base budget; the image's own may be smaller.
-        start = norm.confine(x, per_pixel)(start)
-        distance = ops.max(ops.abs(x_adv - start), axis=range(1, len(x.shape)))
+        per_pixel = gradients.per_image(epsilon, x)
+        # A step that leads nowhere still brings the start into the image's own ball.
+        norm = norms.get(getattr(self.attack_in_use, "norm", "linf"))
+        project = getattr(self.attack_in_use, "project", norm.project)
+        stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
+        distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
         moved = ops.cast(distance > ROUNDING, "float32")
         return ops.where(epsilon > 200 * ROUNDING, moved, -1.0)
 
@@ -367,8 +385,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if self.attack_steps == "full":
             return {}
         share = self.budget.iteration_weight(self.schedule)
-        steps = ops.cast(ops.ceil(share * self.attack.steps), "int32")
-        return {"steps": ops.maximum(steps, min(2, self.attack.steps))}
+        steps = ops.cast(ops.ceil(share * self.attack_in_use.steps), "int32")
+        return {"steps": ops.maximum(steps, min(2, self.attack_in_use.steps))}
 
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""
@@ -420,6 +438,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if averaging is None or (averaging.validates == "network" and self._validating):
             return self.network
         return self.averaged_network
+
+    def use_attack(self, attack):
+        """Trains with `attack` from the next step on.
+
+        `model.attack` stays what it is, and what is saved: see
+        `callbacks.CollapseGuard`.
+        """
+        if attack is not self.attack_in_use:
+            self.attack_in_use = attack
+            self.make_train_function(force=True)
 
     def update_average(self, keep):
         """Moves the averaged network, which keeps the share `keep`, to the network."""

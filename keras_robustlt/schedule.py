@@ -43,6 +43,10 @@ class Schedule:
         self.steps_per_epoch = counter("steps_per_epoch")
 
     @property
+    def variables(self):
+        return [self.epoch, self.step, self.epochs, self.steps_per_epoch]
+
+    @property
     def length(self):
         """The number of epochs of the whole training, an integer."""
         return int(ops.convert_to_numpy(self.epochs))

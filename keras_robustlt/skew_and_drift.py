@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.backend import replicas
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
@@ -122,6 +123,7 @@ class SkewAndDrift(keras.callbacks.Callback):
                 "`attack` must be a keras_robustlt.attacks.PGD. "
                 f"Received: attack={attack!r}"
             )
+        check_stays_within("attack", attack)
         # It imports the model, which imports the callbacks.
         from keras_robustlt.evaluation import inputs
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from keras_robustlt import checks
-from keras_robustlt.budget import classwise_epsilon
+from keras_robustlt.budget import classwise_epsilon, largest_alpha
 
 __all__ = ["Suggestion", "suggest"]
 
@@ -18,8 +18,6 @@ LARGEST_BUDGET = 16
 MILD_RATIO, MILD_BETA, STRONG_BETA = 10, 0.6, 0.8
 ALPHA = 0.3
 BALANCED_RATIO = 2
-# The budget of the rarest class in units of epsilon, at most.
-MOST_OF_RAREST = 2.0
 # Steps after which small networks change little, and bounds on passes over the data.
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 30, 200
 BATCH_SIZES = (16, 32, 64, 128)
@@ -156,7 +154,7 @@ def suggest(data, y=None, class_names=None, seed=0):
 
     reasons = {}
     epsilon, reasons["epsilon"] = _epsilon(images, labels)
-    alpha, reasons["alpha"] = _alpha(counts)
+    alpha, reasons["alpha"] = _alpha(counts, epsilon)
     beta, reasons["beta"] = _beta(counts)
     batch_size, steps = _batch_size(len(y))
     epochs, reasons["epochs"] = _epochs(len(y), batch_size)
@@ -266,16 +264,14 @@ def distance_between_classes(images, labels):
     return float(np.quantile(nearest, OUTLIERS)) if nearest else 1.0
 
 
-def _alpha(counts):
+def _alpha(counts, epsilon):
     # Class-wise budgets look at the order of the classes more than at how far apart
     # they are: of nearly equal classes they would make unequal ones.
     if counts.max() < BALANCED_RATIO * counts.min():
         return 0.0, "the classes are about equally large: there is nothing to balance"
-    # The budget of a class is linear in alpha: 1 at 0, and this at 1.
-    whole = classwise_epsilon(counts, 1e-6, 1.0).max() / 1e-6
-    alpha = min(ALPHA, (MOST_OF_RAREST - 1) / (whole - 1))
+    alpha = min(ALPHA, largest_alpha(counts, epsilon))
     alpha = np.floor(1000 * alpha + 1e-9) / 1000
-    rarest = 1 + alpha * (whole - 1)
+    rarest = classwise_epsilon(counts, epsilon, alpha).max() / epsilon
     return float(alpha), (
         f"the rarest class gets {rarest:.2f} times epsilon, the largest "
         f"{1 - alpha:.2f} times"

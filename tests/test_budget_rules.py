@@ -15,7 +15,7 @@ def at(model, epoch, epochs=10):
 
 
 def test_names():
-    for name in ("uniform", "robustlt", "cfa", "dafa"):
+    for name in ("uniform", "robustlt", "auto", "cfa", "dafa"):
         model = tiny_model(budget=name)
         assert type(model.budget) is type(krl.budget.get(name))
     assert krl.budget.get("cfa", base=0.3).base == 0.3

@@ -17,7 +17,7 @@ ON_JAX = keras.backend.backend() == "jax"
 DEVICES, PROCESSES = ("parallel", "process") if ON_JAX else ("mirrored", "worker")
 # What a batch does as a whole: features against each other and counts that follow
 # training; a step of the optimiser on the weights.
-CASES = ["reat", "at_bsl+awp"] if ON_JAX else ["reat", "at_bsl+awp", "at/cfa"]
+CASES = ["reat", "at_bsl+awp"] if ON_JAX else ["reat", "at_bsl+awp", "at/auto"]
 OTHER_CASES = [
     "taet",
     "trades",
@@ -26,6 +26,7 @@ OTHER_CASES = [
     "standard",
     "at/cfa",  # with FAWA
     "at/dafa",
+    "at/auto",
 ]
 BATCH_NORM = "mart"  # the case whose network has batch normalisation
 PROCESSES_CASE = "at_bsl"

@@ -186,6 +186,30 @@ def test_logit_adjustment_is_the_balanced_softmax():
     assert isinstance(krl.methods.get("logit_adjusted", tau=1.5), krl.methods.ATBSL)
 
 
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.random.default_rng(0).normal(size=(7, 3)),
+        np.random.default_rng(1).normal(size=(3, 7)),
+        np.outer([1.0, -2.0, 0.0, 3.0], [1.0, 0.5, -1.0]),  # of rank 1
+        np.eye(4)[:, :3] * -2.0,  # equal singular values
+        np.zeros((4, 3)),
+    ],
+)
+def test_shares_of_the_nuclear_norm(matrix):
+    shares = keras.ops.convert_to_numpy(krl.losses.nuclear_norm_shares(matrix))
+    u, singular, v = np.linalg.svd(matrix, full_matrices=False)
+    np.testing.assert_allclose(shares.sum(), singular.sum(), rtol=1e-5)
+    polar = (u * (singular > 1e-9)) @ v
+    np.testing.assert_allclose(shares, np.sum(matrix * polar, axis=1), atol=1e-5)
+    assert np.all(shares >= -1e-6)
+    slope = backend.gradient(
+        lambda d: keras.ops.sum(krl.losses.nuclear_norm_shares(d)),
+        keras.ops.convert_to_tensor(matrix.astype("float32")),
+    )
+    np.testing.assert_allclose(slope, polar, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["ldam", "focal", "class_balanced"])
 def test_methods_of_the_long_tail_losses(name):
     method = krl.methods.get(name)

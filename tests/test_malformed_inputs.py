@@ -70,9 +70,14 @@ ARGUMENTS = [
             "alpha": [*NO_NUMBER, -0.1, 1.1],
             "beta": NO_RATE,
             "method": [*NO_NAME, "at+awp+awp", "awp+awp", krl.methods.AT],
-            "attack": ["pgd", 3, krl.attacks.PGD, krl.attacks.PGD(0.2), [1]],
+            "attack": ["pgd10", 3, krl.attacks.PGD, krl.attacks.PGD(0.2), [1]],
             "attack_steps": [*NO_NAME, 10],
-            "evaluation_attack": ["pgd", 3, krl.attacks.PGD, krl.attacks.PGD(0.2)],
+            "evaluation_attack": [
+                krl.attacks.NFGSM(),
+                "pgd",
+                krl.attacks.PGD,
+                krl.attacks.PGD(0.2),
+            ],
             "granularity": ["batch", 3, ["epoch"]],
             "weighting": ["lossy", 3, ["loss"]],
             "budget": ["at", 3, ["cfa"], krl.budget.CFA],
@@ -107,6 +112,7 @@ ARGUMENTS = [
         },
     ),
     (made("methods.MART"), {"beta": NO_RATE}),
+    (made("methods.NuAT"), {"strength": NO_RATE, "growth": NO_RATE}),
     (made("methods.TRADES"), {"beta": NO_RATE}),
     (made("methods.TAET"), {"ce_epochs": [-1, 1.5, NAN, "1"], "alpha": NO_RATE}),
     (made("methods.RoBal"), {"scale": [*NO_RATE, 0], "label_smoothing": NO_SHARE}),
@@ -249,7 +255,7 @@ FIT_ARGUMENTS = [
 # A rule of its own, and arguments of RobustLT's: the latter would be ignored.
 IGNORED = [
     {"budget": rule, argument: value}
-    for rule in ("uniform", "cfa", "dafa", krl.budget.RobustLT())
+    for rule in ("uniform", "auto", "cfa", "dafa", krl.budget.RobustLT())
     for argument, value in (
         ("alpha", 0.9),
         ("alpha", 0),

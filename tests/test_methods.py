@@ -49,6 +49,26 @@ def test_mart():
     np.testing.assert_allclose(loss_of(krl.methods.MART(beta=2.0)), expected, 1e-5)
 
 
+def test_nuat():
+    method = krl.methods.NuAT(strength=2.0, growth=0.5)
+    model = tiny_model(method=method, attack=None)
+    assert isinstance(model.attack, krl.attacks.FGSMBernoulli)
+    u, singular, v = np.linalg.svd(CLEAN - ADVERSARIAL, full_matrices=False)
+    shares = np.sum((u * singular) @ v * (u @ v), axis=1)
+    assert shares.sum() == pytest.approx(singular.sum())
+    # Before the schedule is known it is all there; then it grows to half of training.
+    for length, epoch, weight in [(0, 0, 2.0), (10, 0, 0.0), (10, 2, 0.8), (10, 7, 2)]:
+        model.schedule.start(length)
+        model.schedule.begin_epoch(epoch)
+        expected = -np.log([0.5, 0.4]) + weight * shares
+        np.testing.assert_allclose(loss_of(method), expected, 1e-5)
+        for compares in (0.0, 1.0, 0.0):  # from step 1 on
+            model.schedule.advance()
+            attack = method.attack_loss(TARGETS, ADVERSARIAL, clean_logits=CLEAN)
+            expected = -np.log([0.25, 0.4]) + compares * weight * shares
+            np.testing.assert_allclose(attack, expected, 1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("robustlt", [False, True])
 def test_every_method_trains(images, name, robustlt):
@@ -58,6 +78,8 @@ def test_every_method_trains(images, name, robustlt):
         "taet": {"ce_epochs": 2},
         "ldam": {"scale": 1.0},
         "cgr": {"start": 2},
+        # While it grows, so does the loss.
+        "nuat": {"strength": 1.0, "growth": 0.0},
     }.get(name, {})
     model = tiny_model(
         conv_network(),

@@ -158,6 +158,7 @@ def test_settings_of_data_sets(table, imbalance_ratio, num_classes, alpha, beta)
         ("taet", {"ce_epochs": 40, "alpha": 0.1, "beta": 0.1, "gamma": 0.1}),
         ("trades", {"beta": 6}),
         ("mart", {"beta": 5}),
+        ("nuat", {"strength": 4.5, "growth": 0.9}),
         ("class_balanced", {"beta": 0.9999}),
         ("focal", {"gamma": 2}),
         ("ldam", {"max_margin": 0.5, "scale": 30}),
@@ -307,6 +308,8 @@ def test_budgets_by_flag():
         assert (base["alpha"], base["beta"]) == (0.0, 0.0)
         assert rule(base) == ("AT", {})
     assert rule(settings("--budget=cfa"))[0] == "AT + CFA"
+    auto = settings("--budget=auto", "--adaptive_steps")
+    assert rule(auto) == ("AT + RobustLT auto", {})
     assert rule(settings("--budget=dafa", "--norobustlt"))[0] == "AT + DAFA"
     assert settings("--method=standard")["budget"] == "uniform"
     assert rule(settings("--alpha=0"))[0] == "AT + AIW"
@@ -321,9 +324,24 @@ def test_names_of_runs():
     assert name(method="at_bsl+awp") == "AT-BSL + AWP + RobustLT"
     assert name(method="robal", budget="uniform") == "RoBal"
     assert name(method="standard") == "STANDARD"
+    assert name(method="nuat") == "NuAT + RobustLT"
+    assert name(attack="n-fgsm") == "AT-BSL + RobustLT + N-FGSM"
     assert name(method="at", averaging=0.999) == "AT + RobustLT + EMA"
     fawa = name(method="at", budget="cfa", averaging="fawa", validation_fraction=0.2)
     assert fawa == "AT + CFA + FAWA"
+
+
+def test_training_attacks_by_flag():
+    from keras_robustlt.attacks import FGSMRS, NFGSM, PGD
+
+    for flag, attack in {
+        (): PGD(0.1),
+        ("--attack=pgd", "--attack_steps=3"): PGD(0.1, 3),
+        ("--attack=fgsm-rs",): FGSMRS(0.1),
+        ("--attack=n-fgsm", "--method=robal"): NFGSM(0.1),
+    }.items():
+        found = one_run.training_attack(from_flags(presets.DIGITSLT, *flag))
+        assert repr(found) == repr(attack)
 
 
 def test_flags_reach_the_settings():
@@ -450,6 +468,7 @@ def test_pixels_are_normalized_by_the_data_set():
         (dict(method="at", budget="uniform"), [23] * 5),
         (dict(method="at"), [3, 23, 23, 23, 23]),
         (dict(method="at", budget="cfa"), [23] * 5),
+        (dict(method="at", budget="auto"), [3, 23, 23, 23, 23]),
         (dict(method="at", granularity="step"), [23] * 5),
         (dict(method="at", weighting="loss"), [26] * 5),
         (dict(method="at", weighting="both"), [6, 26, 26, 26, 26]),

@@ -440,7 +440,7 @@ def test_order_of_the_rows():
         {"data": data, "name": "", "settings": {"method": method, "budget": budget}}
         for data in ("cifar", "digits")
         for method in ("at", "at_bsl", "at_bsl+awp")
-        for budget in ("uniform", "cfa", "dafa", "robustlt")
+        for budget in ("uniform", "cfa", "dafa", "robustlt", "auto")
     ]
     assert sorted(rows[::-1], key=summary._order) == rows
 

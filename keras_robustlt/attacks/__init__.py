@@ -8,6 +8,7 @@ from keras_robustlt.attacks.autoattack import PARTS, AutoAttack
 from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.pgd import FGSM, PGD
+from keras_robustlt.attacks.single_step import FGSMRS, NFGSM, FGSMBernoulli
 from keras_robustlt.attacks.square import Square
 from keras_robustlt.attacks.udr import UDR
 
@@ -16,12 +17,16 @@ __all__ = [
     "APGDT",
     "FAB",
     "FGSM",
+    "FGSMRS",
+    "NFGSM",
     "PGD",
     "UDR",
     "Attack",
     "AutoAttack",
+    "FGSMBernoulli",
     "Square",
     "get",
+    "get_training",
 ]
 
 BY_NAME = {
@@ -29,6 +34,13 @@ BY_NAME = {
     "autoattack": AutoAttack,
     "autoattack-plus": functools.partial(AutoAttack, "plus"),
     "autoattack-rand": functools.partial(AutoAttack, "rand"),
+}
+# Those to train with.
+TRAINING = {
+    "pgd": PGD,
+    "fgsm-rs": FGSMRS,
+    "n-fgsm": NFGSM,
+    "fgsm-bernoulli": FGSMBernoulli,
 }
 # The losses of those with a number of steps behind their name.
 STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
@@ -38,10 +50,11 @@ def get(attack, epsilon=8 / 255, batch_size=250):
     """An attack from its name or itself.
 
     Args:
-        attack: A name: `"fgsm"`, `"pgdN"` (`N` steps of `epsilon / 8` from a random
-            start), `"cwN"` (the same with the margin loss), `"autoattack"` (the
-            standard version), `"autoattack-plus"`, `"autoattack-rand"`, and its parts
-            `"apgd-ce"`, `"apgd-dlr"`, `"apgd-t"`, `"fab"`, `"fab-t"` and `"square"`.
+        attack: A name: `"fgsm"`, `"fgsm-rs"`, `"pgdN"` (`N` steps of `epsilon / 8`
+            from a random start), `"cwN"` (the same with the margin loss),
+            `"autoattack"` (the standard version), `"autoattack-plus"`,
+            `"autoattack-rand"`, and its parts `"apgd-ce"`, `"apgd-dlr"`,
+            `"apgd-t"`, `"fab"`, `"fab-t"` and `"square"`.
             Or an `Attack` or a function, `attack(network, x, y, seed=...)` that gives
             images. Or `None` or `"clean"`, for none.
         epsilon: Float. The budget of an attack given by name, in pixel units.
@@ -68,12 +81,45 @@ def get(attack, epsilon=8 / 255, batch_size=250):
         name, steps = re.fullmatch(r"(.*?)(\d*)", attack, re.DOTALL).groups()
         if attack == "fgsm":
             return FGSM(epsilon)
+        if attack == "fgsm-rs":
+            return FGSMRS(epsilon)
         if name in STEPPED and steps:
             return PGD(epsilon, int(steps), epsilon / 8, loss=STEPPED[name])
         if attack in BY_NAME:
             return BY_NAME[attack](epsilon=epsilon, batch_size=batch_size)
     raise ValueError(
-        "An attack must be 'clean', 'fgsm', 'pgdN' or 'cwN' with a number of steps N, "
-        f"{', '.join(map(repr, BY_NAME))}, or an object such as "
+        "An attack must be 'clean', 'fgsm', 'fgsm-rs', 'pgdN' or 'cwN' with a number "
+        f"of steps N, {', '.join(map(repr, BY_NAME))}, or an object such as "
         f"keras_robustlt.attacks.PGD(). Received: {attack!r}"
     )
+
+
+def get_training(attack, epsilon=8 / 255):
+    """A training attack from its name or itself.
+
+    Args:
+        attack: `"pgd"` (10 steps of `epsilon / 4`), `"fgsm-rs"`, `"n-fgsm"`,
+            `"fgsm-bernoulli"`, or an attack, which is given back.
+        epsilon: Float. The budget of an attack given by name, in pixel units.
+            Defaults to `8 / 255`.
+
+    Returns:
+        An attack.
+
+    Raises:
+        ValueError: If there is none of this name.
+
+    Example:
+
+    >>> krl.attacks.get_training("n-fgsm", epsilon=0.1)
+    NFGSM(epsilon=0.1)
+    """
+    if not isinstance(attack, str):
+        return attack
+    if attack not in TRAINING:
+        raise ValueError(
+            f"`attack` must be one of {', '.join(map(repr, TRAINING))}, or an attack "
+            "such as keras_robustlt.attacks.PGD(epsilon, steps=10). "
+            f"Received: attack={attack!r}"
+        )
+    return TRAINING[attack](epsilon)

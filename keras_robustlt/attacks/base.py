@@ -28,6 +28,11 @@ class Attack(Configurable):
         runs_compiled: Boolean. Whether the attack is one computation, that can be part
             of a compiled step such as that of a `RobustLTModel`. Attacks that decide
             on the host what to compute next cannot. Defaults to `False`.
+        reach: Float. How far from an image its results may be, in units of `epsilon`.
+            Above 1 it is an attack to train with, and evaluation refuses it. Defaults
+            to `1`.
+        starts_within: `"base"` or `"own"`: whether training starts it in the ball of
+            the base budget or in that of the image's own. Defaults to `"base"`.
 
     Example:
 
@@ -42,6 +47,8 @@ class Attack(Configurable):
     """
 
     runs_compiled = False
+    reach = 1.0
+    starts_within = "base"
 
     def __init__(self, epsilon, norm="linf"):
         self._norm = norms.get(norm)
@@ -96,6 +103,16 @@ class Attack(Configurable):
 
     def get_config(self):
         return {"epsilon": self.epsilon, "norm": self.norm}
+
+
+def check_stays_within(argument, attack):
+    """Raises if `attack` says that it leaves the ball that its epsilon stands for."""
+    if getattr(attack, "reach", 1.0) > 1:
+        raise ValueError(
+            f"`{argument}` must stay within its epsilon, and {type(attack).__name__} "
+            "leaves that ball by design: it is an attack to train with. Evaluate with "
+            f"PGD, 'pgd20' or 'autoattack'. Received: {argument}={attack!r}"
+        )
 
 
 def check_loss(loss):

@@ -163,9 +163,13 @@ class PGD(base.Attack):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
         if not self.random_start:
             return x
-        draw = functools.partial(self._norm.random, seed=seed)
+        draw = functools.partial(self.noise, seed=seed)
         noise = self._per_image(epsilon, x) * replicas.drawn(draw, ops.shape(x))
         return ops.clip(x + noise, 0.0, 1.0)
+
+    def noise(self, shape, seed):
+        """What the random start adds to images, in units of their budgets."""
+        return self._norm.random(shape, seed=seed)
 
     def perturb(
         self,

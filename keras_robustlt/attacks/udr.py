@@ -44,6 +44,8 @@ class UDR(PGD):
         Adversarial Training", ICLR 2022, algorithm 1 and equation 19.
     """
 
+    reach = np.inf
+
     def __init__(self, epsilon=8 / 255, steps=10, step_size=None, rate=0.02, period=10):
         super().__init__(epsilon, steps, step_size)
         self.rate = checks.in_range("rate", rate, 0, np.inf)

@@ -12,11 +12,13 @@ Tail: Rebalancing Adversarial Training via Adaptive Perturbation", CVPR 2026):
 - adversarial iteration weighting (AIW) raises it from zero along training.
 
 Both are pure functions here, `classwise_epsilon` and `iteration_weight`. `RobustLT`
-is their product, in the form in which a training step asks for it. Other rules, for
-comparison, come through the same door: `CFA`, `DAFA`, and any subclass of `Budget`.
+is their product, in the form in which a training step asks for it, and `Auto` the same
+with strength and growth that follow training. Other rules, for comparison, come through
+the same door: `CFA`, `DAFA`, and any subclass of `Budget`.
 """
 
 from keras_robustlt import configurable
+from keras_robustlt.budget.auto import Auto, largest_alpha
 from keras_robustlt.budget.base import Budget
 from keras_robustlt.budget.cfa import CFA
 from keras_robustlt.budget.dafa import DAFA, class_distance_weights
@@ -27,6 +29,7 @@ from keras_robustlt.budget.robustlt import (
 )
 
 __all__ = [
+    "Auto",
     "CFA",
     "DAFA",
     "Budget",
@@ -35,17 +38,24 @@ __all__ = [
     "classwise_epsilon",
     "get",
     "iteration_weight",
+    "largest_alpha",
 ]
 
-BY_NAME = {"uniform": Budget, "robustlt": RobustLT, "cfa": CFA, "dafa": DAFA}
+BY_NAME = {
+    "uniform": Budget,
+    "robustlt": RobustLT,
+    "auto": Auto,
+    "cfa": CFA,
+    "dafa": DAFA,
+}
 
 
 def get(budget, **options):
     """A budget from its name, its configuration or itself.
 
     Args:
-        budget: `"uniform"`, `"robustlt"`, `"cfa"`, `"dafa"`, a `Budget`, or the
-            dictionary that `keras.saving.serialize_keras_object` makes of one.
+        budget: `"uniform"`, `"robustlt"`, `"auto"`, `"cfa"`, `"dafa"`, a `Budget`, or
+            the dictionary that `keras.saving.serialize_keras_object` makes of one.
         **options: Hyper-parameters, where `budget` is a name.
 
     Returns:

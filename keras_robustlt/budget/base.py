@@ -81,6 +81,14 @@ class Budget(Configurable):
         """The factor that grows along training, for display. `1` where none does."""
         return ops.ones(())
 
+    def chosen(self, schedule):
+        """What the rule has set by itself, for display.
+
+        Returns:
+            A dictionary from names to scalars.
+        """
+        return {}
+
     @property
     def uses_clean_loss(self):
         """Whether `loss_weight` will ask for the loss on clean images."""

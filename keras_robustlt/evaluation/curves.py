@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
+from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.evaluation import inputs, runners
 from keras_robustlt.evaluation.evaluate import evaluate
 from keras_robustlt.evaluation.results import SUMMARY, AdversarialExamples
@@ -172,6 +173,7 @@ def _attack(attack, model):
             "keras_robustlt.attacks.PGD with restarts=1 and an epsilon above 0. "
             f"Received: attack={attack!r}"
         )
+    check_stays_within("attack", attack)
     return attack
 
 

@@ -16,6 +16,7 @@ from keras import ops
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
+from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
@@ -64,6 +65,7 @@ def attacks_of(attacks, num_classes, epsilon, batch_size):
                 f"`attacks` must not call an attack {name!r}: that is the name of "
                 f"{RESERVED[name]}. Received: {list(attacks)}"
             )
+        check_stays_within(f"attacks[{name!r}]", attack)
         if hasattr(attack, "check_classes"):
             attack.check_classes(num_classes)
     return attacks

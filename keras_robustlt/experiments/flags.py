@@ -23,9 +23,11 @@ from keras_robustlt.flag_types import (
     define_number,
 )
 
-BUDGETS = ("robustlt", "uniform", "cfa", "dafa")
+BUDGETS = ("robustlt", "auto", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
 OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
+# What only a run with a training attack has.
+OF_ATTACK = ("attack",)
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
@@ -162,7 +164,12 @@ def define_flags(values, tables, workdir):
     number(PART, "validation_fraction", "Share of each class held out of training.")
     choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
     number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
-    number(COUNT, "pgd_steps", "Steps of the training attack.")
+    choice(
+        "attack",
+        list(krl.attacks.TRAINING),
+        "The training attack: pgd, or one of a single step, in a fifth of the time.",
+    )
+    number(COUNT, "pgd_steps", "Steps of the training attack, if it is pgd.")
     switch(
         "adaptive_steps",
         None,
@@ -381,8 +388,15 @@ def _check_what_does_nothing(given, settings):
 
     if settings["method"] == "standard":
         rule = [key for key in ("budget",) if given.get(key) != "uniform"]
-        refuse([*rule, *OF_ROBUSTLT], "with --method=standard, which attacks nothing")
-    if settings["budget"] != "robustlt":
+        of_attacks = [*rule, *OF_ROBUSTLT, *OF_ATTACK]
+        refuse(of_attacks, "with --method=standard, which attacks nothing")
+    if settings["attack"] != "pgd":
+        one = f"with --attack={settings['attack']}, which makes one step"
+        refuse(("pgd_steps", "adaptive_steps"), one)
+    if settings["budget"] == "auto":  # which grows too
+        others = [key for key in OF_ROBUSTLT if key != "adaptive_steps"]
+        refuse(others, "with --budget=auto, which finds its own")
+    elif settings["budget"] != "robustlt":
         refuse(OF_ROBUSTLT, f"with --budget={settings['budget']}")
     elif settings["beta"] == 0:
         refuse(("granularity", "weighting", "adaptive_steps"), "with --beta=0")

@@ -44,6 +44,8 @@ class Proposal:
         width = max(map(len, shown.values()))
         lines = ["Settings that follow from them, each a flag:"]
         for key, reason in self.reasons.items():
+            if key in ("alpha", "beta") and settings["budget"] != "robustlt":
+                continue
             if settings[key] != self.settings[key]:
                 reason = "as given"
             lines.append(f"  --{key:<20} {shown[key]:<{width}}  {reason}")

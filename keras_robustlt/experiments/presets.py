@@ -48,6 +48,7 @@ COMMON = dict(
     freeze="none",
     on_bad="error",
     epsilon=8 / 255,
+    attack="pgd",
     pgd_steps=10,
     adaptive_steps=False,
     epochs=100,
@@ -100,6 +101,9 @@ METHODS = {
     "trades": dict(method_options=dict(beta=6.0)),
     "mart": dict(method_options=dict(beta=5.0)),
     "cgr": dict(),
+    "nuat": dict(
+        attack="fgsm-bernoulli", method_options=dict(strength=4.5, growth=0.9)
+    ),
     # Losses that are usual on long-tailed data, in AT's training.
     "class_balanced": dict(method_options=dict(beta=0.9999)),
     "focal": dict(method_options=dict(gamma=2.0)),
@@ -203,6 +207,8 @@ class DataSet:
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if settings["method"] == "standard":  # it attacks nothing
             settings["budget"] = "uniform"
+        if settings["attack"] != "pgd":
+            settings["pgd_steps"] = None
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
         return json.loads(json.dumps({"data": self.source, **settings}))
@@ -372,10 +378,12 @@ def table_of(data):
 def name_of(settings):
     """What a run is called in tables: "AT-BSL + RobustLT"."""
     base, _, over = settings["method"].partition("+")
-    name = {"robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
+    name = {"nuat": "NuAT", "robal": "RoBal"}.get(base, base.upper().replace("_", "-"))
     parts = [name, over.upper()] if over else [name]
     if settings["method"] != "standard":
         parts += _budget_name(settings)
+        if settings["attack"] != METHODS[base].get("attack", "pgd"):
+            parts.append(settings["attack"].upper())
     if settings["averaging"]:
         parts.append("FAWA" if settings["averaging"] == "fawa" else "EMA")
     return " + ".join(parts)
@@ -383,7 +391,8 @@ def name_of(settings):
 
 def _budget_name(settings):
     if settings["budget"] != "robustlt":
-        return [] if settings["budget"] == "uniform" else [settings["budget"].upper()]
+        names = {"uniform": [], "auto": ["RobustLT auto"]}
+        return names.get(settings["budget"], [settings["budget"].upper()])
     if settings["alpha"] and settings["beta"]:
         return ["RobustLT"]
     return ["CPB"] * bool(settings["alpha"]) + ["AIW"] * bool(settings["beta"])

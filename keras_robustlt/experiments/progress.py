@@ -68,9 +68,9 @@ def passes_of_attack(model):
 def attacks_in_epoch(epoch, settings, model):
     """Whether there is an attack in an epoch, counted from 0."""
     # The first epoch of the paper's schedule has no perturbation.
-    idle = (
-        epoch == 0
-        and settings["beta"] > 0
+    idle = epoch == 0 and (
+        settings["budget"] == "auto"
+        or settings["beta"] > 0
         and settings["granularity"] == "epoch"
         and settings["weighting"] != "loss"
     )

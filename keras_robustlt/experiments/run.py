@@ -135,7 +135,7 @@ def evaluate(network, settings, data, folder):
 
 def probe(network, settings, data):
     """Robustness against epsilon, on a part of the test images, and some examples."""
-    attack = krl.attacks.PGD(settings["epsilon"], settings["pgd_steps"])
+    attack = krl.attacks.PGD(settings["epsilon"], settings["pgd_steps"] or 10)
     common = {"class_counts": data.class_counts, "seed": settings["seed"]}
     curve = krl.robustness_curve(
         network,
@@ -191,7 +191,7 @@ def build_model(settings, data, steps_per_epoch, **options):
         data.class_counts,
         epsilon=settings["epsilon"],
         method=krl.methods.get(settings["method"], **settings["method_options"]),
-        attack=krl.attacks.PGD(settings["epsilon"], steps=settings["pgd_steps"]),
+        attack=training_attack(settings),
         attack_steps="adaptive" if settings["adaptive_steps"] else "full",
         budget=budget(settings),
         batchnorm_statistics=settings["batchnorm_statistics"],
@@ -324,6 +324,13 @@ def budget(settings):
     return krl.budget.get(settings["budget"], **options)
 
 
+def training_attack(settings):
+    """The attack to train with."""
+    if settings["attack"] == "pgd":
+        return krl.attacks.PGD(settings["epsilon"], steps=settings["pgd_steps"])
+    return krl.attacks.get_training(settings["attack"], settings["epsilon"])
+
+
 def averaging(settings):
     """The rule for averaging the weights, or `None`."""
     if settings["averaging"] == "fawa":
@@ -364,12 +371,15 @@ def announce(settings, data, model, folder):
         A `TimeLeft`.
     """
     steps = int(data.train.cardinality())
+    attack = settings["attack"].upper()
+    if settings["pgd_steps"]:
+        attack += f"-{settings['pgd_steps']}"
     print(f"{name_of(settings)} on {data}")
     print(
         f"  {settings['backbone'] or settings['model']}, "
         f"{model.network.count_params():,} parameters; "
         f"{settings['epochs']} epochs of {steps} steps of "
-        f"{settings['batch_size']} images; PGD-{settings['pgd_steps']}, epsilon "
+        f"{settings['batch_size']} images; {attack}, epsilon "
         f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "
         f"{settings['precision']} on {device()}"
     )

@@ -95,7 +95,7 @@ def _tell_apart(rows):
 def _order(row):
     """By data set and method; the method alone comes first, RobustLT last."""
     method, budget = row["settings"]["method"], row["settings"]["budget"]
-    rank = {"uniform": 0, "robustlt": 2}.get(budget, 1)
+    rank = {"uniform": 0, "robustlt": 2, "auto": 3}.get(budget, 1)
     return row["data"], method, rank, budget, row["name"]
 
 

@@ -25,7 +25,7 @@ import pathlib
 from absl import app, flags
 
 from keras_robustlt.experiments import jobs, summary, train, workdir
-from keras_robustlt.experiments.flags import OF_ROBUSTLT
+from keras_robustlt.experiments.flags import OF_ATTACK, OF_ROBUSTLT
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
 # RobustLT without the other half, which is the one to switch off.
@@ -127,6 +127,8 @@ class Point:
         if self.budget in HALVES:
             own["budget"], off = "robustlt", HALVES[self.budget]
             of_all = {**of_all, off: f"--{off}=0"}
+        if self.method == "standard":
+            of_all = {k: v for k, v in of_all.items() if k not in OF_ATTACK}
         return [*(f"--{key}={value}" for key, value in own.items()), *of_all.values()]
 
 

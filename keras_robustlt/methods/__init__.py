@@ -13,6 +13,7 @@ from keras_robustlt.methods.cgr import (
 )
 from keras_robustlt.methods.long_tail_losses import LDAM, ClassBalanced, Focal
 from keras_robustlt.methods.mart import MART
+from keras_robustlt.methods.nuat import NuAT
 from keras_robustlt.methods.reat import REAT
 from keras_robustlt.methods.robal import RoBal
 from keras_robustlt.methods.standard import Standard
@@ -32,6 +33,7 @@ __all__ = [
     "ClassBalanced",
     "Focal",
     "Method",
+    "NuAT",
     "RoBal",
     "Standard",
     "confusion_graph",
@@ -51,6 +53,7 @@ BY_NAME = {
     # The balanced softmax and the adjustment of logits in training are one loss.
     "logit_adjusted": ATBSL,
     "mart": MART,
+    "nuat": NuAT,
     "reat": REAT,
     "robal": RoBal,
     "standard": Standard,
@@ -65,9 +68,9 @@ def get(method, **options):
     Args:
         method: A name (`"at"`, `"at_bsl"`, `"awp"`, `"cgr"`, `"class_balanced"`,
             `"focal"`, `"ldam"`, `"logit_adjusted"`, which is `"at_bsl"`, `"mart"`,
-            `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`), one with `"+awp"`
-            behind it for AWP over that method, a `Method`, or the dictionary that
-            `keras.saving.serialize_keras_object` makes of one.
+            `"nuat"`, `"reat"`, `"robal"`, `"standard"`, `"taet"`, `"trades"`), one
+            with `"+awp"` behind it for AWP over that method, a `Method`, or the
+            dictionary that `keras.saving.serialize_keras_object` makes of one.
         **options: Hyper-parameters, where `method` is a name; with `"+awp"`, those of
             the method before it.
 

@@ -19,11 +19,13 @@ class Method(Configurable):
             last layer classifies.
         attack_compares: Whether `attack_loss` compares with the logits of the clean
             images.
+        default_attack: The name of the training attack, where none is given.
     """
 
     inputs = ("adversarial",)
     uses_features = False
     attack_compares = False
+    default_attack = "pgd"
 
     def build(self, model):
         """Prepares what depends on the model: called once, with the `RobustLTModel`.

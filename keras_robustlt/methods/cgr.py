@@ -141,6 +141,7 @@ class CGR(Method):
         self.momentum = checks.in_range("momentum", momentum, 0, np.nextafter(1, 0))
         self.inputs = self.method.inputs
         self.attack_compares = self.method.attack_compares
+        self.default_attack = self.method.default_attack
 
     def build(self, model):
         self.method.build(model)

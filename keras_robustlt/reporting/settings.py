@@ -11,6 +11,7 @@ SHOWN_BEFORE = {"class_names", "class_counts", "examples_per_class", "tail_class
 OF_THE_ATTACK = {
     "adaptive_steps",
     "alpha",
+    "attack",
     "attack_steps",
     "beta",
     "budget",

@@ -8,7 +8,15 @@ from keras_robustlt.reporting.html import element
 
 __all__ = ["budgets", "curves"]
 
-SCHEDULE = {"epoch", "iteration_weight", "epsilon_mean", "epsilon_min", "epsilon_max"}
+# Shown with the budgets.
+SCHEDULE = {
+    "alpha",
+    "epoch",
+    "epsilon_max",
+    "epsilon_mean",
+    "epsilon_min",
+    "iteration_weight",
+}
 MOST_LINES = 12
 
 
@@ -20,6 +28,7 @@ def budgets(runs):
             "figure",
             element("figcaption", named(run)),
             _budget_chart(of_run[run.name], highest),
+            _chosen_chart(run),
         )
         for run in runs
     ]
@@ -72,6 +81,25 @@ def _budget_chart(classes, highest):
         f"{name}: from {y[0]:.3g} to {y[-1]:.3g}." for name, _, y in classes
     )
     return line_chart(lines, "epoch", "epsilon × 255", description, (0, 1.05 * highest))
+
+
+def _chosen_chart(run):
+    """What a rule that sets itself has chosen; `None` of others."""
+    history = run.history or {}
+    if "alpha" not in history:
+        return None
+    epochs = [epoch + 1 for epoch in history["epoch"]]
+    lines = [
+        Line("alpha", epochs, history["alpha"], "var(--run-0)", label="alpha"),
+        Line("w", epochs, history["iteration_weight"], "var(--run-1)", label="w"),
+    ]
+    description = "Chosen along the epochs. " + " ".join(
+        f"{line.name}: from {line.y[0]:.3g} to {line.y[-1]:.3g}." for line in lines
+    )
+    return [
+        element("p", "Chosen: alpha, and w, the share of the budget", class_="note"),
+        line_chart(lines, "epoch", "", description, (0, 1.05)),
+    ]
 
 
 def curves(runs):
