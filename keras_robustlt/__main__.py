@@ -94,6 +94,14 @@ def run(main=main):
         sys.exit(1)
     except OSError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("jax", "tensorflow"):
+            raise
+        sys.exit(
+            f"error: {error}. The backend of Keras is tensorflow, unless KERAS_BACKEND "
+            "or its configuration file names another: install what it is, or set "
+            "KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow in the environment."
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

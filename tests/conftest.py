@@ -24,6 +24,7 @@ SHARED = pathlib.Path(os.environ.get("ROBUSTLT_SHARED", ROOT.parent / "shared"))
 # JAX with the slow ones.
 DEPEND_ON_BACKEND = {
     "test_apgd",
+    "test_array_pipeline",
     "test_attack_steps",
     "test_attacks",
     "test_auto",

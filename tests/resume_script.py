@@ -11,7 +11,6 @@ import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_robustlt as krl
 
@@ -64,7 +63,10 @@ def train(directory, kill_at_step=None):
 
 
 if __name__ == "__main__":
-    tf.config.experimental.enable_op_determinism()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
     train(pathlib.Path(sys.argv[1]))
     if len(sys.argv) > 2:
         train(pathlib.Path(sys.argv[2]), int(sys.argv[3]))

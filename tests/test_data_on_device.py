@@ -114,7 +114,7 @@ def test_xla_on_tensorflow():
     augment = on_device("ra", SHAPE)
     draws = np.random.default_rng(1).random((64, augment.num_draws), "float32")
     function = tf.function(augment, jit_compile=True)
-    expected = get_augmentation("ra", SHAPE)(images, tf.constant(draws))
+    expected = get_augmentation("ra", SHAPE)(tf.constant(images), draws)
     assert (np.round(255 * run(function, images, draws)) == expected.numpy()).all()
 
 

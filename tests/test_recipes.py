@@ -689,13 +689,6 @@ def test_a_full_disk(monkeypatch, tmp_path):
         run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
 
 
-def test_without_tensorflow(monkeypatch, tmp_path):
-    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="long_tail_arrays gives them") as ended:
-        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
-    assert "\n" not in str(ended.value)
-
-
 SMALL_DATA = {
     "cifar100": lambda root: write_cifar100(root, num_train=2),
     "tinyimagenet": write_tiny_imagenet,

@@ -1,4 +1,4 @@
-"""The array functions of the augmentations, for the two places where they run.
+"""The array functions of the augmentations, for the three places where they run.
 
 Augmentations are written once, as functions whose first argument is one of these:
 
@@ -7,6 +7,8 @@ Augmentations are written once, as functions whose first argument is one of thes
 - `host()`: the same names from TensorFlow, for `tf.data`. There `keras.ops` works only
   if TensorFlow is the backend of Keras, and shapes may depend on the data, so that
   nothing is computed for images that do not need it.
+- `arrays()`: the same from NumPy, for pipelines without TensorFlow; that nothing is
+  computed in vain holds here too.
 
 All but one are functions of `keras.ops` or do the same under its name. The one more is
 `put_where(mask, result, function, *arguments)`: `function(*arguments)` for the images
@@ -16,6 +18,8 @@ something else be computed fast in both places.
 
 import functools
 import types
+
+import numpy as np
 
 
 @functools.cache
@@ -41,11 +45,6 @@ def host():
         values = function(*(tf.gather_nd(argument, places) for argument in arguments))
         return tf.tensor_scatter_nd_update(result, places, values)
 
-    def fori_loop(lower, upper, body, value):
-        for index in range(lower, upper):
-            value = body(index, value)
-        return value
-
     return types.SimpleNamespace(
         abs=tf.abs,
         arange=tf.range,
@@ -54,7 +53,7 @@ def host():
         cos=tf.cos,
         cumsum=tf.cumsum,
         floor=tf.floor,
-        fori_loop=fori_loop,
+        fori_loop=_fori_loop,
         left_shift=tf.bitwise.left_shift,
         max=tf.reduce_max,
         maximum=tf.maximum,
@@ -74,3 +73,40 @@ def host():
         take=tf.gather,
         where=tf.where,
     )
+
+
+@functools.cache
+def arrays():
+    """The functions in NumPy; `put_where` computes only what it puts."""
+
+    def cast(values, dtype):
+        return np.asarray(values).astype(dtype)
+
+    def put_where(mask, result, function, *arguments):
+        places = np.flatnonzero(mask)
+        if len(places):
+            result = result.copy()
+            result[places] = function(*(argument[places] for argument in arguments))
+        return result
+
+    def segment_sum(values, segments, num_segments):
+        sums = np.bincount(segments, weights=values, minlength=num_segments)
+        return sums.astype(values.dtype)
+
+    names = (
+        "abs arange clip cos cumsum floor left_shift max maximum min minimum ones_like "
+        "pad reshape right_shift round shape sin stack sum take where"
+    )
+    return types.SimpleNamespace(
+        **{name: getattr(np, name) for name in names.split()},
+        cast=cast,
+        fori_loop=_fori_loop,
+        put_where=put_where,
+        segment_sum=segment_sum,
+    )
+
+
+def _fori_loop(lower, upper, body, value):
+    for index in range(lower, upper):
+        value = body(index, value)
+    return value

@@ -4,7 +4,7 @@ An augmentation is a deterministic function of a batch of images and of uniform
 numbers, `num_draws` for each image: whoever calls it does the drawing, so the same
 numbers give the same images, here:
 
-- on the host, on uint8 images, inside `tf.data`: `get_augmentation`;
+- on the host, on uint8 images, inside `tf.data` or in NumPy: `get_augmentation`;
 - on the device, on float images, inside the training step and on every backend:
   `on_device`;
 - by hand: `augment`.
@@ -30,8 +30,9 @@ MAX_DEGREES = 15.0
 class Augmentation:
     """A named augmentation; see `AUGMENTATIONS`.
 
-    Calling it is for `tf.data`: with uint8 images `(batch, height, width, channels)`
-    and draws `(batch, num_draws)` it gives uint8 images.
+    Calling it, with uint8 images `(batch, height, width, channels)` and draws
+    `(batch, num_draws)`, gives uint8 images: in NumPy for NumPy arrays, else inside
+    `tf.data`.
 
     Args:
         apply: Function of the array functions (`array_ops.py`), images and float32
@@ -50,7 +51,9 @@ class Augmentation:
     moves_only: bool = True
 
     def __call__(self, images, draws):
-        return self.apply(array_ops.host(), images, draws)
+        is_array = isinstance(images, np.ndarray)
+        xp = array_ops.arrays() if is_array else array_ops.host()
+        return self.apply(xp, images, draws)
 
 
 class DeviceAugmentation:

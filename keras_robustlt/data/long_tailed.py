@@ -21,8 +21,8 @@ class LongTailData:
     Unpacks as `train, test, class_counts`.
 
     Args:
-        train: The long-tailed training set: a `tf.data.Dataset` from `long_tail`, a
-            pair of arrays `(x, y)` from `long_tail_arrays`.
+        train: The long-tailed training set: what `data.pipeline` makes from
+            `long_tail`, a pair of arrays `(x, y)` from `long_tail_arrays`.
         validation: Like `train`, held out of it, just as long-tailed; or the whole
             validation set of the source, if it has one and none is held out; or `None`.
         test: Like `train`: the whole test set of the source.
@@ -113,11 +113,11 @@ def long_tail(
             `on_bad` and `test_fraction` of `data.load`.
 
     Returns:
-        A `LongTailData` of `tf.data.Dataset`s; `data.pipeline` describes the batches.
+        A `LongTailData` of `tf.data.Dataset`s, or of `keras.utils.PyDataset`s where
+        TensorFlow is not installed; `data.pipeline` describes the batches.
 
     Raises:
         FileNotFoundError: If the source is not there.
-        ImportError: If TensorFlow is not installed; `long_tail_arrays` needs none.
         ValueError: If an argument or the data cannot be used.
 
     Warns:
@@ -133,7 +133,6 @@ def long_tail(
     Reference:
         - [Zhang et al., 2026](https://arxiv.org/abs/2605.13395)
     """
-    _need_tensorflow()
     check_choice("augmentation", augmentation, ("auto", *AUGMENTATIONS))
     found, train, validation, counts = _select(
         source,
@@ -190,7 +189,7 @@ def long_tail_arrays(
     largest_class=None,
     **source_options,
 ):
-    """The images that `long_tail` selects, as NumPy arrays and without TensorFlow.
+    """The images that `long_tail` selects, as NumPy arrays.
 
     Args:
         source: As in `long_tail`, and so are the other arguments.
@@ -241,17 +240,6 @@ def long_tail_arrays(
         name=found.name,
         fingerprint=_fingerprint(train, validation, (found.x_test, found.y_test)),
     )
-
-
-def _need_tensorflow():
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "`data.long_tail` makes its batches with tf.data, and TensorFlow cannot be "
-            f"imported ({error}). `data.long_tail_arrays` takes the same arguments and "
-            "gives arrays for `fit(x, y)`; or pip install tensorflow."
-        ) from error
 
 
 def _select(

@@ -5,9 +5,14 @@ pure functions of `(seed, epoch)`: the order of the images, and the uniform numb
 that augment each of them. So what a batch holds depends neither on the number of
 threads nor on what the process did before, and an interrupted training can go on
 exactly where it was.
+
+`tf.data` makes the batches, on every backend, or NumPy where TensorFlow is not
+installed (`array_pipeline.py`), with other random numbers.
 """
 
+import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,12 +34,15 @@ def pipeline(
     drop_remainder=False,
     shard=None,
 ):
-    """Makes a `tf.data.Dataset` of batches from arrays.
+    """Makes a data set of batches from arrays: a `tf.data.Dataset`.
 
     Every iteration is one epoch, and the next one shuffles and augments anew. The
     attribute `epoch` of the dataset, a `tf.Variable`, is the number of the epoch that
     the next iteration yields: `dataset.epoch.assign(7)` makes that epoch 7, exactly
-    as an uninterrupted run would see it.
+    as an uninterrupted run would see it. `fit` of a `RobustLTModel` assigns it.
+
+    Where TensorFlow is not installed, it is a `keras.utils.PyDataset` for the JAX
+    backend, with the same attribute `epoch` and another order, by NumPy.
 
     Args:
         images: uint8 array of shape `(num_images, height, width, channels)`, or floats
@@ -59,9 +67,9 @@ def pipeline(
             splits batches itself. Defaults to `None`, whole batches.
 
     Returns:
-        A `tf.data.Dataset` of known cardinality. Its elements are `(images, labels)`:
-        float32 in `[0, 1]` of shape `(batch, height, width, channels)`, and int64 of
-        shape `(batch,)`.
+        A `tf.data.Dataset` of known cardinality, or a `keras.utils.PyDataset`. Its
+        elements are `(images, labels)`: float32 in `[0, 1]` of shape
+        `(batch, height, width, channels)`, and int64 of shape `(batch,)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -109,26 +117,77 @@ def pipeline(
         )
     if balanced_sampling and not shuffle:
         raise ValueError("`balanced_sampling` draws at random: it needs shuffle=True.")
-    augment = get_augmentation(augmentation, images.shape[1:])
-    class_table = _class_table(labels, num_classes) if balanced_sampling else None
+    full, rest = divmod(num_images, batch_size)
+    plan = Plan(
+        images,
+        labels,
+        batch_size,
+        augment=get_augmentation(augmentation, images.shape[1:]),
+        shuffle=shuffle,
+        seed=int(seed),
+        class_table=_class_table(labels, num_classes) if balanced_sampling else None,
+        drop_remainder=drop_remainder,
+        num_batches=full + (rest > 0 and not drop_remainder),
+        part=part,
+        # By which a checkpoint knows the data again.
+        made_of={
+            "images": fingerprint(images),
+            "labels": fingerprint(labels),
+            "batch_size": batch_size,
+            "augmentation": augmentation,
+            "shuffle": shuffle,
+            "seed": seed,
+            "balanced_sampling": balanced_sampling,
+        },
+    )
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError:
+        from keras_robustlt.data.array_pipeline import ArrayPipeline
 
-    # By which a checkpoint knows the data again.
-    made_of = {
-        "images": fingerprint(images),
-        "labels": fingerprint(labels),
-        "batch_size": batch_size,
-        "augmentation": augmentation,
-        "shuffle": shuffle,
-        "seed": seed,
-        "balanced_sampling": balanced_sampling,
-    }
+        return ArrayPipeline(plan)
+    return _with_tensorflow(plan)
 
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `pipeline` was asked for, checked.
+
+    Args:
+        images: uint8 array of shape `(num_images, height, width, channels)`.
+        labels: int64 array of shape `(num_images,)`.
+        batch_size: Integer.
+        augment: An `augmentation.Augmentation`.
+        shuffle: Boolean.
+        seed: Integer of 64 bits.
+        class_table: What `_class_table` gives, for balanced sampling, or `None`.
+        drop_remainder: Boolean.
+        num_batches: Integer.
+        part: Function from the rows of a batch to those of this process, or `None`.
+        made_of: Dictionary that JSON can hold.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    batch_size: int
+    augment: Callable
+    shuffle: bool
+    seed: int
+    class_table: tuple | None
+    drop_remainder: bool
+    num_batches: int
+    part: Callable | None
+    made_of: dict
+
+
+def _with_tensorflow(plan):
     import tensorflow as tf
 
+    num_images = len(plan.images)
     # Not on an accelerator: tf.data runs on the host.
     with tf.device("CPU:0"):
-        images = tf.constant(images, tf.uint8)
-        labels = tf.constant(labels, tf.int64)
+        images = tf.constant(plan.images, tf.uint8)
+        labels = tf.constant(plan.labels, tf.int64)
         epoch_variable = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
 
     def begin_epoch(_):
@@ -138,10 +197,10 @@ def pipeline(
         return epoch
 
     def tables(epoch):
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        if balanced_sampling:
-            order = _balanced_order(class_table, num_images, key)
-        elif shuffle:
+        key = tf.stack([tf.constant(plan.seed, tf.int64), epoch])
+        if plan.class_table:
+            order = _balanced_order(plan.class_table, num_images, key)
+        elif plan.shuffle:
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(num_images), seed=key
             )
@@ -149,16 +208,16 @@ def pipeline(
             order = tf.range(num_images)
         # Another stream than the order's: the seed is folded once more.
         draws = tf.random.stateless_uniform(
-            (num_images, augment.num_draws),
+            (num_images, plan.augment.num_draws),
             seed=tf.random.experimental.stateless_fold_in(key, 1),
         )
         rows = tf.data.Dataset.from_tensor_slices((order, draws))
-        return rows.batch(batch_size, drop_remainder=drop_remainder)
+        return rows.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
 
     def make_batch(indices, draws):
-        if part is not None:
-            indices, draws = part(indices), part(draws)
-        batch = augment(tf.gather(images, indices), draws)
+        if plan.part is not None:
+            indices, draws = plan.part(indices), plan.part(draws)
+        batch = plan.augment(tf.gather(images, indices), draws)
         return tf.cast(batch, tf.float32) / 255.0, tf.gather(labels, indices)
 
     dataset = tf.data.Dataset.from_tensors(0).map(begin_epoch).flat_map(tables)
@@ -167,9 +226,7 @@ def pipeline(
         num_parallel_calls=max(2, min(8, os.cpu_count() or 2)),
         deterministic=True,
     )
-    full, rest = divmod(num_images, batch_size)
-    num_batches = full + (rest > 0 and not drop_remainder)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_batches))
     dataset = dataset.prefetch(4)
     options = tf.data.Options()
     options.deterministic = True
@@ -177,7 +234,7 @@ def pipeline(
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
     dataset.epoch = epoch_variable
-    dataset.made_of = made_of
+    dataset.made_of = plan.made_of
     return dataset
 
 

@@ -52,7 +52,9 @@ def text(lines):
     rows = {}
     for line in lines:
         rows.setdefault(line["attack"], {})[line["group"]] = comparison.cell(line)
-    cells = [[attack, *(row[group] for group in SUMMARY)] for attack, row in rows.items()]
+    cells = [
+        [attack, *(row[group] for group in SUMMARY)] for attack, row in rows.items()
+    ]
     return (
         f"What {lines[0]['name']} adds to {lines[0]['baseline']} over {len(seeds)} other "
         f"seeds,\nin percentage points, mean [95% interval], * where that leaves out 0:\n"

@@ -53,7 +53,7 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     attacks_of(settings["attacks"], data.num_classes, settings["epsilon"], 1)
     with contextlib.ExitStack() as stack:
         with distribution:
-            model = build_model(settings, data, int(data.train.cardinality()))
+            model = build_model(settings, data, len(data.train))
             # Every process asks, so that none waits for one that has stopped.
             is_begun = workdir.is_begun(folder, settings, data.fingerprint)
             if chief:
@@ -370,7 +370,7 @@ def announce(settings, data, model, folder):
     Returns:
         A `TimeLeft`.
     """
-    steps = int(data.train.cardinality())
+    steps = len(data.train)
     attack = settings["attack"].upper()
     if settings["pgd_steps"]:
         attack += f"-{settings['pgd_steps']}"
@@ -383,8 +383,8 @@ def announce(settings, data, model, folder):
         f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "
         f"{settings['precision']} on {device()}"
     )
-    validation = data.validation and int(data.validation.cardinality())
-    left = TimeLeft(settings, model, steps, validation or 0)
+    validation = len(data.validation) if data.validation else 0
+    left = TimeLeft(settings, model, steps, validation)
     total = left()
     print(f"  Files: {folder}. Estimated time: {duration(total)}.", flush=True)
     if total > 24 * 3600:

@@ -23,7 +23,6 @@ interrupted.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -156,7 +155,6 @@ def start(argv, values, table, data):
     if values.dry_run:
         _say_what_would_be_done(settings, compares, values.workdir)
         return
-    _check_tensorflow()
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
     folder = pathlib.Path(values.workdir)
     with ends_in_one_line(), _mistakes(folder):
@@ -255,17 +253,3 @@ def _mistakes(folder):
             f"error: {error}. Started again, the same command goes on from what is "
             f"done in {folder}."
         ) from None
-
-
-def _check_tensorflow():
-    try:
-        found = importlib.util.find_spec("tensorflow")
-    except ModuleNotFoundError:  # from an import hook that hides it
-        found = None
-    if found is None:
-        raise SystemExit(
-            "error: this command feeds its data by TensorFlow, on every backend, and "
-            "TensorFlow is not installed here: pip install tensorflow. Without it, "
-            "train on arrays in Python: krl.data.long_tail_arrays gives them, and "
-            "RobustLTModel.fit(x, y) takes them."
-        )

@@ -85,9 +85,7 @@ def builder(name):
         width = int(small_resnet[1])
         return functools.partial(SmallResNet, widths=(width, 2 * width, 4 * width))
     if name not in _BY_NAME:
-        choices = ", ".join(
-            ["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME]
-        )
+        choices = ", ".join(["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME])
         raise ValueError(
             f"`name` must be one of {choices} (such as wrn-28-10). "
             f"Received: name={name!r}"
