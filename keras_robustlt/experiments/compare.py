@@ -4,7 +4,7 @@ import sys
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation.results import SUMMARY, text_table
-from keras_robustlt.experiments import jobs, workdir
+from keras_robustlt.experiments import jobs, measured, workdir
 from keras_robustlt.experiments.presets import name_of
 
 
@@ -50,6 +50,8 @@ def compare(settings, commands, folder, threads=None):
     krl.plots.save(figure, folder / "comparison.png")
     report = krl.report(*(folder / key for key in names), folder / "report.html")
     pictures = [folder / "comparison.png", *sorted(folder.glob("*/schedule.png"))]
+    seeds = measured.beside(list(settings.values())[-1])
+    text = f"{text}\n\n{seeds}" if seeds else text
     print(f"\n{text}\n\nPictures: {', '.join(map(str, pictures))}\nReport: {report}")
 
 

@@ -48,17 +48,14 @@ def _same(settings, measured):
 
 def text(lines):
     """A table of differences with their intervals."""
-    seeds = lines[0]["seeds"]
-    rows = {}
+    first, rows = lines[0], {}
     for line in lines:
         rows.setdefault(line["attack"], {})[line["group"]] = comparison.cell(line)
-    cells = [
-        [attack, *(row[group] for group in SUMMARY)] for attack, row in rows.items()
-    ]
+    cells = [[name, *(row[group] for group in SUMMARY)] for name, row in rows.items()]
     return (
-        f"What {lines[0]['name']} adds to {lines[0]['baseline']} over {len(seeds)} other "
-        f"seeds,\nin percentage points, mean [95% interval], * where that leaves out 0:\n"
-        + text_table(["difference", *SUMMARY], cells)
+        f"What {first['name']} adds to {first['baseline']} over {len(first['seeds'])} "
+        "other seeds,\nin percentage points: mean [95% interval], * where that leaves "
+        f"out 0\n{text_table(['', *SUMMARY], cells)}"
     )
 
 
