@@ -131,12 +131,15 @@ def pipeline(
         labels = tf.constant(labels, tf.int64)
         epoch_variable = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
 
+    # There is nothing for AutoGraph to convert, and looking takes it seconds.
+    @tf.autograph.experimental.do_not_convert
     def begin_epoch(_):
         epoch = epoch_variable.read_value()
         with tf.control_dependencies([epoch]):
             epoch_variable.assign_add(1)
         return epoch
 
+    @tf.autograph.experimental.do_not_convert
     def tables(epoch):
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         if balanced_sampling:
@@ -155,6 +158,7 @@ def pipeline(
         rows = tf.data.Dataset.from_tensor_slices((order, draws))
         return rows.batch(batch_size, drop_remainder=drop_remainder)
 
+    @tf.autograph.experimental.do_not_convert
     def make_batch(indices, draws):
         if part is not None:
             indices, draws = part(indices), part(draws)
