@@ -9,8 +9,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Three processes, each with whole files: on two cores, one waits while others compile.
-PARALLEL ?= -n 3 --dist=loadfile
+# Three processes, each with whole files, in the order of tests/conftest.py: on two
+# cores, one waits while others compile.
+PARALLEL ?= -n 3 --dist=loadfile --no-loadscope-reorder
 
 RUN := $(VENV)/bin/python
 # The tests' warnings are errors, and the libraries' start-up lines are noise.

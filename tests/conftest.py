@@ -30,7 +30,6 @@ DEPEND_ON_BACKEND = {
     "test_auto",
     "test_autoattack",
     "test_averaging",
-    "test_callbacks",
     "test_cgr",
     "test_data_on_device",
     "test_distribution",
@@ -51,8 +50,33 @@ DEPEND_ON_BACKEND = {
 }
 
 
+# Those that take longest begin first (see PARALLEL in the Makefile): one that is left
+# for the end would keep all other processes waiting.
+LONGEST = (
+    "test_distribution",
+    "test_model",
+    "test_recipes",
+    "test_checkpoint",
+    "test_methods",
+    "test_golden_methods",
+    "test_docstrings",
+    "test_guide",
+    "test_evaluation",
+    "test_networks",
+    "test_apgd",
+    "test_evaluation_checks",
+    "test_repository",
+)
+
+
+def position(item):
+    stem = item.path.stem
+    return LONGEST.index(stem) if stem in LONGEST else len(LONGEST)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=position)
     if keras.backend.backend() != "jax":
         return
     for item in items:
@@ -71,17 +95,28 @@ def clean_state():
 def clean_session():
     yield
     keras.backend.clear_session()
+    gc.freeze()  # as above: each collection goes through all there is
 
 
 @pytest.fixture(autouse=True, scope="session")
 def compile_equal_steps_once(tmp_path_factory):
-    """Most of JAX's time is compiling steps that several tests have in common."""
+    """Most of JAX's time is compiling steps that several tests have in common.
+
+    So have the processes that run them, and those that tests start.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
-        folder = tmp_path_factory.mktemp("jax_compilation_cache")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent
+        options = {
+            "jax_compilation_cache_dir": str(folder / "jax_compilation_cache"),
+            "jax_persistent_cache_min_compile_time_secs": 0,
+        }
+        for name, value in options.items():
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
 
 
 class Reference(dict):

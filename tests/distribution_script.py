@@ -1,11 +1,12 @@
 """Trains a small network on one device or several, for test_distribution.
 
-    distribution_script.py KIND OUTPUT CASE...
+    distribution_script.py OUTPUT KIND=CASE...
 
 KIND is `one`, `mirrored` (TensorFlow), `worker` (TensorFlow, one of the processes of
 TF_CONFIG), `parallel` (JAX) or `process` (JAX, one of the processes of
 KERAS_DISTRIBUTION_*). A case is a method, `at`, or a method and a budget, `at/cfa`.
-The weights and logs of each go to OUTPUT, an .npz.
+The weights and logs of each go to OUTPUT, an .npz. All is done in one process, for
+most of its time goes to importing the backend.
 
 Environment: KILL_AT_STEP: the process kills itself there. CHECKPOINTS: a directory.
 """
@@ -100,7 +101,7 @@ def make_model(case):
         attack=krl.attacks.PGD(0.1, steps=2),
         evaluation_attack=krl.attacks.PGD(0.1, steps=2),
         augmentation="base",
-        averaging=krl.averaging.FAWA(0.0) if budget == "cfa" else 0.9,
+        averaging=krl.averaging.FAWA(0.0) if case == "at/cfa" else 0.9,
         seed=3,
     )
     optimizer = krl.optimizers.SGD(
@@ -132,16 +133,18 @@ def train(kind, case, making, training):
             callbacks=callbacks,
         )
     weights = [*model.network.get_weights(), *model.averaged_network.get_weights()]
-    weights = {f"{case}:w{index}": value for index, value in enumerate(weights)}
-    logs = {f"{case}:{name}": value for name, value in history.history.items()}
-    return {**weights, **logs}
+    weights = {f"w{index}": value for index, value in enumerate(weights)}
+    return {**weights, **history.history}
 
 
-def main(kind, output, *cases):
-    making, training = distribution(kind)
+def main(output, *arguments):
+    todo = [argument.split("=") for argument in arguments]
+    # Devices are set up before any of them is used.
+    managers = {kind: distribution(kind) for kind, _ in todo}
     results = {}
-    for case in cases:
-        results.update(train(kind, case, making, training))
+    for kind, case in todo:
+        found = train(kind, case, *managers[kind])
+        results |= {f"{kind}={case}:{name}": value for name, value in found.items()}
     np.savez(output, **results)
 
 

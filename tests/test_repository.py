@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -46,40 +47,29 @@ def source_files():
     return sorted(path for path in files if path.is_file() and path.suffix in suffixes)
 
 
-def test_import_is_quick_and_loads_no_framework():
+@pytest.mark.tensorflow  # of one backend is enough
+def test_imports():
+    """One process for all: most of its time goes to importing the frameworks."""
     code = f"""
 import sys, time
 start = time.perf_counter()
 import keras_robustlt
 print(time.perf_counter() - start)
 print(*[name for name in {HEAVY} if name in sys.modules])
-"""
-    seconds, loaded = run_python("-c", code).splitlines()
-    assert loaded == ""
-    assert float(seconds) < 1
-
-
-def test_keras_knows_the_classes_of_saved_models():
-    # Whichever is imported first; the other order is the easier one.
-    code = """
-import keras_robustlt
+# Whichever is imported first; the other order is the easier one.
 import keras
 print("keras_robustlt>RobustLTModel" in keras.saving.get_custom_objects())
-"""
-    assert run_python("-c", code).split()[-1] == "True"
-
-
-@pytest.mark.tensorflow  # of one backend is enough
-def test_every_public_name_loads():
-    code = """
-import keras_robustlt
 for name in keras_robustlt.__all__:
     value = getattr(keras_robustlt, name)
     for member in getattr(value, "__all__", ()):
         getattr(value, member)
     print(name)
 """
-    assert "RobustLTModel" in run_python("-c", code).splitlines()
+    seconds, frameworks, known, *names = run_python("-c", code).splitlines()
+    assert float(seconds) < 1, "importing the package is quick"
+    assert frameworks == "", "and loads no framework"
+    assert known == "True", "Keras knows the classes of saved models"
+    assert "RobustLTModel" in names, "every public name loads"
 
 
 @pytest.mark.tensorflow
@@ -114,8 +104,9 @@ def test_missing_tensorflow_is_noticed():
 
 
 @pytest.mark.tensorflow
-def test_api_reference_is_up_to_date():
-    run_python("docs/build_api.py", "--check")
+def test_api_reference_is_up_to_date(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["build_api.py", "--check"])
+    runpy.run_path(str(ROOT / "docs" / "build_api.py"), run_name="__main__")
 
 
 def test_no_path_of_some_machine():

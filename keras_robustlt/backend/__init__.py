@@ -11,6 +11,8 @@ Each backend's module has the same names:
 - `on_accelerator()`: whether the backend computes on something else than a CPU;
 - `compiled(function, variables)`: `function` compiled, reading `variables` anew at
   each call;
+- `traceable(function)`: a plain `function` of a tensor for use in compiled code, with
+  Python's control flow over tensors where the backend can convert it;
 - `StepAdapter`: what `RobustLTModel` must do before Keras's own training and test
   step, in the form in which the backend hands the state over.
 
@@ -30,6 +32,7 @@ if keras.backend.backend() == "tensorflow":
         gradient,
         gradient_and_outputs,
         on_accelerator,
+        traceable,
     )
 elif keras.backend.backend() == "jax":
     from keras_robustlt.backend.jax import (
@@ -39,6 +42,7 @@ elif keras.backend.backend() == "jax":
         gradient,
         gradient_and_outputs,
         on_accelerator,
+        traceable,
     )
 else:
     raise ImportError(
@@ -58,6 +62,7 @@ __all__ = [
     "repeat",
     "run_if",
     "shapes_are_static",
+    "traceable",
     "trial_update",
 ]
 
@@ -71,7 +76,8 @@ def frozen(network):
     function of a batch of images is taken as it is.
     """
     if not isinstance(network, keras.Layer):
-        return lambda x, training=False, draw=None: network(x)
+        function = traceable(network)
+        return lambda x, training=False, draw=None: function(x)
     # Inside another stateless scope (a JAX step), what that scope holds.
     values = [(variable, variable.value) for variable in network.variables]
 

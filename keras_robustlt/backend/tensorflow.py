@@ -34,7 +34,15 @@ def on_accelerator():
 
 def compiled(function, variables):
     del variables  # a graph reads them at each call
-    return tf.function(function, jit_compile=on_accelerator(), reduce_retracing=True)
+    # Layers and all of this package are traced as they are, as in Keras's own steps:
+    # AutoGraph would find nothing to convert, and take most of the time for that.
+    return tf.function(
+        function, jit_compile=on_accelerator(), reduce_retracing=True, autograph=False
+    )
+
+
+def traceable(function):
+    return tf.function(lambda x: function(x))  # with AutoGraph
 
 
 class StepAdapter:

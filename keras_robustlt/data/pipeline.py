@@ -190,12 +190,15 @@ def _with_tensorflow(plan):
         labels = tf.constant(plan.labels, tf.int64)
         epoch_variable = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
 
+    # There is nothing for AutoGraph to convert, and looking takes it seconds.
+    @tf.autograph.experimental.do_not_convert
     def begin_epoch(_):
         epoch = epoch_variable.read_value()
         with tf.control_dependencies([epoch]):
             epoch_variable.assign_add(1)
         return epoch
 
+    @tf.autograph.experimental.do_not_convert
     def tables(epoch):
         key = tf.stack([tf.constant(plan.seed, tf.int64), epoch])
         if plan.class_table:
@@ -214,6 +217,7 @@ def _with_tensorflow(plan):
         rows = tf.data.Dataset.from_tensor_slices((order, draws))
         return rows.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
 
+    @tf.autograph.experimental.do_not_convert
     def make_batch(indices, draws):
         if plan.part is not None:
             indices, draws = plan.part(indices), plan.part(draws)
