@@ -30,6 +30,7 @@ DEPEND_ON_BACKEND = {
     "test_averaging",
     "test_callbacks",
     "test_cgr",
+    "test_collapse_guard",
     "test_data_on_device",
     "test_distribution",
     "test_evaluation",
