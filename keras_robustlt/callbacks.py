@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_robustlt import checks, files, plots, provenance, summaries
 from keras_robustlt.backend import replicas
+from keras_robustlt.collapse_guard import CollapseGuard
 from keras_robustlt.data import resumption
 from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
 from keras_robustlt.training_state import (
@@ -20,6 +21,7 @@ from keras_robustlt.training_state import (
 
 __all__ = [
     "Checkpoint",
+    "CollapseGuard",
     "HistoryCSV",
     "ScheduleInspector",
     "SkewAndDrift",
@@ -212,12 +214,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     Writes the whole state of training at the end of each epoch: weights, optimiser,
     schedule, seeds, history, Python's and NumPy's global random numbers, and what
-    Keras's `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau` and `SwapEMAWeights`
-    know. When `fit` starts and there is such a state, it is read, the epochs that are
-    done are skipped, and the history goes on. An epoch cut short is done again from its
-    beginning, from the same state; with deterministic operations, the weights in the
-    end are those of a run that nobody interrupted. Where the data do not allow that,
-    because they are shuffled by something that starts anew, a warning says so.
+    `CollapseGuard` and Keras's `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`
+    and `SwapEMAWeights` know. When `fit` starts and there is such a state, it is read,
+    the epochs that are done are skipped, and the history goes on. An epoch cut short is
+    done again from its beginning, from the same state; with deterministic operations,
+    the weights in the end are those of a run that nobody interrupted. Where the data do
+    not allow that, because they are shuffled by something that starts anew, a warning
+    says so.
 
     The state also says what made it. `fit` of another model, method, budget, attack,
     optimiser, or on other data raises an error that names what differs. Free to change

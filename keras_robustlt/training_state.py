@@ -13,7 +13,7 @@ from keras_robustlt import files
 
 __all__ = ["KEPT", "TrainingState", "callback_states", "set_callback_states"]
 
-# What Keras's callbacks learn along training.
+# What Keras's callbacks, and those that add themselves, learn along training.
 KEPT = {
     keras.callbacks.EarlyStopping: (
         "best",

@@ -31,6 +31,7 @@ DEPEND_ON_BACKEND = {
     "test_autoattack",
     "test_averaging",
     "test_cgr",
+    "test_collapse_guard",
     "test_data_on_device",
     "test_distribution",
     "test_evaluation",

@@ -98,6 +98,8 @@ OF_A_RUN = [
     ("--attack=n-fgsm --attack_steps=3", ("--pgd_steps=3", "--attack=n-fgsm")),
     ("--attack=fgsm-rs --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
     ("--method=standard --attack=n-fgsm", ("--attack=n-fgsm", DOES_NOTHING)),
+    ("--collapse_guard", ("--collapse_guard", DOES_NOTHING, "so many steps")),
+    ("--method=standard --collapse_guard", ("--collapse_guard", DOES_NOTHING)),
     ("--method=standard --alpha=0.5", ("--alpha=0.5", "--method=standard")),
     ("--method=standard --budget=cfa", ("--budget=cfa", "--method=standard")),
     ("--method=standard --robustlt", ("--budget=robustlt", "--method=standard")),

@@ -182,6 +182,34 @@ def test_options_of_methods(method, options):
         ("CIFAR10LT", "resnet18", "at_bsl", {"model": "resnet18", "batch_size": 128}),
         (
             "CIFAR10LT",
+            "fast",
+            "at_bsl",
+            {"model": "resnet18", "attack": "n-fgsm", "pgd_steps": None}
+            | {"collapse_guard": True, "averaging": 0.9995, "warmup": 0.3},
+        ),
+        (
+            "CIFAR10LT",
+            "fast",
+            "nuat",
+            {"attack": "fgsm-bernoulli", "pgd_steps": None, "averaging": 0.9995}
+            | {"augmentation": "base"},
+        ),
+        (
+            "CIFAR10LT",
+            "fast",
+            "standard",
+            {"attack": "pgd", "collapse_guard": False, "averaging": 0.9995}
+            | {"augmentation": "base", "budget": "uniform", "alpha": 0.0, "beta": 0.0},
+        ),
+        (
+            "CIFAR10LT",
+            "strong",
+            "at_bsl",
+            {"model": "wrn-28-10", "schedule": "one_cycle", "averaging": 0.9995}
+            | {"validation_fraction": 0.1, "keep": "best", "collapse_guard": False},
+        ),
+        (
+            "CIFAR10LT",
             "smoke",
             "at_bsl",
             {"model": "wrn-10-1", "augmentation": "base", "epochs": 4}
@@ -235,7 +263,7 @@ def test_settings_of_presets(table, preset, method, expected):
         test_examples=None,
         pixel_mean=None,
     )
-    settings = getattr(presets, table).settings(preset)
+    settings = getattr(presets, table).settings(preset, {"method": method})
     expected = {**common, **expected}
     assert {key: settings[key] for key in expected} == expected
 
@@ -342,6 +370,20 @@ def test_training_attacks_by_flag():
     }.items():
         found = one_run.training_attack(from_flags(presets.DIGITSLT, *flag))
         assert repr(found) == repr(attack)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.2])
+def test_images_of_every_class_are_watched(held_out):
+    flag = f"--validation_fraction={held_out}"
+    settings = from_flags(presets.DIGITSLT, "--attack=n-fgsm", flag)
+    assert settings["collapse_guard"]
+    data = one_run.load_data(settings, None)
+    guard = one_run.collapse_guard(settings, data)
+    counts = np.bincount(guard._given_labels, minlength=10)
+    if held_out:  # all of the images held out, a part of each class
+        np.testing.assert_allclose(counts, data.class_counts / 4, atol=1.5)
+    else:
+        assert counts.sum() == 200 and counts.min() == data.class_counts.min()
 
 
 def test_flags_reach_the_settings():

@@ -31,8 +31,8 @@ class FGSMRS(SingleStep):
 
     Starts uniformly drawn in the ball. In a `RobustLTModel` that is the ball of the
     image's own budget, and so is the step. Two passes forward and backward a step of
-    training where `PGD` has eleven. Watch it with `keras_robustlt.callbacks`: with
-    attacks of one step training can collapse.
+    training where `PGD` has eleven. With attacks of one step training can collapse:
+    see `callbacks.CollapseGuard`.
 
     Args:
         epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to `8 / 255`.

@@ -27,7 +27,7 @@ BUDGETS = ("robustlt", "auto", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
 OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What only a run with a training attack has.
-OF_ATTACK = ("attack",)
+OF_ATTACK = ("attack", "collapse_guard")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
@@ -174,6 +174,12 @@ def define_flags(values, tables, workdir):
         "adaptive_steps",
         None,
         described("adaptive_steps", "Fewer of these while the budget is small."),
+    )
+    switch(
+        "collapse_guard",
+        None,
+        "Watch for the collapse of training with attacks of few steps, and go back "
+        "and on with more. Default: where the attack is of one step.",
     )
     for alias, name in ALIASES.items():
         kind = values[name].parser
@@ -393,6 +399,8 @@ def _check_what_does_nothing(given, settings):
     if settings["attack"] != "pgd":
         one = f"with --attack={settings['attack']}, which makes one step"
         refuse(("pgd_steps", "adaptive_steps"), one)
+    elif settings["pgd_steps"] >= krl.callbacks.CollapseGuard.PGD_STEPS:
+        refuse(("collapse_guard",), "with a training attack of so many steps")
     if settings["budget"] == "auto":  # which grows too
         others = [key for key in OF_ROBUSTLT if key != "adaptive_steps"]
         refuse(others, "with --budget=auto, which finds its own")

@@ -8,7 +8,7 @@ What a run does is looked up in this order, and what comes later wins:
     OPTIMIZERS, SCHEDULES
     METHODS       what a base method asks for: epochs, milestones, batch size, ...
     the beta      of data set and method
-    the preset    network and compute: paper, resnet18, cpu, smoke
+    the preset    network and compute: paper, fast, strong, resnet18, cpu, smoke
     the flags
 
 Learning-rate milestones are shares of the epochs, after which the rate is a tenth;
@@ -51,6 +51,7 @@ COMMON = dict(
     attack="pgd",
     pgd_steps=10,
     adaptive_steps=False,
+    collapse_guard=None,
     epochs=100,
     batch_size=128,
     optimizer="sgd",
@@ -114,6 +115,17 @@ METHODS = {
 PRESETS = {
     # The paper's network and length.
     "paper": dict(model="wrn-28-10"),
+    # Ours: what single-step attacks want, and what makes PGD more robust.
+    "fast": dict(
+        model="resnet18", attack="n-fgsm", schedule="one_cycle", averaging=0.9995
+    ),
+    "strong": dict(
+        model="wrn-28-10",
+        schedule="one_cycle",
+        averaging=0.9995,
+        validation_fraction=0.1,
+        keep="best",
+    ),
     # A quarter of the paper's cost.
     "resnet18": dict(model="resnet18"),
     # An hour or two on two CPU cores: enough to see what a method does.
@@ -200,15 +212,19 @@ class DataSet:
             **method,
             "beta": self.beta.get(base, self.beta["other"]),
             **preset,
+            # A method with an attack of its own is not meant with another one.
+            **{key: method[key] for key in ("attack",) if key in method},
             **given,
         }
         if share is not None:
             options = {"ce_epochs": round(share * settings["epochs"]), **options}
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if settings["method"] == "standard":  # it attacks nothing
-            settings["budget"] = "uniform"
+            settings.update(budget="uniform", attack="pgd")
         if settings["attack"] != "pgd":
             settings["pgd_steps"] = None
+        if settings["collapse_guard"] is None:
+            settings["collapse_guard"] = settings["attack"] != "pgd"
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
         return json.loads(json.dumps({"data": self.source, **settings}))
@@ -333,6 +349,8 @@ OWN = OwnImages(
         ),
         "resnet18": PRESETS["resnet18"],
         "paper": PRESETS["paper"],
+        "fast": PRESETS["fast"],
+        "strong": PRESETS["strong"],
         "cpu": {**PRESETS["cpu"], "augmentation": "base"},
         "smoke": {**PRESETS["smoke"], "augmentation": "base"},
     },

@@ -19,6 +19,8 @@ from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
 
 # Robustness against epsilon is measured on so many test images.
 CURVE_EXAMPLES = 150
+# Among the first so many images are those that a collapse is looked for on.
+PROBED = 1000
 
 
 def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
@@ -77,6 +79,8 @@ def train(settings, data, model, folder, chief=True):
         krl.callbacks.HistoryCSV(folder / "history.csv"),
         krl.callbacks.Checkpoint(folder / "checkpoints"),
     ]
+    if settings["collapse_guard"]:
+        callbacks.insert(0, collapse_guard(settings, data))
     best = folder / "best.weights.h5"
     if settings["keep"] == "best":
         callbacks.insert(0, best_epoch(best))
@@ -90,6 +94,13 @@ def train(settings, data, model, folder, chief=True):
     )
     if settings["keep"] == "best":
         model.load_weights(best)
+
+
+def collapse_guard(settings, data):
+    """Watches a few validation images, or training images where there are none."""
+    images = data.train if data.validation is None else data.validation
+    batches = -(-PROBED // settings["batch_size"])
+    return krl.callbacks.CollapseGuard(images.take(batches), seed=settings["seed"])
 
 
 def best_epoch(path):

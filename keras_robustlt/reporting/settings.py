@@ -15,6 +15,7 @@ OF_THE_ATTACK = {
     "attack_steps",
     "beta",
     "budget",
+    "collapse_guard",
     "epsilon",
     "granularity",
     "weighting",

@@ -1,0 +1,217 @@
+"""Watching for the collapse of training with attacks of few steps, and answering it."""
+
+import sys
+
+import keras
+from keras import ops
+
+from keras_robustlt import attacks, backend, checks
+from keras_robustlt.attacks import active_set
+from keras_robustlt.backend import replicas
+from keras_robustlt.training_state import KEPT
+
+__all__ = ["CollapseGuard"]
+
+BATCH_SIZE = 250
+# Of what the training attack leaves, and of the most that PGD left before.
+SHARE = 0.5
+# By how much the two attacks must differ, so that it is not a matter of few images.
+GAP = 0.1
+# What a step back leaves as it is: where training stands, and its random numbers.
+NOT_UNDONE = ("iteration", "learning_rate", "seed_generator_state")
+
+
+class CollapseGuard(keras.callbacks.Callback):
+    """Undoes an epoch in which training with a fast attack collapsed.
+
+    Attacks of a single step can be learned by heart: within an epoch or two the
+    accuracy under the training attack stays high or rises, and that under PGD falls to
+    nothing (catastrophic overfitting). At the end of each epoch this callback attacks
+    the same few images with the training attack and with PGD of 10 steps, both within
+    the budgets that training has then, and adds to the logs the accuracies
+    `guard_attack_accuracy` and `guard_pgd_accuracy`. It is a collapse if the second is
+
+    - less than half of the first, and by at least 0.1, and
+    - less than half of the highest that it has been.
+
+    Then weights, their average, optimiser and the state of method and budget go back
+    to what they were when the epoch began; schedules and learning rate go on. From
+    there on the training attack is PGD of twice as many steps as it had, of
+    `max(epsilon / steps, epsilon / 4)` each, and a line says so. The epoch is not done
+    again. When `fit` ends the model has its own attack again.
+
+    What it knows is kept by `Checkpoint`, so that an interrupted training goes on as
+    it would have. Put it behind callbacks that save what an epoch has made, such as
+    `ModelCheckpoint`, and before `HistoryCSV`.
+
+    Args:
+        x: Images that nothing is tested on, of training or of validation: a float
+            array of shape `(images, ...)`, a `tf.data.Dataset` or another iterable of
+            batches `(x, y)`.
+        y: Labels of the array `x`, integers or one-hot. Defaults to `None`.
+        examples: Integer. So many of them are taken, of all classes as evenly as they
+            come. Defaults to `200`.
+        seed: Integer. Seed of the choice of images and of the random starts. Defaults
+            to `0`.
+
+    Raises:
+        ValueError: If an argument is out of range or, in `fit`, if the model makes no
+            attacks.
+
+    Example:
+
+    >>> model = krl.RobustLTModel(network, class_counts, attack="fgsm-rs")
+    >>> model.compile(krl.optimizers.SGD(0.1))
+    >>> guard = krl.callbacks.CollapseGuard(x, y)
+    >>> history = model.fit(x, y, epochs=3, verbose=0, callbacks=[guard])
+    >>> history.history["guard_pgd_accuracy"]
+
+    Reference:
+        Wong, Rice and Kolter, "Fast is better than free: Revisiting adversarial
+        training", ICLR 2020, section 5.4, who stop training at a collapse.
+    """
+
+    PGD_STEPS = 10
+
+    def __init__(self, x, y=None, examples=200, seed=0):
+        super().__init__()
+        # It imports the model, which imports the callbacks.
+        from keras_robustlt.evaluation import inputs
+
+        examples = checks.positive_integer("examples", examples)
+        images, self._given_labels = inputs.class_balanced_subset(x, y, examples, seed)
+        checks.images(images)
+        self.images = images.astype("float32")
+        self.seed = seed
+        self.best = 0.0
+
+    @property
+    def attack_steps(self):
+        """How many steps the training attack has; to set it changes the attack."""
+        return getattr(self.model.attack_in_use, "steps", 1)
+
+    @attack_steps.setter
+    def attack_steps(self, steps):
+        model = self.model
+        if steps != self.attack_steps:
+            size = max(model.epsilon / steps, model.epsilon / 4)
+            norm = model.attack.norm
+            model.use_attack(attacks.PGD(model.epsilon, steps, size, norm))
+            self._under_attack = self._compiled(model.attack_in_use)
+
+    def on_train_begin(self, logs=None):
+        from keras_robustlt.evaluation import inputs
+
+        model = self.model
+        if "adversarial" not in model.method.inputs:
+            raise ValueError(
+                "CollapseGuard watches the training attack, and there is none. "
+                f"Received: a model with method={model.method!r}"
+            )
+        self.labels = inputs.integer_labels(
+            self.images, self._given_labels, model.num_classes
+        )
+        self.best = 0.0
+        model.use_attack(model.attack)
+        self._pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
+        self._under_pgd = self._compiled(self._pgd)
+        self._under_attack = self._compiled(model.attack)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = [ops.convert_to_numpy(v) for v in self._undone()]
+
+    def on_epoch_end(self, epoch, logs=None):
+        under_attack, under_pgd = self.accuracies()
+        if logs is not None:
+            logs["guard_attack_accuracy"] = under_attack
+            logs["guard_pgd_accuracy"] = under_pgd
+        if self._agreed(self.is_collapse(under_attack, under_pgd, self.best)):
+            self._go_back()
+            self._say(epoch, under_attack, under_pgd)
+        self.best = max(self.best, under_pgd)
+
+    def on_train_end(self, logs=None):
+        self._before = None
+        self.model.use_attack(self.model.attack)
+
+    def is_collapse(self, under_attack, under_pgd, best):
+        """Whether these accuracies are those of a collapse.
+
+        Args:
+            under_attack: Float, under the training attack.
+            under_pgd: Float, under PGD.
+            best: Float, the highest under PGD of the epochs before.
+        """
+        gap = under_attack - under_pgd
+        return gap >= GAP and under_pgd < SHARE * min(under_attack, best)
+
+    def accuracies(self):
+        """Accuracy under the training attack and under PGD, within today's budgets."""
+        model = self.model
+        epsilon = ops.convert_to_numpy(model.class_epsilon())[self.labels]
+        attack = model.attack_in_use
+        return (
+            self._accuracy(self._under_attack, attack, epsilon),
+            self._accuracy(self._under_pgd, self._pgd, epsilon),
+        )
+
+    def _accuracy(self, run, attack, epsilon):
+        own = getattr(attack, "starts_within", "base") == "own"
+        images = ops.convert_to_tensor(self.images)
+        start = attack.starting_point(
+            images, epsilon if own else self.model.epsilon, self.seed
+        )
+        start = ops.convert_to_numpy(start)
+        labels = self.labels.astype("int32")
+        right = active_set.in_batches(
+            run, BATCH_SIZE, self.images, labels, start, epsilon
+        )
+        return float(right.mean())
+
+    def _compiled(self, attack):
+        """Of images, labels, start and budgets: which are right under the attack."""
+        network = self.model.network
+
+        def run(x, y, start, epsilon):
+            x_adv = attack.perturb(network, x, y, start, epsilon)
+            predicted = ops.argmax(backend.frozen(network)(x_adv), axis=-1)
+            return ops.cast(
+                ops.equal(predicted, ops.cast(y, predicted.dtype)), "float32"
+            )
+
+        return backend.compiled(run, active_set.variables_of(network))
+
+    def _agreed(self, collapsed):
+        # What each process of several has found differs by rounding at most.
+        return any(replicas.of_all_processes(self.model, int(collapsed)))
+
+    def _undone(self):
+        """The variables that go back."""
+        model = self.model
+        stays = {id(v) for v in model.metrics_variables}
+        stays |= {id(v) for v in model.schedule.variables}
+        return [
+            variable
+            for variable in [*model.variables, *model.optimizer.variables]
+            if id(variable) not in stays and variable.name not in NOT_UNDONE
+        ]
+
+    def _go_back(self):
+        for variable, value in zip(self._undone(), self._before, strict=True):
+            variable.assign(value)
+        self.attack_steps = 2 * self.attack_steps
+
+    def _say(self, epoch, under_attack, under_pgd):
+        if replicas.is_chief(self.model):
+            start = "\r\033[K" if sys.stdout.isatty() else ""
+            print(
+                f"{start}Training collapsed in epoch {epoch + 1}: accuracy "
+                f"{under_attack:.3f} under its attack, {under_pgd:.3f} under PGD-10. "
+                "It goes on from where the epoch began, with PGD of "
+                f"{self.attack_steps} steps.",
+                flush=True,
+            )
+
+
+# It goes back and on like Keras's callbacks that learn along training.
+KEPT[CollapseGuard] = ("best", "attack_steps")
