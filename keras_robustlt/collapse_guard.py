@@ -111,6 +111,8 @@ class CollapseGuard(keras.callbacks.Callback):
         self.labels = inputs.integer_labels(
             self.images, self._given_labels, model.num_classes
         )
+        if not model.optimizer.built:  # it has its variables from the first step on
+            model.optimizer.build(model.trainable_variables)
         self.best = 0.0
         model.use_attack(model.attack)
         self._pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
