@@ -177,31 +177,3 @@ def test_without_an_attack_there_is_nothing_to_guard(images):
         model.fit(*images, callbacks=[CollapseGuard(*images)], **FIT)
     with pytest.raises(ValueError, match="`examples` must be"):
         CollapseGuard(*images, examples=0)
-
-
-class Onlooker(CollapseGuard):
-    """Measures, and leaves things as they are."""
-
-    def is_collapse(self, under_attack, under_pgd, best):
-        return False
-
-
-@pytest.mark.slow
-def test_a_collapse_that_happens_without_it_and_not_with_it():
-    (x, y), _, class_counts = krl.data.long_tail_arrays("digits", imbalance_ratio=10)
-
-    def under_pgd(guard):
-        keras.utils.set_random_seed(1)
-        network = krl.networks.SmallResNet(classes=10, input_shape=(8, 8, 1))
-        attack = krl.attacks.FGSM(0.3)
-        model = krl.RobustLTModel(
-            network, class_counts, epsilon=0.3, attack=attack, budget="uniform", seed=1
-        )
-        model.compile(krl.optimizers.SGD(0.1, momentum=0.9))
-        options = {"batch_size": 32, "epochs": 20, "verbose": 0}
-        history = model.fit(x, y, callbacks=[guard(x, y)], **options).history
-        return np.array(history["guard_pgd_accuracy"])
-
-    without, guarded = under_pgd(Onlooker), under_pgd(CollapseGuard)
-    assert without.max() > 0.3 and without[-3:].max() < 0.1
-    assert guarded[-3:].min() > 0.5 * guarded.max() > 0.15
