@@ -81,23 +81,31 @@ def collapse(data_dir):
     return figure
 
 
-def train(guard, epochs=20):
+def train(guard, epsilon=0.3, epochs=15):
     """The history of training that collapses, if nothing is done about it."""
-    keras.utils.set_random_seed(1)
     (x, y), _, class_counts = krl.data.long_tail_arrays("digits", imbalance_ratio=10)
-    network = krl.networks.SmallResNet(classes=10, input_shape=(8, 8, 1))
+    x = x.repeat(4, axis=1).repeat(4, axis=2)
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input(x.shape[1:])]
+    for filters, strides in ((16, 2), (32, 1), (64, 2), (64, 2)):
+        layers += [
+            keras.layers.Conv2D(filters, 3, strides=strides, padding="same"),
+            krl.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
     model = krl.RobustLTModel(
-        network,
+        keras.Sequential(layers),
         class_counts,
-        epsilon=0.3,
-        attack=krl.attacks.FGSM(0.3),
+        epsilon=epsilon,
+        # One step twice as long as the budget.
+        attack=krl.attacks.PGD(epsilon, steps=1, step_size=2 * epsilon),
         budget="uniform",
         seed=1,
     )
-    model.compile(krl.optimizers.SGD(0.1, momentum=0.9))
-    callbacks = [guard(x, y)]
+    model.compile(krl.optimizers.SGD(0.05, momentum=0.9))
     options = {"batch_size": 32, "epochs": epochs, "verbose": 0}
-    return model.fit(x, y, callbacks=callbacks, **options).history
+    return model.fit(x, y, callbacks=[guard(x, y)], **options).history
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class CollapseGuard(keras.callbacks.Callback):
     - less than half of the highest that it has been.
 
     Then weights, their average, optimiser and the state of method and budget go back
-    to what they were when the epoch began; schedules and learning rate go on. From
+    to what they were when the epoch began; schedule and learning rate go on. From
     there on the training attack is PGD of twice as many steps as it had, of
     `max(epsilon / steps, epsilon / 4)` each, and a line says so. The epoch is not done
     again. When `fit` ends the model has its own attack again.
@@ -111,6 +111,8 @@ class CollapseGuard(keras.callbacks.Callback):
         self.labels = inputs.integer_labels(
             self.images, self._given_labels, model.num_classes
         )
+        if not model.optimizer.built:  # it has its variables from the first step on
+            model.optimizer.build(model.trainable_variables)
         self.best = 0.0
         model.use_attack(model.attack)
         self._pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
@@ -182,7 +184,7 @@ class CollapseGuard(keras.callbacks.Callback):
         return backend.compiled(run, active_set.variables_of(network))
 
     def _agreed(self, collapsed):
-        # What each process of several has found differs by rounding at most.
+        # Where several processes train, each may look at images of its own.
         return any(replicas.of_all_processes(self.model, int(collapsed)))
 
     def _undone(self):

@@ -177,3 +177,44 @@ def test_without_an_attack_there_is_nothing_to_guard(images):
         model.fit(*images, callbacks=[CollapseGuard(*images)], **FIT)
     with pytest.raises(ValueError, match="`examples` must be"):
         CollapseGuard(*images, examples=0)
+
+
+class Onlooker(CollapseGuard):
+    """Measures, and leaves things as they are."""
+
+    def is_collapse(self, under_attack, under_pgd, best):
+        return False
+
+
+@pytest.mark.slow
+def test_a_collapse_that_happens_without_it_and_not_with_it():
+    (x, y), _, class_counts = krl.data.long_tail_arrays("digits", imbalance_ratio=10)
+    x = x.repeat(4, axis=1).repeat(4, axis=2)
+    layers = keras.layers
+
+    def block(filters, strides):
+        convolution = layers.Conv2D(filters, 3, strides=strides, padding="same")
+        return [convolution, krl.layers.BatchNormalization(), layers.ReLU()]
+
+    def last_accuracies(guard):
+        keras.utils.set_random_seed(1)
+        blocks = [*block(16, 2), *block(32, 1), *block(64, 2), *block(64, 2)]
+        head = [layers.Flatten(), layers.Dense(10)]
+        network = keras.Sequential([keras.Input(x.shape[1:]), *blocks, *head])
+        # One step twice as long as the budget, in a large ball.
+        attack = krl.attacks.PGD(0.3, steps=1, step_size=0.6)
+        model = krl.RobustLTModel(
+            network, class_counts, epsilon=0.3, attack=attack, budget="uniform", seed=1
+        )
+        model.compile(krl.optimizers.SGD(0.05, momentum=0.9))
+        options = {"batch_size": 32, "epochs": 15, "verbose": 0}
+        history = model.fit(x, y, callbacks=[guard(x, y)], **options).history
+        return [
+            np.mean(history[f"guard_{name}_accuracy"][-3:])
+            for name in ("attack", "pgd")
+        ]
+
+    under_attack, under_pgd = last_accuracies(Onlooker)
+    assert under_attack > 0.7 and under_pgd < 0.05
+    under_attack, under_pgd = last_accuracies(CollapseGuard)
+    assert under_pgd > 0.25

@@ -97,6 +97,7 @@ OF_A_RUN = [
     ("--beta=0 --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
     ("--attack=n-fgsm --attack_steps=3", ("--pgd_steps=3", "--attack=n-fgsm")),
     ("--attack=fgsm-rs --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
+    ("--pgd_steps=2 --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
     ("--method=standard --attack=n-fgsm", ("--attack=n-fgsm", DOES_NOTHING)),
     ("--collapse_guard", ("--collapse_guard", DOES_NOTHING, "so many steps")),
     ("--method=standard --collapse_guard", ("--collapse_guard", DOES_NOTHING)),

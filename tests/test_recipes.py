@@ -386,6 +386,20 @@ def test_images_of_every_class_are_watched(held_out):
         assert counts.sum() == 200 and counts.min() == data.class_counts.min()
 
 
+@pytest.mark.slow
+def test_a_run_with_a_fast_attack(tmp_path, capsys):
+    fast = [flag for flag in SHORT if "pgd_steps" not in flag]
+    run_here(*fast, "--attack=n-fgsm", "--ema=0.9", f"--workdir={tmp_path}")
+    assert "N-FGSM, epsilon" in capsys.readouterr().out
+    assert read_json(tmp_path / "config.json")["name"] == "AT + RobustLT + N-FGSM + EMA"
+    rows = read_csv(tmp_path / "history.csv")
+    assert len(rows) == 2
+    for row in rows:
+        assert 0 <= float(row["guard_pgd_accuracy"]) <= 1
+    results = read_json(tmp_path / "results.json")
+    assert results["curve"]["attack"]["steps"] == 10
+
+
 def test_flags_reach_the_settings():
     """Of every flag, by its name, and of those that change their values."""
     found = from_flags(presets.DIGITSLT, "--attack_steps=3", "--ema=0.9", "--seed=7")

@@ -399,6 +399,9 @@ def _check_what_does_nothing(given, settings):
     if settings["attack"] != "pgd":
         one = f"with --attack={settings['attack']}, which makes one step"
         refuse(("pgd_steps", "adaptive_steps"), one)
+    elif settings["pgd_steps"] <= 2:
+        few = f"with --pgd_steps={settings['pgd_steps']}: it makes at least 2"
+        refuse(("adaptive_steps",), few)
     elif settings["pgd_steps"] >= krl.callbacks.CollapseGuard.PGD_STEPS:
         refuse(("collapse_guard",), "with a training attack of so many steps")
     if settings["budget"] == "auto":  # which grows too
