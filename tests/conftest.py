@@ -28,7 +28,6 @@ DEPEND_ON_BACKEND = {
     "test_attacks",
     "test_autoattack",
     "test_averaging",
-    "test_cgr",
     "test_data_on_device",
     "test_distribution",
     "test_evaluation",
