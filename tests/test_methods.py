@@ -64,7 +64,7 @@ def graded(name):
     return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", map(graded, NAMES))
+@pytest.mark.parametrize("name", [graded(name) for name in NAMES])
 @pytest.mark.parametrize(
     "robustlt", [pytest.param(False, marks=pytest.mark.slow), True]
 )
