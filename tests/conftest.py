@@ -30,7 +30,6 @@ DEPEND_ON_BACKEND = {
     "test_auto",
     "test_autoattack",
     "test_averaging",
-    "test_cgr",
     "test_collapse_guard",
     "test_data_on_device",
     "test_distribution",

@@ -13,9 +13,8 @@ import keras_robustlt as krl
 from keras_robustlt import backend, losses
 from keras_robustlt.attacks import APGD, APGDT, apgd
 
-few = settings(max_examples=5, deadline=None)
-# Of the images of the reference; JAX's convolutions take their time.
-SOME = slice(100) if keras.backend.backend() == "tensorflow" else slice(50)
+few = settings(max_examples=3, deadline=None)
+SOME = slice(50)  # of the images of the reference
 
 
 def to_numpy(x):
@@ -225,6 +224,21 @@ def test_finds_the_worst_point_of_a_linear_network():
         np.testing.assert_allclose(found["best"], [[0.2], [0.5], [0.7]], atol=1e-6)
 
 
+@pytest.mark.tensorflow  # whose AutoGraph converts it
+def test_a_function_with_control_flow_of_python_is_a_network():
+    network = threshold_network()
+
+    def function(x):
+        logits = network(x)
+        if keras.ops.max(logits) > 0:
+            logits = 2 * logits
+        return logits
+
+    x = np.array([[0.3], [0.6], [0.6]], "float32")
+    found = APGD(0.1, steps=20).maximize(function, x, [0, 0, 1], seed=0)
+    np.testing.assert_allclose(found["best"], [[0.2], [0.5], [0.7]], atol=1e-6)
+
+
 def test_stronger_than_one_step(ten):
     network, x, y = ten
     corner = krl.attacks.FGSM(0.05)(network, x, y)
@@ -275,6 +289,7 @@ def test_neither_batches_nor_order_matter(ten, order):
         np.testing.assert_allclose(np.concatenate(parts), together[order], atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_batch_size_does_not_matter(ten):
     network, x, y = ten
     results = [
@@ -351,6 +366,7 @@ def test_random_starts_are_on_the_surface(norm):
     np.testing.assert_array_equal(start[0], start[1])
 
 
+@pytest.mark.slow_on_jax
 def test_constant_and_spoilt_networks_do_no_harm(images):
     x, _ = images
     y = np.zeros(len(x), "int32")

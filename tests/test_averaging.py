@@ -107,7 +107,11 @@ def test_fawa_in_fit(images):
     assert logs["clean_accuracy"] == pytest.approx(hits.mean())
 
 
-@pytest.mark.parametrize("averaging", [0.5, krl.averaging.FAWA(0.0)])
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize(
+    "averaging",
+    [pytest.param(0.5, marks=pytest.mark.slow), krl.averaging.FAWA(0.0)],
+)
 def test_averaging_goes_with_methods_that_need_features(images, averaging):
     model = tiny_model(method="reat", averaging=averaging)
     history = model.fit(*images, epochs=1, validation_data=images, **FIT)

@@ -201,8 +201,21 @@ def step_losses(epochs=3, **arguments):
     return np.reshape(recorder.losses, (epochs, 8))
 
 
-@pytest.mark.parametrize("granularity", ["epoch", "step"])
-@pytest.mark.parametrize("weighting", ["perturbation", "loss", "both"])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "weighting"),
+    [
+        ("epoch", "perturbation"),
+        slow("epoch", "loss"),
+        slow("epoch", "both"),
+        slow("step", "perturbation"),
+        ("step", "loss"),
+        ("step", "both"),
+    ],
+)
 def test_each_step_of_fit_uses_the_budget_of_its_time(granularity, weighting):
     actual = step_losses(
         alpha=0.6, beta=0.5, granularity=granularity, weighting=weighting

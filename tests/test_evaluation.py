@@ -52,12 +52,14 @@ def test_accuracy_in_closed_form():
         assert entry["worst"] == pytest.approx(min(per_class))
 
 
+@pytest.mark.slow_on_jax
 def test_another_epsilon():
     results = evaluate(attacks=["fgsm"], epsilon=0.3)
     # Only those farther than 0.3 from the threshold: 0.9 and 0.05.
     assert results["fgsm"]["per_class"] == pytest.approx([1 / 4, 1 / 3])
 
 
+@pytest.mark.slow_on_jax
 def test_attack_objects():
     attacks = {
         "no attack": None,
@@ -79,6 +81,7 @@ def test_batch_size_does_not_matter(size):
     assert results["pgd"]["per_class"] == pytest.approx(ROBUST["per_class"])
 
 
+@pytest.mark.slow_on_jax
 def test_forms_of_the_data():
     batches = [(X[:4], Y[:4]), (X[4:], Y[4:, None])]
     for x, y in (
@@ -166,6 +169,7 @@ def test_random_starts_of_batches_differ():
     assert abs(first - second).min() > 0
 
 
+@pytest.mark.slow_on_jax
 def test_table():
     results = evaluate(class_names=["bright", "dark"], tail_fraction=0.5)
     assert str(results).splitlines() == [
@@ -179,6 +183,7 @@ def test_table():
     )
 
 
+@pytest.mark.slow_on_jax
 def test_a_class_without_examples():
     results = evaluate(X[:4], Y[:4], tail_fraction=0.5)
     assert results["clean"]["per_class"] == [0.75, None]
@@ -186,6 +191,7 @@ def test_a_class_without_examples():
     assert results.row("clean") == ["75.0", "-", "75.0", "75.0", "75.0", "-"]
 
 
+@pytest.mark.slow_on_jax
 def test_json(tmp_path):
     names = ["bright", "dark"]
     results = evaluate(class_names=names, attacks=["clean", "pgd2", "cw3"], seed=3)
@@ -209,6 +215,7 @@ def test_json(tmp_path):
     assert set(settings["versions"]) >= {"keras", "python", settings["backend"]}
 
 
+@pytest.mark.slow_on_jax
 def test_json_with_a_loss_of_ones_own():
     def my_loss(targets, logits):
         return krl.losses.cross_entropy(targets, logits)
@@ -219,6 +226,7 @@ def test_json_with_a_loss_of_ones_own():
     )
 
 
+@pytest.mark.slow_on_jax
 def test_read_back_from_json(tmp_path):
     results = evaluate(X[:4], Y[:4], class_names=["bright", "dark"])
     path = tmp_path / "results.json"
@@ -259,6 +267,7 @@ def test_attacks_of_all_kinds():
     json.loads(results.to_json())
 
 
+@pytest.mark.slow_on_jax
 def test_the_union_is_image_by_image():
     attacks = {
         "darker": lambda network, x, y, seed: np.maximum(x - 0.1, 0),
@@ -277,6 +286,7 @@ def test_the_union_is_image_by_image():
     assert evaluate().robust is None
 
 
+@pytest.mark.slow_on_jax
 def test_an_image_is_judged_as_it_is_returned():
     # It says nothing of success, and its float64 is the wrong side of the threshold.
     just_below = np.nextafter(np.float64(0.5), 0)
@@ -301,6 +311,7 @@ def test_restarts_of_pgd_count(images):
     assert np.all(left(8) <= left(1))
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(("batch_size", "chunk_size"), [(5, 3), (3, 100)])
 def test_chunks_do_not_matter_on_the_host(images, batch_size, chunk_size):
     x, _ = images
@@ -325,6 +336,7 @@ def test_a_function_is_a_network():
         assert results[name]["per_class"] == expected[name]["per_class"]
 
 
+@pytest.mark.slow_on_jax
 def test_without_class_counts():
     results = evaluate(class_counts=None)
     assert results["clean"]["tail"] is None
@@ -336,6 +348,7 @@ def test_without_class_counts():
 # What attacks of one's own may give
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("give", "message"),
     [
@@ -352,6 +365,7 @@ def test_what_an_attack_of_ones_own_gives_is_checked(give, message):
         evaluate(attacks=attacks)
 
 
+@pytest.mark.slow_on_jax
 def test_an_attack_that_leaves_its_ball():
     class Brighter(krl.attacks.Attack):
         def __call__(self, network, x, y, epsilon=None, seed=None):
@@ -362,6 +376,7 @@ def test_an_attack_that_leaves_its_ball():
     assert evaluate(attacks={"mine": Brighter(0.2)})["mine"]["all"] < 1
 
 
+@pytest.mark.slow_on_jax
 def test_a_function_that_leaves_the_budget_is_found():
     attacks = {"mine": lambda network, x, y, seed: np.maximum(x - 0.2, 0)}
     with pytest.warns(krl.RobustnessWarning, match=r"mine \(by 0.2\)"):
@@ -372,6 +387,7 @@ def test_a_function_that_leaves_the_budget_is_found():
     evaluate(attacks=attacks, epsilon=None)
 
 
+@pytest.mark.slow_on_jax
 def test_an_attack_cannot_change_the_data():
     def darken(network, x, y, seed):
         x *= 0.5
@@ -452,6 +468,7 @@ def interrupted(path, **arguments):
     return arguments
 
 
+@pytest.mark.slow_on_jax
 def test_goes_on_where_it_was_interrupted(tmp_path):
     path = tmp_path / "new" / "cache.npz"
     arguments = interrupted(path, per_example=True)
@@ -475,6 +492,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -508,6 +526,7 @@ def test_another_evaluation_is_refused(tmp_path, changed, message):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow_on_jax
 def test_not_a_cache(tmp_path):
     path = tmp_path / "cache.npz"
     path.write_text("something else")
@@ -518,6 +537,7 @@ def test_not_a_cache(tmp_path):
         evaluate(cache=path)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("part", ["predicted", "seconds", "stages"])
 def test_a_damaged_cache_is_named(tmp_path, part):
     path = tmp_path / "cache.npz"
@@ -537,6 +557,7 @@ def test_a_damaged_cache_is_named(tmp_path, part):
 # What is shown and written
 
 
+@pytest.mark.slow_on_jax
 def test_progress(capsys):
     evaluate(attacks=["clean", "fgsm"], batch_size=3, chunk_size=4, verbose=1)
     lines = capsys.readouterr().out.splitlines()
@@ -605,6 +626,7 @@ def test_durations():
     assert [duration(each) for each in seconds] == expected
 
 
+@pytest.mark.slow_on_jax
 def test_rows():
     results = evaluate(attacks=short_attacks(), class_names=["bright", "dark"])
     rows = results.to_rows()
@@ -632,6 +654,7 @@ def test_rows():
     assert set(counts) == {None}
 
 
+@pytest.mark.slow_on_jax
 def test_flags_in_a_file(tmp_path):
     results = evaluate(per_example=True)
     results.to_npz(tmp_path / "results.npz")
@@ -670,6 +693,7 @@ def test_results_need_no_backend():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,7 +13,7 @@ from tiny_models import threshold_network
 from keras_robustlt.attacks import FAB, fab, norms
 
 NORMS = ("linf", "l2")
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=3, deadline=None)
 
 
 # The projection

@@ -73,7 +73,12 @@ def test_schedule_inside_the_graph(golden):
             )
 
 
-CONFIGS = ("uniform", "cpb", "cpb_quarter", "cpb_zero")
+CONFIGS = (
+    "uniform",
+    "cpb",
+    pytest.param("cpb_quarter", marks=pytest.mark.slow_on_jax),
+    pytest.param("cpb_zero", marks=pytest.mark.slow_on_jax),
+)
 
 
 @pytest.mark.parametrize("config", CONFIGS)

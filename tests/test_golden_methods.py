@@ -230,16 +230,16 @@ def slower(*values):
     ("scenario", "statistics", "passes"),
     [
         # The reference's pgdat makes no clean pass before the update to compare with.
-        slow("pgdat", "adversarial", ["loss1:adv"]),
-        ("atbsl", "adversarial", ["loss1:adv"]),
+        slower("pgdat", "adversarial", ["loss1:adv"]),
+        slow("atbsl", "adversarial", ["loss1:adv"]),
         slower("atbsl", "mixed", ["loss1:adv", "loss1:clean"]),
         slower("robal", "adversarial", ["loss1:adv"]),
         ("robal", "mixed", ["loss1:adv", "loss1:clean"]),
-        slow("reat", "adversarial", ["loss1:adv"]),
-        ("reat_mid", "adversarial", ["loss1:adv"]),
+        slower("reat", "adversarial", ["loss1:adv"]),
+        slow("reat_mid", "adversarial", ["loss1:adv"]),
         slow("taet", "adversarial", ["loss1:adv"]),
         slower("taet_stage1", "adversarial", ["loss1:clean"]),
-        slow("awp", "adversarial", ["loss2:adv"]),
+        ("awp", "adversarial", ["loss2:adv"]),
         slower("awp_warmup", "adversarial", ["loss2:adv"]),
     ],
 )

@@ -8,6 +8,7 @@ from tiny_models import (
     FIT,
     conv_network,
     dense_network,
+    eager_model,
     tiny_model,
     trained,
     weights_of,
@@ -69,8 +70,24 @@ def test_nuat():
             np.testing.assert_allclose(attack, expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("robustlt", [False, True])
+# Of these there are training steps in test_golden_methods.py.
+GOLDEN = ("at", "at_bsl", "awp", "at_bsl+awp", "robal", "reat", "taet")
+
+
+# These are losses, which test_losses.py has on JAX too.
+LOSSES = ("standard", "class_balanced", "focal", "ldam", "logit_adjusted")
+
+
+def graded(name):
+    marks = [pytest.mark.slow] if name in GOLDEN else []
+    marks += [pytest.mark.slow_on_jax] if name in LOSSES else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [graded(name) for name in NAMES])
+@pytest.mark.parametrize(
+    "robustlt", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_every_method_trains(images, name, robustlt):
     alpha, beta = (0.3, 0.8) if robustlt else (0.0, 0.0)
     # LDAM's factor is one for cosines.
@@ -224,15 +241,17 @@ def test_a_trial_update_changes_nothing(images, same_network):
         assert np.abs(change).max() > 1e-3
 
 
+@pytest.mark.slow_on_jax
 def test_awp_without_gamma_is_the_method_itself(images, same_network):
     def run(method):
         return trained(images, tiny_model(same_network(), method=method, beta=0))
 
+    expected = run("at_bsl")
     awp = krl.methods.AWP("at_bsl", gamma=0)
-    np.testing.assert_allclose(run(awp), run("at_bsl"), atol=1e-6)
+    np.testing.assert_allclose(run(awp), expected, atol=1e-6)
     warming_up = krl.methods.AWP("at_bsl", gamma=1.0, warmup_epochs=5)
-    np.testing.assert_allclose(run(warming_up), run("at_bsl"), atol=1e-6)
-    assert abs(run(krl.methods.AWP("at_bsl", gamma=1.0)) - run("at_bsl")).max() > 1e-3
+    np.testing.assert_allclose(run(warming_up), expected, atol=1e-6)
+    assert abs(run(krl.methods.AWP("at_bsl", gamma=1.0)) - expected).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -310,7 +329,8 @@ def test_losses_that_are_no_means_refuse_weights(images):
 def test_any_network_serves_the_methods_with_two_forward_passes(images):
     x, y = images
     for method in ("trades", "mart", "robal"):
-        model = tiny_model(dense_network(), method=method, weighting="both")
-        logs = model.fit(x, y, epochs=2, validation_data=images, **FIT).history
+        model = eager_model(dense_network(), method=method, weighting="both")
+        arguments = {"epochs": 2, "validation_data": images, "verbose": 0}
+        logs = model.fit(x, y, 12, **arguments).history
         assert {"clean_accuracy", "adversarial_accuracy"} <= set(logs)
         assert np.all(np.isfinite(logs["val_loss"]))

@@ -17,7 +17,7 @@ def count(variables):
     "name, parameters",
     [
         ("wrn-10-1", 77_850),
-        pytest.param("wrn-28-10", 36_479_194, marks=pytest.mark.tensorflow),
+        pytest.param("wrn-28-10", 36_479_194, marks=pytest.mark.slow),
         # Much the same as the one before; tracing takes JAX long.
         pytest.param("wrn-34-10", 46_160_474, marks=pytest.mark.tensorflow),
         ("resnet18", 11_173_962),
@@ -43,7 +43,7 @@ def test_parameter_counts(name, parameters):
         pytest.param(
             "resnet50",
             {"input_shape": (None, None, 3), "classes": 3},
-            marks=pytest.mark.slow_on_jax,
+            marks=pytest.mark.slow,
         ),
         ("preact_resnet18", {"input_shape": (8, 8, 3)}),
         ("small_resnet", {"classes": 7}),

@@ -111,7 +111,7 @@ def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
     command(
         "--data=my images",
         "--nocompare",
-        "--epochs=3",
+        "--epochs=2",
         "--pgd_steps=1",
         "--attacks=clean",
         "--optimizer=adamw",

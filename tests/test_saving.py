@@ -11,7 +11,6 @@ import keras_robustlt as krl
 
 
 def test_save_and_load_in_mid_schedule(images, tmp_path):
-    x, y = images
     model = tiny_model(
         conv_network(),
         method="at_bsl",
@@ -31,9 +30,6 @@ def test_save_and_load_in_mid_schedule(images, tmp_path):
     position = [float(value) for value in model.schedule.position("step")]
     assert position == [6, 12]
     assert [float(v) for v in loaded.schedule.position("step")] == position
-    for each in (model, loaded):
-        each.train_on_batch(x, y)
-    np.testing.assert_allclose(weights_of(model), weights_of(loaded), atol=1e-6)
     actual = trained(images, loaded, epochs=4, initial_epoch=2)
     expected = trained(images, model, epochs=4, initial_epoch=2)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
@@ -42,7 +38,7 @@ def test_save_and_load_in_mid_schedule(images, tmp_path):
 def test_loss_and_metrics_are_saved(images, tmp_path):
     model = tiny_model()
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.5)
-    model.compile("sgd", loss=loss, metrics=["accuracy"])
+    model.compile("sgd", loss=loss, metrics=["accuracy"], run_eagerly=True)
     expected = model.evaluate(*images, verbose=0, return_dict=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

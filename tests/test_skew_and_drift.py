@@ -54,13 +54,13 @@ def risk_and_images(network, x, y, start, budgets):
 
 @pytest.mark.slow_on_jax
 def test_against_brute_force(images, tmp_path):
-    x, y = images
+    x, y = images[0][:6], images[1][:6]
     keep = Keep()
     probe = SkewAndDrift(
-        *(x, y), examples=12, attack=PGD, directory=tmp_path, class_names="abc"
+        *(x, y), examples=6, attack=PGD, directory=tmp_path, class_names="abc"
     )
     model = tiny_model(conv_network())
-    history = model.fit(x, y, epochs=4, callbacks=[probe, keep], **FIT).history
+    history = model.fit(x, y, epochs=3, callbacks=[probe, keep], **FIT).history
 
     network = conv_network()
     start = PGD.starting_point(keras.ops.convert_to_tensor(x), 0.1, seed=0)
@@ -68,7 +68,7 @@ def test_against_brute_force(images, tmp_path):
     before = None
     with (tmp_path / SkewAndDrift.FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     for epoch, (weights, budgets) in enumerate(keep.kept):
         network.set_weights(weights)
         risks, _ = risk_and_images(network, x, y, start, [0.1] * 3)

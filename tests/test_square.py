@@ -12,7 +12,7 @@ from tiny_models import dense_network
 
 from keras_robustlt.attacks import Square, square
 
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=3, deadline=None)
 
 
 # Schedules and patterns

@@ -54,6 +54,13 @@ def tiny_model(network=None, class_counts=COUNTS, optimizer=None, **arguments):
     return model
 
 
+def eager_model(*arguments, **options):
+    """A `tiny_model` whose few steps run at once: tracing them would take longer."""
+    model = tiny_model(*arguments, **options)
+    model.compile(model.optimizer, run_eagerly=True)
+    return model
+
+
 def weights_of(model):
     """All weights of the network in one vector."""
     return np.concatenate([w.ravel() for w in model.network.get_weights()])
@@ -66,3 +73,20 @@ def trained(images, model=None, **arguments):
     arguments = {"x": x, "y": y, "epochs": 2, **FIT, **arguments}
     model.fit(**arguments)
     return weights_of(model)
+
+
+def trainer(model):
+    """`trained` as a function that begins with the model as it is now, at each call.
+
+    Where trainings differ in their data only, it spares tracing a step for each.
+    """
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+    def train(images, **arguments):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return trained(images, model, **arguments)
+
+    return train

@@ -42,6 +42,8 @@ def compiled(function, variables):
 
 
 def traceable(function):
+    if tf.executing_eagerly():
+        return function
     return tf.function(lambda x: function(x))  # with AutoGraph
 
 
