@@ -22,6 +22,9 @@ import dataclasses
 import json
 import pathlib
 
+# The training attacks that --pgd_steps is about; others make one step.
+WITH_STEPS = ("pgd", "udr")
+
 COMMON = dict(
     method="at_bsl",
     method_options={},
@@ -51,6 +54,7 @@ COMMON = dict(
     attack="pgd",
     pgd_steps=10,
     adaptive_steps=False,
+    skew_and_drift=False,
     epochs=100,
     batch_size=128,
     optimizer="sgd",
@@ -207,7 +211,7 @@ class DataSet:
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if settings["method"] == "standard":  # it attacks nothing
             settings["budget"] = "uniform"
-        if settings["attack"] != "pgd":
+        if settings["attack"] not in WITH_STEPS:
             settings["pgd_steps"] = None
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
