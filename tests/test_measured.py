@@ -36,6 +36,4 @@ def test_what_was_measured_follows_from_the_runs():
         pytest.skip("the runs are in the repository, and this is no checkout")
     lines = comparison.compare(summary.collect(RAW / "runs"))
     kept = json.loads((measured.FOLDER / "digits.json").read_text())
-    assert kept["lines"] == [
-        line for line in lines if line["group"] in SUMMARY
-    ]
+    assert kept["lines"] == [line for line in lines if line["group"] in SUMMARY]

@@ -19,6 +19,7 @@ from tiny_data import write_cifar100, write_imagenet64, write_tiny_imagenet
 
 from keras_robustlt import data as krl_data
 from keras_robustlt import methods
+from keras_robustlt.data import long_tail_arrays
 from keras_robustlt.experiments import devices, presets, progress, train
 from keras_robustlt.experiments import flags as run_flags
 from keras_robustlt.experiments import run as one_run
@@ -362,13 +363,14 @@ def test_names_of_runs():
 
 
 def test_training_attacks_by_flag():
-    from keras_robustlt.attacks import FGSMRS, NFGSM, PGD
+    from keras_robustlt.attacks import FGSMRS, NFGSM, PGD, UDR
 
     for flag, attack in {
         (): PGD(0.1),
         ("--attack=pgd", "--attack_steps=3"): PGD(0.1, 3),
         ("--attack=fgsm-rs",): FGSMRS(0.1),
         ("--attack=n-fgsm", "--method=robal"): NFGSM(0.1),
+        ("--attack=udr", "--method=robal"): UDR(0.1, 5),
     }.items():
         found = one_run.training_attack(from_flags(presets.DIGITSLT, *flag))
         assert repr(found) == repr(attack)
@@ -723,6 +725,15 @@ def test_test_examples_are_of_all_classes():
     assert np.bincount(y).tolist() == [10] * 10
 
 
+def test_skew_and_drift_look_at_training_images_as_they_are(tmp_path):
+    settings = from_flags(presets.DIGITSLT, "--skew_and_drift", "--augmentation=base")
+    probe = one_run.skew_and_drift(settings, None, tmp_path)
+    (x, _), _, _ = long_tail_arrays("digits", seed=102)
+    known = {image.tobytes() for image in x}
+    assert len(probe.images) == 200 and len(set(probe._given_labels)) == 10
+    assert {image.tobytes() for image in probe.images} <= known
+
+
 def test_a_full_disk(monkeypatch, tmp_path):
     def run(*arguments):
         raise OSError(28, "No space left on device", "somewhere")
@@ -756,17 +767,17 @@ SMALL_DATA = {
         ),
         (
             "tinyimagenet",
-            "TAET",
+            "TAET + UDR",
             [3, 1, 1],
             ["--method=taet", "--norobustlt", "--num_classes=3"]
-            + ["--model=small_resnet"],
+            + ["--model=small_resnet", "--attack=udr"],
         ),
         (
             "imagenet",
             "AT + CFA + EMA",
             [3, 1],
             ["--method=at", "--budget=cfa", "--ema=0.9", "--num_classes=2"]
-            + ["--batch_size=2"],
+            + ["--batch_size=2", "--skew_and_drift"],
         ),
     ],
 )
@@ -798,7 +809,11 @@ def test_data_sets(monkeypatch, tmp_path, data, name, counts, given):
     results = read_json(tmp_path / "run" / "results.json")
     assert np.isfinite(results["attacks"]["clean"]["all"])
     assert len(results["attacks"]["clean"]["per_class"]) == len(counts)
-    assert np.isfinite(float(read_csv(tmp_path / "run" / "history.csv")[0]["loss"]))
+    history = read_csv(tmp_path / "run" / "history.csv")[0]
+    assert np.isfinite(float(history["loss"]))
+    if "--skew_and_drift" in given:  # on the training images, one of each class here
+        row = read_csv(tmp_path / "run" / "skew_and_drift.csv")[0]
+        assert row["skew"] == history["skew"] and float(row["robust_risk"]) > 0
     # The average of the weights where there is one, and Keras's layers alone.
     saved = keras.saving.load_model(tmp_path / "run" / "network.keras")
     network = models[0].inference_network

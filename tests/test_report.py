@@ -211,6 +211,36 @@ def test_what_is_not_there_is_left_out_and_named(run, tmp_path):
     assert " (Other): train with" in " ".join(page.words)
 
 
+def test_skew_and_drift_side_by_side(run, tmp_path):
+    other = write_run(tmp_path / "other", name="Other")
+    head = "epoch,loss,skew,robust_risk,robust_risk_change,drift_linf,drift_l2"
+    for folder, skews in ((run, (0.5, 0.25)), (other, (1, 3))):
+        rows = [
+            f"{i},1,{skew},2,nan,{0.1 * i or 'nan'},1" for i, skew in enumerate(skews)
+        ]
+        (folder / "history.csv").write_text("\n".join([head, *rows]) + "\n")
+    page, text = report(run, other, tmp_path / "report.html")
+    assert "Skew and drift" in page.headings
+    # The mean over the epochs and the last one; of the drift, what is known.
+    rows = re.findall(r"<td>([^<]*)</td>" * 5, text)
+    assert rows[:2] == [
+        ("0.375", "0.25", "2", "25.5", "1"),
+        ("2", "3", "2", "25.5", "1"),
+    ]
+    skew = (
+        "Skewed objective along the epochs. AT: from 0.5 to 0.25. Other: from 1 to 3."
+    )
+    assert text.count(skew) == 1
+    assert "robust risk change" not in text
+
+
+def test_chosen_alpha_and_growth_are_drawn(run, tmp_path):
+    lines = ["epoch,loss,iteration_weight,alpha", "0,1,0,0", "1,1,.5,.25"]
+    (run / "history.csv").write_text("\n".join(lines) + "\n")
+    _, text = report(run, tmp_path / "report.html")
+    assert "alpha: from 0 to 0.25. w: from 0 to 0.5." in text
+
+
 def test_a_run_in_training(run, tmp_path):
     (run / "results.json").unlink()
     (run / "examples.npz").unlink()

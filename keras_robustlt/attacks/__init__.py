@@ -41,6 +41,7 @@ TRAINING = {
     "fgsm-rs": FGSMRS,
     "n-fgsm": NFGSM,
     "fgsm-bernoulli": FGSMBernoulli,
+    "udr": UDR,
 }
 # The losses of those with a number of steps behind their name.
 STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
@@ -99,7 +100,8 @@ def get_training(attack, epsilon=8 / 255):
 
     Args:
         attack: `"pgd"` (10 steps of `epsilon / 4`), `"fgsm-rs"`, `"n-fgsm"`,
-            `"fgsm-bernoulli"`, or an attack, which is given back.
+            `"fgsm-bernoulli"`, `"udr"` (PGD with a soft projection), or an attack,
+            which is given back.
         epsilon: Float. The budget of an attack given by name, in pixel units.
             Defaults to `8 / 255`.
 

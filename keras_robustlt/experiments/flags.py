@@ -8,7 +8,12 @@ from absl import flags
 
 import keras_robustlt as krl
 from keras_robustlt.experiments import devices
-from keras_robustlt.experiments.presets import METHODS, OPTIMIZERS, SCHEDULES
+from keras_robustlt.experiments.presets import (
+    METHODS,
+    OPTIMIZERS,
+    SCHEDULES,
+    WITH_STEPS,
+)
 from keras_robustlt.flag_types import (
     CLASSES,
     COUNT,
@@ -167,9 +172,10 @@ def define_flags(values, tables, workdir):
     choice(
         "attack",
         list(krl.attacks.TRAINING),
-        "The training attack: pgd, or one of a single step, in a fifth of the time.",
+        "The training attack: pgd; one of a single step, in a fifth of the time; or "
+        "udr, pgd with a soft projection.",
     )
-    number(COUNT, "pgd_steps", "Steps of the training attack, if it is pgd.")
+    number(COUNT, "pgd_steps", "Steps of the training attack, if it is pgd or udr.")
     switch(
         "adaptive_steps",
         None,
@@ -223,6 +229,14 @@ def define_flags(values, tables, workdir):
         "cpu_devices",
         None,
         "Split the CPU into so many devices, to try --distribute without accelerators.",
+    )
+    switch(
+        "skew_and_drift",
+        None,
+        "Measure in each epoch, on training images, how far the classes' risks are "
+        "apart and how the adversarial images drift, which RobustLT is meant to lower, "
+        "for some more time an epoch. "
+        f"{defaults_text(tables, 'skew_and_drift')}",
     )
     switch("deterministic", False, "Bit-reproducible operations; slower on a GPU.")
     texts("attacks", "Attacks of the final evaluation.")
@@ -396,7 +410,7 @@ def _check_what_does_nothing(given, settings):
         rule = [key for key in ("budget",) if given.get(key) != "uniform"]
         of_attacks = [*rule, *OF_ROBUSTLT, *OF_ATTACK]
         refuse(of_attacks, "with --method=standard, which attacks nothing")
-    if settings["attack"] != "pgd":
+    if settings["attack"] not in WITH_STEPS:
         one = f"with --attack={settings['attack']}, which makes one step"
         refuse(("pgd_steps", "adaptive_steps"), one)
     elif settings["pgd_steps"] <= 2:

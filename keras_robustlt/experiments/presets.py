@@ -22,6 +22,9 @@ import dataclasses
 import json
 import pathlib
 
+# The training attacks that --pgd_steps is about; others make one step.
+WITH_STEPS = ("pgd", "udr")
+
 COMMON = dict(
     method="at_bsl",
     method_options={},
@@ -52,6 +55,7 @@ COMMON = dict(
     pgd_steps=10,
     adaptive_steps=False,
     collapse_guard=None,
+    skew_and_drift=False,
     epochs=100,
     batch_size=128,
     optimizer="sgd",
@@ -221,10 +225,10 @@ class DataSet:
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if settings["method"] == "standard":  # it attacks nothing
             settings.update(budget="uniform", attack="pgd")
-        if settings["attack"] != "pgd":
+        if settings["attack"] not in WITH_STEPS:
             settings["pgd_steps"] = None
         if settings["collapse_guard"] is None:
-            settings["collapse_guard"] = settings["attack"] != "pgd"
+            settings["collapse_guard"] = settings["attack"] not in WITH_STEPS
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
         return json.loads(json.dumps({"data": self.source, **settings}))

@@ -5,8 +5,10 @@ import dataclasses
 import importlib
 import os
 import sys
+import warnings
 
 import keras
+import numpy as np
 from absl import logging
 
 import keras_robustlt as krl
@@ -62,7 +64,10 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
                 stack.enter_context(workdir.held(folder))
             if chief and not is_begun:
                 workdir.write_config(folder, describe(settings, data))
-            train(settings, data, model, folder, chief)
+            diagnostics = []
+            if settings["skew_and_drift"]:
+                diagnostics.append(skew_and_drift(settings, data_dir, folder))
+            train(settings, data, model, folder, chief, diagnostics)
         if chief:
             # The average of the weights where the settings ask for one. The copy is of
             # this process alone, also where several devices trained.
@@ -72,9 +77,10 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
         return evaluate(network, settings, data, folder) if chief else None
 
 
-def train(settings, data, model, folder, chief=True):
+def train(settings, data, model, folder, chief=True, diagnostics=()):
     """Trains the epochs that are left; the chief's process writes the files."""
     callbacks = [
+        *diagnostics,
         krl.callbacks.ScheduleInspector(folder, data.class_names),
         krl.callbacks.HistoryCSV(folder / "history.csv"),
         krl.callbacks.Checkpoint(folder / "checkpoints"),
@@ -99,8 +105,27 @@ def train(settings, data, model, folder, chief=True):
 def collapse_guard(settings, data):
     """Watches a few validation images, or training images where there are none."""
     images = data.train if data.validation is None else data.validation
-    batches = -(-PROBED // settings["batch_size"])
-    return krl.callbacks.CollapseGuard(images.take(batches), seed=settings["seed"])
+    count = -(-PROBED // settings["batch_size"])
+    if isinstance(images, keras.utils.PyDataset):  # without TensorFlow
+        batches = [images[index] for index in range(min(count, len(images)))]
+        probed = map(np.concatenate, zip(*batches, strict=True))
+    else:
+        probed = [images.take(count)]
+    return krl.callbacks.CollapseGuard(*probed, seed=settings["seed"])
+
+
+def skew_and_drift(settings, data_dir, folder):
+    """The callback that measures the two terms of the theory, on training images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the data were loaded for training
+        data = krl.data.long_tail_arrays(data_dir=data_dir, **selection(settings))
+    return krl.callbacks.SkewAndDrift(
+        *data.train,
+        examples=max(200, data.num_classes),
+        directory=folder,
+        class_names=data.class_names,
+        seed=settings["seed"],
+    )
 
 
 def best_epoch(path):
@@ -162,20 +187,12 @@ def probe(network, settings, data):
 def load_data(settings, data_dir, shard=None):
     """The long-tailed data; fewer test images where the settings say so."""
     data = krl.data.long_tail(
-        settings["data"],
-        imbalance_ratio=settings["imbalance_ratio"],
-        imbalance_type=settings["imbalance_type"],
+        **selection(settings),
         batch_size=settings["batch_size"],
         augmentation=settings["augmentation"],
-        seed=settings["seed"],
-        validation_fraction=settings["validation_fraction"],
         data_dir=data_dir,
-        largest_class=settings["largest_class"],
         balanced_sampling=settings["balanced_sampling"],
         shard=shard,
-        classes=settings["num_classes"],
-        image_size=settings["image_size"],
-        on_bad=settings["on_bad"],
     )
     if settings["test_examples"]:
         test = class_balanced_subset(
@@ -183,6 +200,21 @@ def load_data(settings, data_dir, shard=None):
         )
         data = dataclasses.replace(data, test=test)
     return data
+
+
+def selection(settings):
+    """The arguments of `krl.data.long_tail` that say which images there are."""
+    return {
+        "source": settings["data"],
+        "imbalance_ratio": settings["imbalance_ratio"],
+        "imbalance_type": settings["imbalance_type"],
+        "seed": settings["seed"],
+        "validation_fraction": settings["validation_fraction"],
+        "largest_class": settings["largest_class"],
+        "classes": settings["num_classes"],
+        "image_size": settings["image_size"],
+        "on_bad": settings["on_bad"],
+    }
 
 
 def build_model(settings, data, steps_per_epoch, **options):
@@ -337,9 +369,9 @@ def budget(settings):
 
 def training_attack(settings):
     """The attack to train with."""
-    if settings["attack"] == "pgd":
-        return krl.attacks.PGD(settings["epsilon"], steps=settings["pgd_steps"])
-    return krl.attacks.get_training(settings["attack"], settings["epsilon"])
+    kind = krl.attacks.TRAINING[settings["attack"]]
+    steps = settings["pgd_steps"]
+    return kind(settings["epsilon"], **({"steps": steps} if steps else {}))
 
 
 def averaging(settings):

@@ -3,6 +3,7 @@
     config.json      the settings, versions and device
     history.csv      a line an epoch
     schedule.csv     the budget of each class, a line an epoch
+    skew_and_drift.csv  with --skew_and_drift: these, and the risk of each class
     checkpoints/     the state of training, from which the same command goes on
     network.keras    the trained network, plain Keras, without this package
     results.json     accuracy under each attack: all, tail, balanced, worst, per class

@@ -74,6 +74,11 @@ SECTIONS = (
         "train with an attack and with callbacks.ScheduleInspector(DIRECTORY)",
     ),
     Section(
+        "Skew and drift",
+        training.theory,
+        training.has_theory,
+    ),
+    Section(
         "Training curves",
         training.curves,
         lambda run: run.history is not None,

@@ -4,9 +4,9 @@ import numpy as np
 
 from keras_robustlt.reporting.accuracy import named
 from keras_robustlt.reporting.charts import Line, legend, line_chart
-from keras_robustlt.reporting.html import element
+from keras_robustlt.reporting.html import element, table
 
-__all__ = ["budgets", "curves"]
+__all__ = ["budgets", "curves", "has_theory", "theory"]
 
 # Shown with the budgets.
 SCHEDULE = {
@@ -17,6 +17,15 @@ SCHEDULE = {
     "epsilon_min",
     "iteration_weight",
 }
+# Of `SkewAndDrift`: what is above each chart, and the factor and unit of the values.
+THEORY = {
+    "skew": ("Skewed objective", 1, ""),
+    "robust_risk": ("Robust risk, mean of the classes", 1, ""),
+    "drift_linf": ("Drift, largest change of a pixel", 255, "× 255"),
+    "drift_l2": ("Drift, Euclidean", 1, ""),
+}
+# What the training curves leave to other sections.
+HIDDEN = {*SCHEDULE, *THEORY, "robust_risk_change"}
 MOST_LINES = 12
 
 
@@ -102,12 +111,86 @@ def _chosen_chart(run):
     ]
 
 
+def has_theory(run):
+    """Whether the run measured the terms of the theory."""
+    return run.history is not None and "skew" in run.history
+
+
+def theory(runs):
+    note = (
+        "The two terms of the theory, measured at the end of each epoch on the same "
+        "training images, as many of each class. Skewed objective: by how much the "
+        "mean robust risk (cross-entropy under the whole budget) of the classes is "
+        "above that of the training data, which training lowers; class-wise budgets "
+        "are meant to lower it. Drift: how far the adversarial images have moved since "
+        "the epoch before; a growing budget is meant to keep it small at first."
+    )
+    charts = [_theory_chart(name, runs) for name in THEORY]
+    return [
+        element("p", note, class_="note"),
+        _theory_table(runs),
+        element("div", charts, class_="grid"),
+    ]
+
+
+def _theory_chart(name, runs):
+    title, scale, unit = THEORY[name]
+    lines = [
+        Line(
+            run.name,
+            [epoch + 1 for epoch in run.history["epoch"]],
+            [scale * value for value in run.history[name]],
+            run.colour,
+        )
+        for run in runs
+        if _finite(run.history[name])
+    ]
+    if not lines:
+        return None
+    return _figure(title, lines, unit)
+
+
+def _theory_table(runs):
+    """Means over the epochs, and what is there at the end."""
+    head = [
+        "",
+        "skew, mean",
+        "skew, last epoch",
+        "risk, last epoch",
+        "drift L∞ × 255, mean",
+        "drift L2, mean",
+    ]
+    rows = []
+    for run in runs:
+        values = {name: _finite(run.history[name]) for name in THEORY}
+        cells = [
+            (np.mean, values["skew"], 1),
+            (_last, values["skew"], 1),
+            (_last, values["robust_risk"], 1),
+            (np.mean, values["drift_linf"], 255),
+            (np.mean, values["drift_l2"], 1),
+        ]
+        rows.append(
+            [
+                named(run),
+                *(f"{f * of(v):.3g}" if v else "–" for of, v, f in cells),
+            ]
+        )
+    return element(
+        "div", table(head, rows, "Skew and drift", "numbers"), class_="scroll"
+    )
+
+
+def _last(values):
+    return values[-1]
+
+
 def curves(runs):
     metrics = [
         name
         for run in runs
         for name, values in run.history.items()
-        if name not in SCHEDULE and _finite(values)
+        if name not in HIDDEN and _finite(values)
     ]
     groups = dict.fromkeys(name.removeprefix("val_") for name in metrics)
     charts = [_curve(group, runs) for group in groups]
@@ -132,12 +215,16 @@ def _curve(metric, runs):
                     dashed=is_validation,
                 )
             )
-    title = metric.replace("_", " ")
+    return _figure(metric.replace("_", " "), lines, unit, (0, 100) if unit else None)
+
+
+def _figure(title, lines, unit, y_range=None):
+    """A chart along the epochs with its title and its legend."""
     description = f"{title} along the epochs. " + " ".join(
         f"{line.name}: from {known[0]:.3g} to {known[-1]:.3g}."
         for line, known in ((line, _finite(line.y)) for line in lines)
     )
-    chart = line_chart(lines, "epoch", unit, description, (0, 100) if unit else None)
+    chart = line_chart(lines, "epoch", unit, description, y_range)
     return element("figure", element("figcaption", title), legend(lines), chart)
 
 
