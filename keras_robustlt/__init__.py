@@ -43,6 +43,7 @@ _MEMBERS = {
     "EvaluationResults": "evaluation.results",
     "evaluate": "evaluation.evaluate",
     "Diagnosis": "evaluation.diagnose",
+    "RobustnessCurve": "evaluation.results",
     "RobustnessWarning": "evaluation.sanity_checks",
     "adversarial_examples": "evaluation.curves",
     "class_names_of": "deployment.export",

@@ -525,6 +525,31 @@ def test_curve_compiles_once_and_takes_a_part(linear):
     assert part["examples"] == 6
 
 
+def test_expected_robustness_is_the_area_under_the_curve(tmp_path):
+    found = results(("cat", "dog", "emu"))
+    found.curve = krl.RobustnessCurve(
+        epsilons=[0.2, 0.0, 0.1, 0.4],  # in any order
+        all=[0.3, 0.9, 0.5, 0.1],
+        tail=None,
+        balanced=[0.3, 0.9, 0.5, 0.1],
+        worst=[0.0, 0.4, 0.2, 0.0],
+        examples=9,
+        attack={"class": "PGD", "epsilon": 0.2},
+    )
+    found.to_json(tmp_path / "results.json")
+    curve = krl.EvaluationResults.from_json(tmp_path / "results.json").curve
+    # (.9 + .5) / 2 and (.5 + .3) / 2, as wide; (.4 + .2) / 2 and .2 / 2.
+    expected = {"all": 0.55, "balanced": 0.55, "worst": 0.2}
+    found = curve.expected_robustness()
+    assert found.pop("tail") is None
+    assert found == pytest.approx(expected)
+    # Up to .3, where .2 is between .3 and .1: .2 x .55 + .1 x .25.
+    assert curve.expected_robustness(0.3)["all"] == pytest.approx(0.45)
+    for epsilon in (0.5, 0.0, -0.1):
+        with pytest.raises(ValueError, match="from 0 to `epsilon`"):
+            curve.expected_robustness(epsilon)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -11,7 +11,11 @@ from keras_robustlt.attacks import PGD, active_set
 from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.evaluation import inputs, runners
 from keras_robustlt.evaluation.evaluate import evaluate
-from keras_robustlt.evaluation.results import SUMMARY, AdversarialExamples
+from keras_robustlt.evaluation.results import (
+    SUMMARY,
+    AdversarialExamples,
+    RobustnessCurve,
+)
 
 __all__ = ["adversarial_examples", "robustness_curve"]
 
@@ -56,9 +60,10 @@ def robustness_curve(
         verbose: See `evaluate`.
 
     Returns:
-        A dictionary with the lists `"epsilons"`, `"all"`, `"tail"` (`None` without
-        `class_counts`), `"balanced"` and `"worst"`, one value for each budget; the
-        number of `"examples"` and the settings of the `"attack"`. As the attribute
+        A `RobustnessCurve`, a dictionary with the lists `"epsilons"`, `"all"`,
+        `"tail"` (`None` without `class_counts`), `"balanced"` and `"worst"`, one value
+        for each budget; the number of `"examples"` and the settings of the `"attack"`.
+        Its `expected_robustness()` is the mean over the budgets. As the attribute
         `curve` of an `EvaluationResults` it is part of its JSON and of `report`.
 
     Raises:
@@ -100,12 +105,12 @@ def robustness_curve(
     curve = {key: [results[str(e)][key] for e in epsilons] for key in SUMMARY}
     if results.settings["class_counts"] is None:
         curve["tail"] = None
-    return {
-        "epsilons": epsilons,
+    return RobustnessCurve(
+        epsilons=epsilons,
         **curve,
-        "examples": results.settings["examples"],
-        "attack": runners.settings_of(attack),
-    }
+        examples=results.settings["examples"],
+        attack=runners.settings_of(attack),
+    )
 
 
 def adversarial_examples(

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_robustlt.files import replacing, write_atomically
 
-__all__ = ["AdversarialExamples", "EvaluationResults"]
+__all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
 
 SUMMARY = ("all", "tail", "balanced", "worst")
 # Strings in JSON have no line breaks.
@@ -153,6 +153,8 @@ class EvaluationResults(dict):
             results = cls(content["attacks"], content["settings"])
             results.curve = content.get("curve")
             _check(results)
+            if results.curve is not None:
+                results.curve = RobustnessCurve(results.curve)
             return results
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -177,6 +179,68 @@ class EvaluationResults(dict):
         return self.table()
 
     __repr__ = __str__
+
+
+class RobustnessCurve(dict):
+    """Accuracy by budget, as `robustness_curve` gives it.
+
+    A dictionary with the lists `"epsilons"`, `"all"`, `"tail"` (`None` where there is
+    no tail), `"balanced"` and `"worst"`, one value for each budget; the number of
+    `"examples"` and the settings of the `"attack"`.
+    """
+
+    def expected_robustness(self, epsilon=None):
+        """The mean of robust accuracy over the budgets from 0 to `epsilon`.
+
+        Each budget counts alike. Between those of the curve accuracy is taken as
+        linear, so that the mean is the area under the curve, by trapezoids, over
+        `epsilon`.
+
+        Args:
+            epsilon: Float, the largest budget, in pixel units. Defaults to the
+                attack's own.
+
+        Returns:
+            A dictionary with a float, or `None`, for `"all"`, `"tail"`, `"balanced"`
+            and `"worst"`.
+
+        Raises:
+            ValueError: If the budgets of the curve do not reach from 0 to `epsilon`.
+
+        Example:
+
+        >>> curve = krl.RobustnessCurve(
+        ...     epsilons=[0, 0.02, 0.04],
+        ...     all=[0.9, 0.5, 0.2],
+        ...     tail=None,
+        ...     balanced=[0.9, 0.5, 0.2],
+        ...     worst=[0.6, 0.2, 0.0],
+        ... )
+        >>> round(curve.expected_robustness(0.04)["all"], 3)
+        0.525
+
+        Reference:
+            Used to compare robust fine-tuning in arXiv 2509.23325, ICLR 2026.
+        """
+        if epsilon is None:
+            epsilon = self["attack"]["epsilon"]
+        order = np.argsort(self["epsilons"], kind="stable")
+        budgets = np.asarray(self["epsilons"], "float64")[order]
+        if not (budgets[0] == 0 and 0 < epsilon <= budgets[-1]):
+            raise ValueError(
+                "The budgets of the curve must reach from 0 to `epsilon`. Received: "
+                f"epsilon={epsilon} and budgets from {budgets[0]} to {budgets[-1]}"
+            )
+        grid = np.union1d(budgets[budgets < epsilon], epsilon)
+
+        def mean(accuracies):
+            if accuracies is None or None in accuracies:
+                return None
+            values = np.asarray(accuracies, "float64")[order]
+            values = np.interp(grid, budgets, values)
+            return float(np.diff(grid) @ (values[1:] + values[:-1]) / (2 * epsilon))
+
+        return {group: mean(self[group]) for group in SUMMARY}
 
 
 class AdversarialExamples:

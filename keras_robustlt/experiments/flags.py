@@ -148,6 +148,12 @@ def define_flags(values, tables, workdir):
         "A .keras file of the same network to start from; its last layer may be of "
         "another number of classes.",
     )
+    switch(
+        "new_head",
+        None,
+        "Begin the last layer anew also where --initial_weights has it of as many "
+        "classes: they are others.",
+    )
     number(
         AVERAGING,
         "averaging",
@@ -396,6 +402,8 @@ def _check_places(values, table):
     weights = values.initial_weights
     if weights is not None and not pathlib.Path(weights).is_file():
         raise ValueError(f"--initial_weights={weights}: there is no such file.")
+    if values.new_head and weights is None:
+        raise ValueError("--new_head does nothing without --initial_weights.")
 
 
 def _check_what_does_nothing(given, settings):

@@ -49,6 +49,7 @@ COMMON = dict(
     backbone=None,
     backbone_weights="imagenet",
     freeze="none",
+    new_head=False,
     on_bad="error",
     epsilon=8 / 255,
     attack="pgd",

@@ -303,7 +303,8 @@ def _build_named(settings, data):
 def set_initial_weights(network, settings):
     """Gives the network the weights of the file that the settings name.
 
-    The last layer keeps its own where the file's is of another number of classes.
+    The last layer keeps its own where the settings say so, or the file's is of another
+    number of classes.
 
     Raises:
         ValueError: If it cannot be read, or its network is another one.
@@ -312,13 +313,13 @@ def set_initial_weights(network, settings):
     try:
         trained = keras.saving.load_model(path, compile=False)
         ours, theirs = _with_weights(network), _with_weights(trained)
-        if _shapes(ours) != _shapes(theirs) and _shapes(ours[:-1]) == _shapes(
-            theirs[:-1]
-        ):
-            print(f"  The last layer of {path} is of other classes and begins anew.")
+        anew = settings["new_head"] or _shapes(ours[-1:]) != _shapes(theirs[-1:])
+        if anew:
             ours, theirs = ours[:-1], theirs[:-1]
-        elif _shapes(ours) != _shapes(theirs):
+        if _shapes(ours) != _shapes(theirs):
             raise ValueError("its layers are others")
+        if anew:
+            print(f"  The last layer of {path} is of other classes and begins anew.")
         for layer, source in zip(ours, theirs, strict=True):
             layer.set_weights(source.get_weights())
     except (OSError, TypeError, ValueError) as error:
