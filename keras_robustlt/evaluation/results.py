@@ -154,7 +154,7 @@ class EvaluationResults(dict):
             results.curve = content.get("curve")
             _check(results)
             if results.curve is not None:
-                results.curve = RobustnessCurve(results.curve)
+                results.curve = RobustnessCurve(**results.curve)
             return results
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -187,7 +187,13 @@ class RobustnessCurve(dict):
     A dictionary with the lists `"epsilons"`, `"all"`, `"tail"` (`None` where there is
     no tail), `"balanced"` and `"worst"`, one value for each budget; the number of
     `"examples"` and the settings of the `"attack"`.
+
+    Args:
+        **values: These.
     """
+
+    def __init__(self, **values):
+        super().__init__(values)
 
     def expected_robustness(self, epsilon=None):
         """The mean of robust accuracy over the budgets from 0 to `epsilon`.
