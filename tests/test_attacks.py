@@ -357,7 +357,8 @@ def test_an_attack_that_is_one_already():
 
 @pytest.mark.parametrize("attack", ["pgd", "20", "pgd-20", "apgd", "", 20, PGD, [PGD]])
 def test_unknown_attacks(attack):
-    with pytest.raises(ValueError, match="'clean', 'fgsm', 'pgdN'.*'square', .*Receiv"):
+    message = "'clean', 'fgsm', 'fgsm-rs', 'pgdN'.*'square', .*Receiv"
+    with pytest.raises(ValueError, match=message):
         krl.attacks.get(attack)
 
 

@@ -698,7 +698,7 @@ def test_results_need_no_backend():
     ("arguments", "message"),
     [
         ({"attacks": ["clean", "autoattack9"]}, "An attack must be .*'autoattack9'"),
-        ({"attacks": ["pgd"]}, "An attack must be 'clean', 'fgsm', 'pgdN'"),
+        ({"attacks": ["pgd"]}, "An attack must be 'clean', 'fgsm', 'fgsm-rs', 'pgdN'"),
         ({"epsilon": 8, "attacks": ["fgsm"]}, "8 / 255"),
         ({"attacks": []}, "`attacks` names no attack"),
         ({"attacks": {"union": PGD}}, "must not call an attack 'union'"),

@@ -270,7 +270,7 @@ def test_two_training_steps(golden, monkeypatch, scenario, statistics, passes):
             if scenario.startswith("reat"):
                 # The reference's class weights, of float32 powers, are off by up to
                 # 1e-4, which turns the signs of a few gradients.
-                patch.setattr(model, "_training_attack", lambda *_, k=step: k["x_adv"])
+                patch.setattr(model, "_perturbed", lambda *_, k=step: k["x_adv"])
             logs = model.train_on_batch(x, y, return_dict=True)
         model.reset_metrics()
         np.testing.assert_allclose(logs["loss"], step["loss"], 5e-6, 5e-6)

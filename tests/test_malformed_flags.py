@@ -220,7 +220,7 @@ PREDICT = [
     ("nothing.keras image.png", ("nothing.keras",)),
     ("other.keras nothing.png", ("nothing.png",)),
     ("file file", ("file cannot be read",)),
-    ("other.keras file", ("file is no image",)),
+    ("other.keras file", ("file cannot be read as an image",)),
     *[(f"other.keras file {flag}", names) for flag, names in each("top", ["0"], "")],
 ]
 

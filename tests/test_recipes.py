@@ -229,10 +229,9 @@ def test_options_of_methods(method, options):
         (
             "DIGITSLT",
             "default",
-            "at",
-            {"model": "small_resnet", "epsilon": 0.1, "augmentation": "none"}
-            | {"epochs": 40, "batch_size": 32, "milestones": []}
-            | {"attacks": ["clean", "pgd20"]},
+            "at_bsl",
+            {"model": "small_resnet-16", "epsilon": 0.1, "augmentation": "none"}
+            | {"epochs": 40, "batch_size": 32, "milestones": [], "alpha": 0.8},
         ),
     ],
 )
@@ -465,11 +464,11 @@ def test_help(monkeypatch, capsys):
     printed = run_recipe(monkeypatch, capsys, "digitslt", "--help")
     assert "without and with RobustLT" in printed
     printed = " ".join(printed.split())
-    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.3" in (
+    assert "Strength of class-wise perturbation balancing, 0 to 1. Default: 0.8" in (
         printed
     )
     assert "Default: 40. By method" not in printed  # the preset's, for all methods
-    assert "training attack. Default: 10. By method (default): 5 (robal)." in printed
+    assert "pgd or udr. Default: 10. By method (default): 5 (robal)." in printed
 
 
 # What is built from the settings
@@ -625,7 +624,7 @@ def finished(runs):
 
 def test_run_says_what_it_does(finished):
     workdir, printed = finished
-    assert "AT + RobustLT on LongTailData(digits, 314 training images" in printed
+    assert "AT-BSL + RobustLT on LongTailData(digits, 314 training images" in printed
     assert "2 epochs of 5 steps of 64 images" in printed
     assert "Estimated time" in printed
     assert "epoch 2/2" in printed and "left: 0 s" in printed
@@ -637,8 +636,8 @@ def test_files_of_a_run(finished):
     workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())
     assert config["settings"]["epochs"] == 2
-    assert config["settings"]["alpha"] == 0.3
-    assert config["name"] == "AT + RobustLT"
+    assert config["settings"]["alpha"] == 0.8
+    assert config["name"] == "AT-BSL + RobustLT"
     assert len(config["class_counts"]) == 10
     assert {"keras", "keras_robustlt", "tensorflow"} <= set(config["versions"])
     history = read_csv(workdir / "history.csv")
@@ -648,7 +647,7 @@ def test_files_of_a_run(finished):
     assert [float(row["iteration_weight"]) for row in schedule] == [0, 0.625]
     assert len(schedule[0]) == 12
     page = (workdir / "report.html").read_text("utf-8")
-    assert "AT + RobustLT" in page and "Not on this page" not in page
+    assert "AT-BSL + RobustLT" in page and "Not on this page" not in page
     assert (workdir / "checkpoints" / "training_state.npz").exists()
     for name in ("schedule.png", "accuracy.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")
@@ -678,7 +677,7 @@ def test_network_of_a_run_needs_only_keras(finished):
 def test_other_settings_in_the_same_directory(finished):
     workdir, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
+    message = "(?s)holds a run with other settings.*alpha: 0.8 there, 0.5 now"
     with pytest.raises(SystemExit, match=message):
         run_here(*SHORT, "--alpha=0.5", f"--workdir={workdir}")
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before

@@ -490,13 +490,13 @@ def test_comparison_of_finished_runs(tmp_path, capsys):
     text = (tmp_path / "comparison.txt").read_text()
     assert text in capsys.readouterr().out
     assert text.splitlines() == [
-        "accuracy in %          all  tail  balanced  worst     a     b",
-        "--------------------  ----  ----  --------  -----  ----  ----",
-        "clean: AT             50.0  40.0      50.0   30.0  30.0  70.0",
-        "clean: AT + RobustLT  50.0  40.0      50.0   30.0  30.0  70.0",
-        "pgd20: AT             50.0  40.0      50.0   30.0  30.0  70.0",
-        "pgd20: AT + RobustLT  50.0  40.0      50.0   30.0  30.0  70.0",
-        "training images                                       9     2",
+        "accuracy in %              all  tail  balanced  worst     a     b",
+        "------------------------  ----  ----  --------  -----  ----  ----",
+        "clean: AT-BSL             50.0  40.0      50.0   30.0  30.0  70.0",
+        "clean: AT-BSL + RobustLT  50.0  40.0      50.0   30.0  30.0  70.0",
+        "pgd20: AT-BSL             50.0  40.0      50.0   30.0  30.0  70.0",
+        "pgd20: AT-BSL + RobustLT  50.0  40.0      50.0   30.0  30.0  70.0",
+        "training images                                           9     2",
     ]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "base vs robustlt" in (tmp_path / "report.html").read_text()
