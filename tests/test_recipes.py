@@ -468,7 +468,10 @@ def test_help(monkeypatch, capsys):
         printed
     )
     assert "Default: 40. By method" not in printed  # the preset's, for all methods
-    assert "pgd or udr. Default: 10. By method (default): 5 (robal)." in printed
+    assert (
+        "pgd or udr. Default: 10. By method (default): 5 (robal), none (nuat)."
+        in printed
+    )
 
 
 # What is built from the settings
