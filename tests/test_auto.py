@@ -133,9 +133,12 @@ def ten_classes():
 def test_training_goes_on_after_an_interruption_and_anew_after_its_end(
     images, tmp_path
 ):
+    # So that the classes that this random network knows least are the rare ones.
+    counts = COUNTS if keras.backend.backend() == "jax" else COUNTS[::-1]
+
     def model():
         keras.utils.set_random_seed(3)
-        return tiny_model(None, COUNTS[::-1], budget="auto", total_epochs=4)
+        return tiny_model(None, counts, budget="auto", total_epochs=4)
 
     first = model()
     inspector = krl.callbacks.ScheduleInspector()
