@@ -74,6 +74,7 @@ OF_A_RUN = [
     ("--workdir=file", ("--workdir=file", "is a file, not a directory")),
     ("--workdir=file/run", ("--workdir=file/run", "file is a file")),
     ("--initial_weights=nothing.keras", ("--initial_weights", "no such file")),
+    ("--new_head", ("--new_head", DOES_NOTHING, "--initial_weights")),
     ("--initial_weights=", ("--initial_weights", "no such file")),
     ("--initial_weights=file", ("--initial_weights", "must be the .keras file")),
     ("--initial_weights=other.keras", ("--initial_weights", "of this size")),

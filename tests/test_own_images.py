@@ -181,22 +181,27 @@ def test_adamw_decays_no_biases():
     assert np.all(kernel < 1) and np.all(bias == 1)
 
 
-@pytest.mark.parametrize("classes", [3, 5])
-def test_initial_weights_of_other_classes(tmp_path, capsys, classes):
+@pytest.mark.parametrize("classes, new_head", [(3, False), (3, True), (5, False)])
+def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
     trained = krl.networks.SmallResNet(classes=classes)
     trained.save(tmp_path / "trained.keras")
     network = krl.networks.SmallResNet(classes=3)
     head = network.layers[-1].get_weights()[0]
     one_run.set_initial_weights(
         network,
-        settings(model="small_resnet", initial_weights=tmp_path / "trained.keras"),
+        settings(
+            model="small_resnet",
+            initial_weights=tmp_path / "trained.keras",
+            new_head=new_head,
+        ),
     )
+    anew = new_head or classes == 5
     for ours, theirs in zip(network.layers[:-1], trained.layers[:-1], strict=True):
         for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
-    expected = head if classes == 5 else trained.layers[-1].get_weights()[0]
+    expected = head if anew else trained.layers[-1].get_weights()[0]
     np.testing.assert_array_equal(network.layers[-1].get_weights()[0], expected)
-    assert ("begins anew" in capsys.readouterr().out) == (classes == 5)
+    assert ("begins anew" in capsys.readouterr().out) == anew
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def define_flags(values, tables, workdir):
     choice(
         "attack",
         list(krl.attacks.TRAINING),
-        "The training attack: pgd; one of a single step, in a fifth of the time; or "
+        "The training attack: pgd; one of a single step, in a quarter of the time; or "
         "udr, pgd with a soft projection.",
     )
     number(COUNT, "pgd_steps", "Steps of the training attack, if it is pgd or udr.")

@@ -1,20 +1,20 @@
 """What many seeds have shown, to stand beside a run of one.
 
-    python -m keras_robustlt.experiments.measured runs/seeds digits
-
-keeps what a sweep has found of a data set's own settings.
+`measured/` has what sweeps found of a data set's own settings; docs/build_measured.py
+writes it.
 """
 
 import json
 import pathlib
-import sys
 
-from keras_robustlt.evaluation.results import SUMMARY, text_table
-from keras_robustlt.experiments import comparison, presets, summary
+from keras_robustlt.evaluation.results import text_table
+from keras_robustlt.experiments import comparison, presets
 
 FOLDER = pathlib.Path(__file__).parent / "measured"
 # Those of a single run.
 NOT_SHARED = ("seed", "initial_weights", "deterministic")
+# What is gained in the tail, and what the classes of many images pay for it.
+GROUPS = ("all", "tail", "worst", "many", "few")
 
 
 def beside(settings):
@@ -51,33 +51,11 @@ def text(lines):
     first, rows = lines[0], {}
     for line in lines:
         rows.setdefault(line["attack"], {})[line["group"]] = comparison.cell(line)
-    cells = [[name, *(row[group] for group in SUMMARY)] for name, row in rows.items()]
+    cells = [[name, *(row[group] for group in GROUPS)] for name, row in rows.items()]
     return (
-        f"What {first['name']} adds to {first['baseline']} over {len(first['seeds'])} "
-        "other seeds,\nin percentage points: mean [95% interval], * where that leaves "
-        f"out 0\n{text_table(['', *SUMMARY], cells)}"
+        f"What {first['name']} adds to {first['baseline']}, by {len(first['seeds'])} "
+        f"seeds ({first['seeds'][0]} to {first['seeds'][-1]}), in percentage points:\n"
+        "mean [95% interval], * where that leaves out 0; many and few: classes of more "
+        f"than {comparison.MANY_ABOVE}\nand fewer than {comparison.FEW_BELOW} training "
+        f"images\n{text_table(['', *GROUPS], cells)}"
     )
-
-
-def keep(workdir, data):
-    """Writes what a sweep has found, as `beside` reads it.
-
-    Args:
-        workdir: Path, the directory of a sweep that has one method with one rule.
-        data: String, its data set.
-
-    Returns:
-        The path of what was written.
-    """
-    rows = [row for row in summary.collect(workdir) if row["data"] == data]
-    lines = [line for line in comparison.compare(rows) if line["group"] in SUMMARY]
-    (row,) = (row for row in rows if row["settings"]["budget"] != "uniform")
-    content = {"settings": row["settings"], "lines": lines}
-    path = FOLDER / f"{row['settings']['data']}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-if __name__ == "__main__":
-    print(keep(pathlib.Path(sys.argv[1]), sys.argv[2]))

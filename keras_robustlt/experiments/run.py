@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import os
 import sys
 import warnings
 
 import keras
-import numpy as np
 from absl import logging
 
 import keras_robustlt as krl
@@ -105,13 +105,8 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
 def collapse_guard(settings, data):
     """Watches a few validation images, or training images where there are none."""
     images = data.train if data.validation is None else data.validation
-    count = -(-PROBED // settings["batch_size"])
-    if isinstance(images, keras.utils.PyDataset):  # without TensorFlow
-        batches = [images[index] for index in range(min(count, len(images)))]
-        probed = map(np.concatenate, zip(*batches, strict=True))
-    else:
-        probed = [images.take(count)]
-    return krl.callbacks.CollapseGuard(*probed, seed=settings["seed"])
+    batches = itertools.islice(images, -(-PROBED // settings["batch_size"]))
+    return krl.callbacks.CollapseGuard(batches, seed=settings["seed"])
 
 
 def skew_and_drift(settings, data_dir, folder):
@@ -171,6 +166,7 @@ def evaluate(network, settings, data, folder):
 
 def probe(network, settings, data):
     """Robustness against epsilon, on a part of the test images, and some examples."""
+    # Attacks of a single step, which have no number of steps, are not to judge by.
     attack = krl.attacks.PGD(settings["epsilon"], settings["pgd_steps"] or 10)
     common = {"class_counts": data.class_counts, "seed": settings["seed"]}
     curve = krl.robustness_curve(

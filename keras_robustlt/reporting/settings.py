@@ -18,6 +18,7 @@ OF_THE_ATTACK = {
     "collapse_guard",
     "epsilon",
     "granularity",
+    "pgd_steps",
     "weighting",
 }
 
