@@ -635,6 +635,17 @@ def test_run_says_what_it_does(finished):
     assert f"Files: {workdir.name}" in printed
 
 
+@pytest.mark.parametrize(
+    "program, expected",
+    [
+        ("/somewhere/keras_robustlt/__main__.py", "python -m keras_robustlt train --x"),
+        ("recipes/digitslt.py", "python recipes/digitslt.py train --x"),
+    ],
+)
+def test_commands_do_not_say_where_the_package_is(program, expected):
+    assert one_run.command_of([program, "train", "--x"]) == expected
+
+
 def test_files_of_a_run(finished):
     workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())

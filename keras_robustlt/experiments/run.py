@@ -378,6 +378,14 @@ def averaging(settings):
     return settings["averaging"]
 
 
+def command_of(argv):
+    """The command that `argv` is of, without where this package is installed."""
+    program, *arguments = argv
+    if os.path.basename(program) == "__main__.py":
+        program = "-m keras_robustlt"
+    return " ".join(["python", program, *arguments])
+
+
 def describe(settings, data):
     """What config.json says of a run."""
     backend = keras.backend.backend()
@@ -387,7 +395,7 @@ def describe(settings, data):
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
         "fingerprint": data.fingerprint,
-        "command": " ".join(["python", *sys.argv]),
+        "command": command_of(sys.argv),
         "versions": {
             "keras_robustlt": krl.__version__,
             "keras": keras.__version__,
