@@ -209,6 +209,14 @@ def label_type(y, num_classes, name="y"):
             f"`{name}` must be labels of one kind, an array or a tensor. Received a "
             f"{type(y).__name__} of {len(y)} entries"
         )
+    if getattr(y.shape, "rank", 0) is None:
+        # TensorFlow traces a step again for labels of any rank, when it met several.
+        raise ValueError(
+            f"`{name}` must hold labels of one kind in all calls of a model: integers "
+            f"of shape (batch,), or one-hot, (batch, {num_classes}). Received several "
+            "kinds, one after another: convert them, or call `compile` again before "
+            "labels of another kind"
+        )
     shape, dtype = tuple(y.shape), _dtype(y)
     if len(shape) not in (1, 2) or (
         len(shape) == 2 and shape[1] not in (1, num_classes)

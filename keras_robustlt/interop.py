@@ -15,6 +15,10 @@ from keras import ops
 
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, base, gradients
+from keras_robustlt.evaluation import inputs
+
+# From the middle of the range, of pixels that an attack looks at.
+FARTHEST = 1.0
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
 
@@ -56,7 +60,7 @@ def art_classifier(model, loss="cross_entropy", input_shape=None, batch_size=250
     x_adv = attack.generate(x, y)
     ```
     """
-    network = _network(model)
+    network = inputs.network_of(model)
     loss = base.loss_function(base.check_loss(loss))
     batch_size = checks.positive_integer("batch_size", batch_size)
     input_shape = _input_shape(network, input_shape)
@@ -92,8 +96,8 @@ def foolbox_model(model):
             f"Received: KERAS_BACKEND={name}"
         )
     foolbox = _imported("foolbox", "Foolbox")
-    network = _network(model)
-    if isinstance(network, keras.Layer) and not network.built:
+    network = inputs.network_of(model)
+    if not network.built:
         raise ValueError(
             "`model` must be built: call it on a batch of images first. "
             f"Received: model={model!r}"
@@ -135,18 +139,6 @@ def foolbox_batch(x, y):
         ops.convert_to_tensor(x, "float32"),
         ops.convert_to_tensor(y.reshape(-1), dtype),
     )
-
-
-def _network(model):
-    network = getattr(model, "inference_network", model)
-    if not callable(network):
-        raise ValueError(
-            "`model` must be a RobustLTModel, a Keras model that gives logits, or a "
-            f"function of a batch of images that does. Received: model={model!r}"
-        )
-    if isinstance(network, keras.Layer):
-        checks.network(network)
-    return network
 
 
 def _input_shape(network, shape):
@@ -191,7 +183,7 @@ def _art_class():
             self._input_shape = input_shape
             self._batch_size = batch_size
             self._loss = loss
-            if isinstance(network, keras.Layer) and not network.built:
+            if not network.built:
                 network(np.zeros((1, *input_shape), "float32"))
             self._functions = _functions(network, loss)
             self.nb_classes = self.predict(np.zeros((1, *input_shape))).shape[1]
@@ -249,6 +241,10 @@ def _art_class():
 
         def _run(self, name, x, *targets, batch_size=None):
             x = np.asarray(x, "float32")
+            # Attacks may leave the range a little on their way; what is far outside are
+            # other pixels.
+            if not np.all(np.abs(x - 0.5) < FARTHEST):
+                checks.images(x)
             batch_size = batch_size or self._batch_size
             return active_set.in_batches(self._functions[name], batch_size, x, *targets)
 

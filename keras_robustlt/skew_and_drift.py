@@ -161,8 +161,7 @@ class SkewAndDrift(keras.callbacks.Callback):
             )
         )
         self._attacked = _compiled(attack, model.network)
-        names = self.class_names or range(model.num_classes)
-        self.names = [str(name) for name in names]
+        self.names = inputs.class_names_of(self.class_names, model.num_classes)
         self.rows = self.before = None
         self.writes = self.directory is not None and replicas.is_chief(model)
         if self.writes:

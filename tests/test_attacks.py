@@ -108,6 +108,15 @@ def test_start_outside_the_ball_is_brought_in(images, norm):
     assert_valid(attack(dense_network(), x, y, start=x + 3), x, 0.1, norm)
 
 
+def test_a_start_must_be_of_the_images(images):
+    x, y = images
+    climber = krl.attacks.APGD(0.1, steps=2)
+    for attack in (PGD(0.1, steps=1), climber.maximize):
+        for start in (x[:1], x[..., 0], np.full_like(x, np.nan)):
+            with pytest.raises(ValueError, match="`start` must"):
+                attack(dense_network(), x, y, start=start)
+
+
 def test_the_given_start_is_used(images):
     x, y = images
     network = dense_network()

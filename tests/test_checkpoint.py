@@ -408,6 +408,7 @@ def test_pipelines_are_told_the_epoch_and_others_are_known():
         "`cache` after": mapped.cache(),
         "`repeat` after": train.repeat(2),
         "a random layer": train.map(lambda x, y: (layer(x, training=True), y)),
+        "a function that": rows.map(lambda x, y: (x * tf.random.uniform([]), y)),
         "generator, which": (batch for batch in [(X, labels)]),
         "Reordered changes": Reordered(),
         "from a object": object(),

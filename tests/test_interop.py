@@ -209,6 +209,17 @@ def test_art_classifier_follows_the_weights(art, batch):
     np.testing.assert_allclose(classifier.predict(x), 2 * before, rtol=1e-5)
 
 
+def test_art_classifier_takes_pixels_from_0_to_1(art, batch):
+    x, _ = batch
+    network = dense_network()
+    network.inference_network = None  # only a RobustLTModel has one
+    classifier = krl.interop.art_classifier(network)
+    classifier.predict(1.01 * x)  # an attack on its way
+    for pixels in (255 * x, x - 2, np.full_like(x, np.nan)):
+        with pytest.raises(ValueError, match="`x` (must hold images|holds pixels)"):
+            classifier.predict(pixels)
+
+
 def test_art_classifier_is_not_for_training(art, tmp_path):
     classifier = krl.interop.art_classifier(dense_network())
     with pytest.raises(NotImplementedError, match="Train the Keras model itself"):

@@ -222,6 +222,16 @@ def test_bad_batches_late_in_an_epoch_and_in_validation(images):
             tiny_model().fit(data, validation_data=validation, shuffle=False, verbose=0)
 
 
+@pytest.mark.tensorflow  # JAX compiles a step for each kind
+def test_labels_of_several_kinds(images):
+    x, y = images
+    model = tiny_model()
+    model.fit(x, y, verbose=0)
+    model.fit(x, np.eye(3)[y], verbose=0)
+    with pytest.raises(ValueError, match="`y` must hold labels of one kind"):
+        model.fit(x, y[:, None], verbose=0)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

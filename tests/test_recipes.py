@@ -17,6 +17,7 @@ from PIL import Image
 from test_repository import run_python
 from tiny_data import write_cifar100, write_imagenet64, write_tiny_imagenet
 
+import keras_robustlt as krl
 from keras_robustlt import data as krl_data
 from keras_robustlt import methods
 from keras_robustlt.data import long_tail_arrays
@@ -686,6 +687,35 @@ def test_network_of_a_run_needs_only_keras(finished):
     accuracy = np.mean(network.predict(x, verbose=0).argmax(axis=1) == y)
     expected = read_json(workdir / "results.json")
     assert accuracy == pytest.approx(expected["attacks"]["clean"]["all"])
+
+
+@pytest.mark.filterwarnings("ignore::keras_robustlt.RobustnessWarning")
+def test_an_evaluation_goes_on_with_what_is_done(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    settings = json.loads((workdir / "config.json").read_text())["settings"]
+    data = one_run.load_data(settings, None)
+    network = keras.saving.load_model(workdir / "network.keras")
+
+    def evaluate():
+        one_run.evaluate(network, settings, data, tmp_path)
+
+    def fails(*arguments, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_run, "probe", fails)
+        with pytest.raises(MemoryError):
+            evaluate()
+    assert not (tmp_path / "results.json").exists()
+    examples = types.SimpleNamespace(to_npz=lambda path: None)
+    monkeypatch.setattr(krl.attacks.PGD, "starting_point", fails)
+    monkeypatch.setattr(one_run, "probe", lambda *arguments: (None, examples))
+    monkeypatch.setattr(krl, "report", lambda folder, path: path)
+    evaluate()
+    results = krl.EvaluationResults.from_json(tmp_path / "results.json")
+    there = krl.EvaluationResults.from_json(workdir / "results.json")
+    assert results["pgd2"]["per_class"] == there["pgd2"]["per_class"]
+    assert not (tmp_path / "evaluation.npz").exists()
 
 
 def test_other_settings_in_the_same_directory(finished):

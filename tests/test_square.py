@@ -10,6 +10,7 @@ from test_attacks import assert_valid, lengths
 from tiny_cnn import group, tiny_cnn
 from tiny_models import dense_network
 
+import keras_robustlt as krl
 from keras_robustlt.attacks import Square, square
 
 few = settings(max_examples=3, deadline=None)
@@ -186,8 +187,15 @@ def test_tied_logits_are_not_yet_misclassified():
 
 def test_needs_images():
     network = dense_network(input_shape=(4,))
-    with pytest.raises(ValueError, match=r"\(examples, height, width, channels\)"):
-        Square()(network, np.zeros((2, 4), "float32"), [0, 1])
+    x, y = np.zeros((2, 4), "float32"), [0, 1]
+    # AutoAttack says so before its other parts begin, and so does an evaluation.
+    autoattack = krl.attacks.AutoAttack(["apgd-ce", "square"])
+    for attack in (Square(), autoattack):
+        message = r"\(examples, height, width, channels\)"
+        with pytest.raises(ValueError, match=message):
+            attack(network, x, y)
+        with pytest.raises(ValueError, match=message):
+            krl.evaluate(network, x, y, {"pgd": krl.attacks.PGD(), "late": attack})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_robustlt as krl
-from keras_robustlt.experiments import interruption, workdir
+from keras_robustlt.experiments import compare, interruption, train, workdir
 
 pytestmark = pytest.mark.tensorflow  # of one backend is enough
 
@@ -66,6 +66,19 @@ def test_what_came_to_nothing_leaves_nothing(tmp_path):
             begin(folder)
             raise ValueError("no")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("said", ["no data", ""])
+def test_a_refused_comparison_says_so_once_and_leaves_nothing(tmp_path, said):
+    code = f"raise SystemExit('error: {said}' if '{said}' else 1)"
+    run = [sys.executable, "-c", code]
+    common = train.settings_of(["--data=digits"])
+    settings = {key: {**common, "budget": key} for key in ("uniform", "dafa")}
+    commands = dict.fromkeys(settings, run)
+    with pytest.raises(SystemExit) as ended:
+        compare.compare(settings, commands, tmp_path / "new" / "runs")
+    assert (str(ended.value) == "error: no data") == bool(said)
+    assert (tmp_path / "new").exists() == (not said)  # a log that has to be read
 
 
 def test_what_was_done_stays(tmp_path):

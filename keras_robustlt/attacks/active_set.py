@@ -79,6 +79,7 @@ class ActiveSetAttack(Attack):
         if image.dtype.kind not in "biu":  # bfloat16 is no float of NumPy's
             image = image.astype("float32")
         checks.images(image)
+        self.check_image_shape(image.shape[1:])
         label = to_array(y, "y")
         if not len(image):
             raise ValueError("`x` has no images to attack.")

@@ -66,7 +66,9 @@ class Climber(active_set.TargetedAttack):
         if start is None:
             start = self._random_start(problem, trial)
         else:
-            start = np.clip(active_set.to_array(start, "start"), 0, 1).astype("float32")
+            start = active_set.to_array(start, "start")
+            base.check_start(start, problem.image.shape)
+            start = np.clip(start, 0, 1).astype("float32")
         # Of a network that is itself random, no two evaluations see the same draw.
         draw = (problem.seed + trial * self.steps * self.eot) % 2**30
         shared = {"draw": np.int32(draw)}

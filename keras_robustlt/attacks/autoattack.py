@@ -154,6 +154,7 @@ class AutoAttack(Attack):
         first = next(iter(self.attacks.values()))
         epsilon = self.epsilon if epsilon is None else epsilon
         seed = self.seed if seed is None else seed
+        self.check_image_shape(np.shape(x)[1:])
         problem = first._problem(network, x, y, epsilon, seed)
         logits_of = problem.functions["logits"]
         num_classes = problem.logits.shape[1]
@@ -196,6 +197,10 @@ class AutoAttack(Attack):
         super().check_classes(num_classes)
         for attack in self._for_classes(num_classes).values():
             attack.check_classes(num_classes)
+
+    def check_image_shape(self, shape):
+        for attack in self.attacks.values():
+            attack.check_image_shape(shape)
 
     def _for_classes(self, num_classes):
         """The attacks, with the margin loss where the version's own is not defined."""

@@ -101,6 +101,13 @@ class Attack(Configurable):
                 f"Received: {num_classes} output(s)"
             )
 
+    def check_image_shape(self, shape):
+        """Raises a ValueError if the attack needs images of another shape.
+
+        Args:
+            shape: Tuple of integers, the shape of one image.
+        """
+
     def get_config(self):
         return {"epsilon": self.epsilon, "norm": self.norm}
 
@@ -142,6 +149,17 @@ def check_each(name, value, count):
             f"`{name}` must be a number, or an array with one for each of the {count} "
             f"images. Received: shape {np.shape(value)}"
         )
+
+
+def check_start(start, shape):
+    """Raises if `start` holds no points of the images' `shape` to start from."""
+    if tuple(np.shape(start)) != tuple(shape):
+        raise ValueError(
+            f"`start` must have the shape of the images, {tuple(shape)}. Received: "
+            f"shape {tuple(np.shape(start))}"
+        )
+    if not np.all(np.isfinite(start)):
+        raise ValueError("`start` must be finite. Received: NaN or infinite pixels")
 
 
 def check_labels(labels, count, num_classes):

@@ -122,7 +122,7 @@ class PGD(base.Attack):
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
-        self._check_values(network, x, y, epsilon, step_size)
+        self._check_values(network, x, y, epsilon, step_size, start)
         if start is None:
             start = self.starting_point(x, epsilon, seed)
 
@@ -137,7 +137,7 @@ class PGD(base.Attack):
             best = self._better(network, best, run(start), y, training, loss)
         return best
 
-    def _check_values(self, network, x, y, epsilon, step_size):
+    def _check_values(self, network, x, y, epsilon, step_size, start):
         """Raises if what is known of the arguments of a call is out of range."""
         images, labels = base.known(x), base.known(y)
         if images is None or not len(images):
@@ -147,6 +147,8 @@ class PGD(base.Attack):
             network(x[:1])
         num_classes = gradients.logits_of(network)(x[:1]).shape[-1]
         self.check_classes(num_classes)
+        if start is not None and base.known(start) is not None:
+            base.check_start(base.known(start), images.shape)
         if labels is not None:
             base.check_labels(labels, len(images), num_classes)
         for name, value in (("epsilon", epsilon), ("step_size", step_size)):

@@ -65,14 +65,14 @@ class Square(active_set.ActiveSetAttack):
         self.rescale_schedule = bool(rescale_schedule)
         self._search = {"linf": Stripes(), "l2": Hills()}[norm]
 
-    def _problem(self, network, x, y, epsilon, seed):
-        problem = super()._problem(network, x, y, epsilon, seed)
-        if problem.image.ndim != 4:
+    def check_image_shape(self, shape):
+        if len(shape) != 3:
             raise ValueError(
-                "`x` must hold images, of shape (examples, height, width, channels), "
-                f"to have squares. Received: x of shape {problem.image.shape}"
+                "The Square attack needs images, `x` of shape (examples, height, "
+                "width, channels), to have squares. Of other data leave it out, such "
+                "as AutoAttack(['apgd-ce', 'apgd-t', 'fab-t']). Received: x of shape "
+                f"{(None, *shape)}"
             )
-        return problem
 
     def _attempt(self, problem, target_class, trial):
         del target_class

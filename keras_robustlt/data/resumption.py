@@ -18,11 +18,19 @@ STATEFUL = (
     "Assign",
     "EagerPyFunc",
     "GeneratorDataset",
+    "Multinomial",
+    "ParameterizedTruncatedNormal",
     "PyFunc",
+    "RandomGamma",
+    "RandomPoisson",
+    "RandomShuffle",
+    "RandomStandardNormal",
+    "RandomUniform",
     "Rng",
     "ShuffleDataset",
     "StatefulRandom",
     "StatefulUniform",
+    "TruncatedNormal",
 )
 
 

@@ -5,7 +5,8 @@
 NETWORK is a file of Keras that gives logits, such as the network.keras of a recipe,
 and DATA what `keras_robustlt.data.load` reads; the test images are used. If there is a
 config.json beside the network, as in the directory of a recipe's run, it tells epsilon,
-the classes and their training images, which say what the tail is.
+the classes and their training images, which say what the tail is, the images' size, and
+what to do with files that are none.
 
     --attacks=clean,pgd20,cw20         the table of the paper, without AutoAttack
     --attacks=clean,autoattack         what others compare with: the standard version
@@ -48,8 +49,9 @@ def define_flags(values):
     flags.DEFINE_list(
         "attacks",
         ["clean", "pgd20"],
-        "Any of clean, fgsm, pgdN, cwN (N steps), autoattack, autoattack-plus, "
-        "autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.",
+        "Any of clean, fgsm, fgsm-rs, pgdN, cwN (N steps), autoattack, "
+        "autoattack-plus, autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab, "
+        "fab-t, square.",
         flag_values=values,
     )
     number(
@@ -152,6 +154,8 @@ def _evaluate(path, values):
         data_dir=values.data_dir,
         seed=data_seed,
         classes=settings.get("num_classes"),
+        image_size=settings.get("image_size"),
+        on_bad=settings.get("on_bad", "error"),
     )
     x, y = data.x_test, data.y_test
     if values.examples is not None:

@@ -109,7 +109,9 @@ def evaluate(
     network = inputs.network_of(model)
     data = inputs.Batches(x, y, batch_size)
     num_classes = inputs.num_classes_of(network, data.first, class_counts)
-    attacks = runners.attacks_of(attacks, num_classes, epsilon, batch_size)
+    attacks = runners.attacks_of(
+        attacks, num_classes, data.first.shape[1:], epsilon, batch_size
+    )
     class_names = inputs.class_names_of(class_names, num_classes)
 
     described = {name: runners.settings_of(attack) for name, attack in attacks.items()}

@@ -31,12 +31,13 @@ RESERVED = {
 NO_CLASS = -1
 
 
-def attacks_of(attacks, num_classes, epsilon, batch_size):
+def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size):
     """The attacks as a dictionary, with `None` for none.
 
     Args:
         attacks: See `evaluate`.
         num_classes: Integer, which each of them must be able to deal with.
+        image_shape: Tuple of integers, likewise.
         epsilon: Float: the budget of those that are given by name.
         batch_size: Integer, likewise.
     """
@@ -68,6 +69,8 @@ def attacks_of(attacks, num_classes, epsilon, batch_size):
         check_stays_within(f"attacks[{name!r}]", attack)
         if hasattr(attack, "check_classes"):
             attack.check_classes(num_classes)
+        if hasattr(attack, "check_image_shape"):
+            attack.check_image_shape(image_shape)
     return attacks
 
 

@@ -38,7 +38,8 @@ def compare(settings, commands, folder, threads=None):
         for key in settings
         if not workdir.is_finished(folder / key, settings[key])
     ]
-    _train(todo, max(map(len, names.values())), threads)
+    with workdir.made(*(folder / key for key in settings)):
+        _train(todo, max(map(len, names.values())), threads)
     results = {
         name: krl.EvaluationResults.from_json(folder / key / "results.json")
         for key, name in names.items()
@@ -63,8 +64,16 @@ def _train(todo, width, threads):
         print("Training", " and ".join(job.name for job in todo), flush=True)
     environments = jobs.environments(len(todo), threads=threads)
     failed = jobs.run(todo, environments, on_line=show)
-    if failed:
-        sys.exit("\n".join(map(jobs.report, failed)))
+    if not failed:
+        return
+    refusals = [jobs.refusal(job) for job in failed]
+    text = "\n".join(map(jobs.report, failed))
+    if refusals[0] and refusals == refusals[:1] * len(todo):
+        text = f"error: {refusals[0]}"
+    for job, refusal in zip(failed, refusals, strict=True):
+        if refusal:
+            job.log.unlink()
+    sys.exit(text)
 
 
 def side_by_side(runs):

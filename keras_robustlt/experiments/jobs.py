@@ -167,9 +167,24 @@ def run(jobs, environments, on_line=None, on_change=None):
 
 def report(job, lines=15):
     """What is to be said about a job that failed."""
-    log = job.log.read_text(encoding="utf-8", errors="replace")
-    end = "\n".join(f"    {line}" for line in log.splitlines()[-lines:])
+    if said := refusal(job):
+        return f"{job.name} was not begun: {said}"
+    end = "\n".join(f"    {line}" for line in _log_of(job)[-lines:])
     return f"{job.name} failed ({job.error}). The end of {job.log}:\n{end}"
+
+
+def refusal(job):
+    """Why a job ended before it began anything, or `None`.
+
+    That is what its last line says, when all that its directory holds is the log.
+    """
+    last = _log_of(job)[-1]
+    alone = [each.name for each in job.log.parent.iterdir()] == [job.log.name]
+    return last.removeprefix("error: ") if alone and last[:7] == "error: " else None
+
+
+def _log_of(job):
+    return job.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _end(jobs, patience=10):

@@ -53,8 +53,10 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     keras.utils.set_random_seed(settings["seed"])
 
     data = load_data(settings, data_dir, devices.shard(distribute))
-    # Whether these attacks suit the classes is said now, not after training.
-    attacks_of(settings["attacks"], data.num_classes, settings["epsilon"], 1)
+    # Whether these attacks suit the data is said now, not after training.
+    attacks_of(
+        settings["attacks"], data.num_classes, data.input_shape, settings["epsilon"], 1
+    )
     with contextlib.ExitStack() as stack:
         with distribution:
             model = build_model(settings, data, len(data.train))
@@ -146,11 +148,13 @@ def evaluate(network, settings, data, folder):
         class_names=data.class_names,
         seed=settings["seed"],
         verbose=1 if sys.stdout.isatty() else 0,
+        cache=folder / "evaluation.npz",
     )
     if settings["epsilon"]:
         results.curve, examples = probe(network, settings, data)
         examples.to_npz(folder / "examples.npz")
     results.to_json(folder / "results.json", seed=settings["seed"], training=settings)
+    (folder / "evaluation.npz").unlink()
     name = name_of(settings)
     robust = [attack for attack in results if attack != "clean"]
     if robust and "clean" in results and data.num_classes <= 200:

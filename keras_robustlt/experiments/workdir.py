@@ -6,6 +6,7 @@
     skew_and_drift.csv  with --skew_and_drift: these, and the risk of each class
     checkpoints/     the state of training, from which the same command goes on
     network.keras    the trained network, plain Keras, without this package
+    evaluation.npz   what is done of the evaluation, as long as it goes on
     results.json     accuracy under each attack: all, tail, balanced, worst, per class
     examples.npz     a few images, what the attack makes of them, and what comes out
     schedule.png, accuracy.png
@@ -135,19 +136,30 @@ def held(folder):
         ValueError: If another process holds it.
     """
     was_begun = (folder / "config.json").exists()
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
-    file = _lock(path)
+    with made(folder):
+        file = _lock(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # as long as it is ours
+            file.close()
+            if not was_begun and not (folder / "checkpoints").exists():
+                (folder / "config.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def made(*folders):
+    """Makes the folders that are not there; those that stay empty go again."""
+    with_parents = [each for folder in folders for each in (folder, *folder.parents)]
+    new = [each for each in dict.fromkeys(with_parents) if not each.exists()]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # as long as it is ours
-        file.close()
-        if not was_begun and not (folder / "checkpoints").exists():
-            (folder / "config.json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # those that hold something stay
-            for each in made:
+        for each in sorted(new, reverse=True):  # what is inside of others first
+            with contextlib.suppress(OSError):  # those that hold something stay
                 each.rmdir()
 
 
