@@ -21,7 +21,7 @@ import keras_robustlt as krl
 from keras_robustlt import data as krl_data
 from keras_robustlt import methods
 from keras_robustlt.data import long_tail_arrays
-from keras_robustlt.experiments import devices, presets, progress, train
+from keras_robustlt.experiments import devices, precision, presets, progress, train
 from keras_robustlt.experiments import flags as run_flags
 from keras_robustlt.experiments import run as one_run
 
@@ -236,7 +236,8 @@ def test_options_of_methods(method, options):
         ),
     ],
 )
-def test_settings_of_presets(table, preset, method, expected):
+def test_settings_of_presets(monkeypatch, table, preset, method, expected):
+    monkeypatch.setattr(precision, "automatic", lambda: ("float32", ""))
     common = dict(
         method=method,
         budget="robustlt",
@@ -269,6 +270,30 @@ def test_settings_of_presets(table, preset, method, expected):
     settings = getattr(presets, table).settings(preset, {"method": method})
     expected = {**common, **expected}
     assert {key: settings[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "cpu, capabilities, expected",
+    [
+        ("flags : avx2 avx512_bf16", None, "mixed_bfloat16"),
+        ("flags : avx2", None, "float32"),
+        ("flags : avx512_bf16", "9.0\n8.0\n", "mixed_bfloat16"),
+        ("flags : avx512_bf16", "8.0\n7.5\n", "float32"),
+        ("flags : avx512_bf16", "No devices were found", "float32"),
+    ],
+)
+def test_precision_of_the_machine(monkeypatch, tmp_path, cpu, capabilities, expected):
+    (tmp_path / "cpuinfo").write_text(cpu)
+    answer = types.SimpleNamespace(stdout=capabilities)
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(precision.jobs, "gpus", lambda: ["0"] if capabilities else [])
+    monkeypatch.setattr(precision.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(precision.subprocess, "run", lambda *args, **options: answer)
+    monkeypatch.setattr(precision, "automatic", precision.automatic.__wrapped__)
+    assert precision.automatic()[0] == expected
+    assert from_flags(presets.CIFAR10LT, "--preset=cpu")["precision"] == expected
+    given = ("--preset=cpu", "--precision=float32")
+    assert from_flags(presets.CIFAR10LT, *given)["precision"] == "float32"
 
 
 # The flags

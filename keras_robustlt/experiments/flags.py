@@ -216,8 +216,9 @@ def define_flags(values, tables, workdir):
     )
     choice(
         "precision",
-        ["float32", "mixed_bfloat16", "mixed_float16"],
-        "Precision of the network.",
+        ["float32", "mixed_bfloat16", "mixed_float16", "auto"],
+        "Precision of the network; auto is mixed_bfloat16 where the first GPU, or the "
+        "CPU, computes in it, and else float32.",
     )
     flags.DEFINE_enum(
         "distribute",

@@ -12,6 +12,7 @@ import keras_robustlt as krl
 from keras_robustlt.data.findings import DataCheck
 from keras_robustlt.data.images import ImageFiles
 from keras_robustlt.data.layout import find_layout
+from keras_robustlt.experiments import precision
 
 # Without an accelerator a larger image costs too much; with one, this much more.
 SIDE_ON_CPU, SIDE_ON_ACCELERATOR = 64, 128
@@ -19,7 +20,6 @@ VALIDATION_FRACTION = 0.2
 TINY = 16
 # AutoAttack takes a thousand times as long as a look at the clean images.
 MOST_FOR_AUTOATTACK = 1000
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def propose(source, image_size=None):
     say("method", "at_bsl", "weighs the loss by how rare a class is")
     for key in ("epsilon", "alpha", "beta", "batch_size", "epochs"):
         say(key, getattr(suggestion, key), suggestion.reasons[key])
-    say("precision", *_precision(accelerator))
+    say("precision", *precision.automatic())
     if found.x_validation is None:
         say(
             "validation_fraction",
@@ -145,16 +145,6 @@ def _model(size, accelerator):
     if accelerator:
         return "resnet18", f"for {accelerator}"
     return "wrn-10-2", "small enough for a CPU; --backbone takes a pretrained network"
-
-
-def _precision(accelerator):
-    if accelerator:
-        return "mixed_bfloat16", f"{accelerator} computes in it"
-    flags = pathlib.Path("/proc/cpuinfo")
-    known = flags.read_text() if flags.exists() else ""
-    if any(flag in known for flag in BFLOAT16):
-        return "mixed_bfloat16", "this CPU computes in it"
-    return "float32", "this CPU has no bfloat16"
 
 
 def _shown(key, value):

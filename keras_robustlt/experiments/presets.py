@@ -22,6 +22,8 @@ import dataclasses
 import json
 import pathlib
 
+from keras_robustlt.experiments import precision
+
 # The training attacks that --pgd_steps is about; others make one step.
 WITH_STEPS = ("pgd", "udr")
 
@@ -134,12 +136,13 @@ PRESETS = {
     # A quarter of the paper's cost.
     "resnet18": dict(model="resnet18"),
     # An hour or two on two CPU cores: enough to see what a method does.
-    "cpu": dict(model="wrn-10-1", epochs=16, batch_size=64),
+    "cpu": dict(model="wrn-10-1", epochs=16, batch_size=64, precision="auto"),
     # Minutes on two CPU cores: whether everything runs, nothing more.
     "smoke": dict(
         model="wrn-10-1",
         epochs=4,
         batch_size=64,
+        precision="auto",
         attacks=("clean", "pgd20"),
         test_examples=500,
     ),
@@ -232,6 +235,8 @@ class DataSet:
             settings["collapse_guard"] = settings["attack"] not in WITH_STEPS
         if settings["budget"] != "robustlt":
             settings.update(alpha=0.0, beta=0.0)
+        if settings["precision"] == "auto":
+            settings["precision"], _ = precision.automatic()
         return json.loads(json.dumps({"data": self.source, **settings}))
 
 

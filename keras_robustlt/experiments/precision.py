@@ -1,0 +1,47 @@
+"""The precision that a machine is made for: `--precision=auto`."""
+
+import functools
+import glob
+import pathlib
+import subprocess
+
+from keras_robustlt.experiments import jobs
+
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+# NVIDIA's GPUs compute in bfloat16 from this compute capability on (Ampere).
+FIRST_CAPABILITY = 8.0
+
+
+@functools.cache
+def automatic():
+    """`"mixed_bfloat16"` where the hardware computes in it, else `"float32"`.
+
+    No backend is asked, as that would take the memory of a GPU.
+
+    Returns:
+        A pair of strings: the precision, and why.
+    """
+    if jobs.gpus():
+        capability = _compute_capability()
+        if capability is None:
+            return "float32", "whether this GPU has bfloat16 is not known"
+        if capability < FIRST_CAPABILITY:
+            return "float32", "this GPU has no bfloat16"
+        return "mixed_bfloat16", "this GPU computes in it"
+    if glob.glob("/dev/accel[0-9]*"):
+        return "mixed_bfloat16", "this TPU computes in it"
+    known = CPUINFO.read_text() if CPUINFO.exists() else ""
+    if any(flag in known for flag in BFLOAT16):
+        return "mixed_bfloat16", "this CPU computes in it"
+    return "float32", "this CPU has no bfloat16"
+
+
+def _compute_capability():
+    """The lowest of the GPUs, or `None` if nvidia-smi does not tell."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True)
+        return min(map(float, listed.stdout.split()))
+    except (OSError, ValueError):
+        return None
