@@ -37,3 +37,27 @@ def test_nothing_is_said_of_other_settings(changed):
 
 def test_what_was_measured_follows_from_the_runs():
     assert kept() == runpy.run_path(str(BUILD))["content"]()
+
+
+@pytest.mark.parametrize("attack, title", [("clean", "clean"), ("pgd20", "PGD-20")])
+@pytest.mark.parametrize("group", ["all", "tail"])
+def test_so_does_the_table_of_a_larger_budget(attack, title, group):
+    results = BUILD.with_name("results")
+
+    def accuracies(folder):
+        paths = (results / folder / f"seed{seed}/results.json" for seed in range(6, 16))
+        runs = [json.loads(path.read_text())["attacks"] for path in paths]
+        return [run[attack][group] for run in runs]
+
+    ours = accuracies("runs/digits/at_bsl-robustlt")
+    larger = accuracies("runs-0.13/digits/at_bsl")
+    mean, low, high = comparison.interval(
+        [a - b for a, b in zip(ours, larger, strict=True)]
+    )
+    cell = comparison.cell({"difference": mean, "low": low, "high": high})
+    line = f"| {100 * sum(larger) / 10:.1f} | {100 * sum(ours) / 10:.1f} | {cell} |"
+    (row,) = (
+        row
+        for row in (results / "README.md").read_text().splitlines()
+        if row.startswith(f"| {title}, {group} ") and row.endswith(line)
+    )
