@@ -628,6 +628,68 @@ def test_no_variable_is_int32(arguments):
     assert [v.path for v in variables if v.dtype == "int32"] == []
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"method": "reat", "budget": "dafa", "averaging": 0.9},
+        {"method": "at+awp", "augmentation": "base"},
+        *(
+            pytest.param(given, marks=pytest.mark.slow)
+            for given in (
+                *({"method": method} for method in METHODS if method != "reat"),
+                *({"budget": budget} for budget in krl.budget.BY_NAME),
+                *({"attack": attack} for attack in krl.attacks.TRAINING),
+                {"attack": krl.attacks.PGD(0.1), "attack_steps": "adaptive"},
+                {"batchnorm_statistics": "mixed", "augmentation": "aua"},
+            )
+        ),
+    ],
+)
+def test_all_of_a_step_can_run_on_a_gpu(arguments):
+    import tensorflow as tf
+    from tensorflow.python.framework import kernels
+
+    def devices(operation):
+        known = kernels.get_registered_kernels_for_op(operation).kernel
+        return {kernel.device_type for kernel in known}
+
+    assert devices("PyFunc") == {"CPU"}  # such must not be there
+    if "GPU" not in devices("Conv2D"):
+        pytest.skip("This TensorFlow knows nothing of GPUs.")
+    model = tiny_model(conv_network(input_shape=(16, 16, 3)), **arguments)
+    step = tf.function(lambda x, y: model.train_step((x, y)), autograph=False)
+    images = tf.TensorSpec((4, 16, 16, 3)), tf.TensorSpec((4,), "int32")
+    graph = step.get_concrete_function(*images).graph.as_graph_def()
+    functions = {function.signature.name for function in graph.library.function}
+    inner = (node for function in graph.library.function for node in function.node_def)
+    operations = {node.op for node in (*graph.node, *inner)} - functions
+    assert "Conv2D" in operations and "EagerPyFunc" not in operations
+    # "DEFAULT" is any device: what has no computation of its own.
+    assert [op for op in operations if not devices(op) & {"GPU", "DEFAULT"}] == []
+
+
+def test_what_is_compiled_does_not_grow_with_the_attack(images, monkeypatch):
+    """As long as loops are fast, which they are not under JAX on a CPU."""
+    monkeypatch.setattr(backend, "control_flow_is_slow", lambda: False)
+    calls = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, inputs):
+            calls.append(inputs.shape)
+            return inputs
+
+    counts = []
+    for steps in (2, 9):
+        layers = [keras.layers.Flatten(), keras.layers.Dense(3), Counted()]
+        network = keras.Sequential([keras.Input((6, 6, 3)), *layers])
+        model = tiny_model(network, attack=krl.attacks.PGD(0.1, steps))
+        calls.clear()
+        model.fit(*images, epochs=2, **FIT)
+        counts.append(len(calls))
+    assert 0 < counts[0] == counts[1]
+
+
 def test_loops_of_the_graph(images, same_network, monkeypatch):
     monkeypatch.setattr(backend, "control_flow_is_slow", lambda: True)
     expected = trained(images, tiny_model(same_network()))
