@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from keras_robustlt import checks
+from keras_robustlt import checks, plots
 from keras_robustlt.budget import classwise_epsilon, largest_alpha
 
 __all__ = ["Suggestion", "suggest"]
@@ -104,11 +104,12 @@ class Suggestion:
         for axes, image in zip(every.ravel(), [*clean, *moved], strict=True):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
-        figure.suptitle(
-            f"{self.class_names[rare]}: as it is, and at its budget of "
-            f"{255 * budget:.3g}/255",
+        label = plots.Labels(self.class_names)
+        title = figure.suptitle(
+            f"{label[rare]}: as it is, and at its budget of {255 * budget:.3g}/255",
             wrap=True,
         )
+        label.write([title])
         return figure
 
 
