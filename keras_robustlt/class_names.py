@@ -43,7 +43,7 @@ def rjust(text, width):
 
 
 def wrapped(text, most):
-    """The lines of a text of which none takes more than `most` columns, or hardly so."""
+    """The lines of a text of about `most` columns at most."""
     text = one_line(text)
     letters = most * len(text) // max(display_width(text), 1)
     return textwrap.wrap(text, max(letters, 1)) or [""]

@@ -214,8 +214,7 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     axes.set_yticks(places, ticks, fontsize=9)
     labels.write(axes.get_yticklabels())
     axes.set(
-        xlabel="accuracy",
-        ylabel="class and its number of training images",
+        xlabel="accuracy of each class (and its number of training images)",
         xlim=(0, 1),
         ylim=(len(order) - 0.5, -0.5),
         title=title or "",
