@@ -258,12 +258,17 @@ def _class_tables(lines):
         images = {line["class"]: line["training_images"] for line in of_data}
         if not 0 < len(images) <= MOST_CLASSES:
             continue
-        heads = [
-            name if count is None else f"{name} ({count})"
-            for name, count in images.items()
-        ]
+        heads = class_heads(images, images.values())
         table = _table(of_data, "class", list(images), heads)
         yield f"## {data}, class by class (training images)\n\n{table}\n"
+
+
+def class_heads(names, counts):
+    """The names of classes, with their training images where these are known."""
+    return [
+        name if count is None else f"{name} ({count})"
+        for name, count in zip(names, counts or [None] * len(names), strict=True)
+    ]
 
 
 def _table(lines, key, columns, heads=None):
