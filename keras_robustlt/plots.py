@@ -184,7 +184,7 @@ def accuracy_per_class(results, attack="pgd20", title=None):
 
     Returns:
         A `matplotlib.figure.Figure`: clean accuracy as pale bars, accuracy under the
-        attack as full ones, classes in order of their number of training images.
+        attack as full ones, classes from the most to the fewest training images.
 
     Example:
 
