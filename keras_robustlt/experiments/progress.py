@@ -92,8 +92,8 @@ def _forward_seconds(model, batch_size):
 # What the line of an epoch shows of the logs, and of which images an accuracy is.
 SHOWN = {
     "loss": None,
-    "adversarial_accuracy": "training images under the training attack, within w times "
-    "the budget",
+    "adversarial_accuracy": "training images under the training attack, within the "
+    "budget of the epoch",
     "clean_accuracy": "training images without an attack",
     "val_robust_balanced_accuracy": "validation images within the whole budget, mean "
     "of the classes",
