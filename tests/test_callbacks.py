@@ -149,8 +149,15 @@ def test_wrong_names_of_classes(images, names):
         tiny_model().fit(*images, callbacks=[ScheduleInspector(None, names)], **FIT)
 
 
+def only_fonts(monkeypatch, *others):
+    """Makes Matplotlib's usual font and these all that this machine has."""
+    manager = font_manager.fontManager
+    usual = [font for font in manager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(manager, "ttflist", [*usual, *others])
+
+
 def test_labels_of_pictures(monkeypatch):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    only_fonts(monkeypatch)
     names = ["_a", "$x_$", "猫", "b" * 50]
     figure = krl.plots.schedule(np.ones((2, 4)), names)
     (axes,) = figure.axes
@@ -175,7 +182,7 @@ def test_a_font_that_has_the_letters(monkeypatch):
         font_manager.FontEntry(f"/{name}", name, weight=weights.get(name, 400))
         for name in fonts
     ]
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
+    only_fonts(monkeypatch, *entries)
     letters_of = {f"/{name}": set(letters) for name, letters in fonts.items()}
     usual = krl.plots._letters_of
     monkeypatch.setattr(
@@ -187,7 +194,7 @@ def test_a_font_that_has_the_letters(monkeypatch):
 
 
 def test_pictures_of_accuracy_have_whole_names(monkeypatch):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    only_fonts(monkeypatch)
     entry = {"per_class": [0.5, None]}
     names = ["a long name of more than one line", "rare"]
     settings = {"class_counts": [3, 1200], "class_names": names}
