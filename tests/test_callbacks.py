@@ -179,7 +179,9 @@ def test_a_font_that_has_the_letters(monkeypatch):
     fonts = {"A Sans": "ब", "Bold": "狗", "Dog": "狗", "Han": "猫", "Light": "狗"}
     weights = {"Bold": 700, "Light": 300}
     entries = [
-        font_manager.FontEntry(f"/{name}", name, weight=weights.get(name, 400))
+        font_manager.FontEntry(
+            fname=f"/{name}", name=name, weight=weights.get(name, 400)
+        )
         for name in fonts
     ]
     only_fonts(monkeypatch, *entries)
