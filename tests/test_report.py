@@ -145,7 +145,7 @@ def test_all_sections_of_a_full_run(run, tmp_path):
     words = " ".join(page.words)
     for value in ("36.7", "9.9.9", "3.1.4", "cpu, 2 cores", "recipes/pets.py", "tau=1"):
         assert value in words, value
-    assert "cat taken for dog: 40% (clean: 10%)" in words
+    assert "cat taken for dog: 40% (clean: 10%)" in "".join(page.words)
     # Accuracy on the head, on the tail, and between.
     assert "60.0 25.0 35.0" in " ".join(words.split())
 
