@@ -152,6 +152,8 @@ def _evaluate(path, values):
         data_dir=values.data_dir,
         seed=data_seed,
         classes=settings.get("num_classes"),
+        image_size=settings.get("image_size"),
+        on_bad=settings.get("on_bad", "error"),
     )
     x, y = data.x_test, data.y_test
     if values.examples is not None:
