@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_robustlt import checks, files, plots, provenance, summaries
 from keras_robustlt.backend import replicas
+from keras_robustlt.class_names import as_text
 from keras_robustlt.collapse_guard import CollapseGuard
 from keras_robustlt.data import resumption
 from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
@@ -158,7 +159,7 @@ def _column_names(names, num_classes):
         )
     columns = ["epoch", "iteration_weight"]
     for index, name in enumerate(names):
-        name = plots.as_text(name)
+        name = as_text(name)
         while name in columns:
             name = f"{name} (class {index})"
         columns.append(name)

@@ -547,7 +547,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 of logits, by name or as an object, or a function of
                 `(targets, logits)`. Targets are one-hot, also for the sparse losses'
                 names. Defaults to `None`, the cross-entropy.
-            **kwargs: `metrics`, `jit_compile`, ... as in Keras.
+            **kwargs: `metrics`, `jit_compile`, ... as in Keras. Metrics see what the
+                network is trained on: of `"accuracy"`, the logs of `fit` have
+                `accuracy` on perturbed images, and `val_accuracy` on clean ones.
         """
         self._criterion = losses.criterion(loss)
         for argument in ("metrics", "weighted_metrics"):

@@ -1,14 +1,20 @@
 """Pictures: the budget over training, and what each class gained."""
 
+import unicodedata
+
 import numpy as np
 
 from keras_robustlt import files
+from keras_robustlt.class_names import one_line, wrapped
 
 __all__ = ["accuracy_per_class", "contact_sheet", "save", "schedule"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LONGEST_NAME = 30
+# Where a line of a class's name ends, in columns.
+WIDEST_NAME = 28
+# With more classes, only those at the ends are in the legend.
+MOST_NAMES = 12
 
 
 def _axes(width, height):
@@ -23,28 +29,84 @@ def _axes(width, height):
     return figure, axes
 
 
-def as_text(name):
-    """The name of a class, which need not be text or UTF-8, as text that is."""
-    if not isinstance(name, bytes):
-        name = str(name).encode("utf-8", "backslashreplace")
-    return name.decode("utf-8", "backslashreplace")
+class Labels:
+    """What a picture calls classes: their names, where there are fonts for them.
+
+    A class whose name has letters that no font on this machine has is called by its
+    number, and a line under the picture says why.
+
+    Args:
+        names: Sequence of the names of all classes.
+    """
+
+    def __init__(self, names):
+        self.names = [one_line(name) for name in names]
+        self.fonts, missing = _fonts_for(set("".join(self.names)))
+        self.unknown = {
+            index
+            for index, name in enumerate(self.names)
+            if not name or not missing.isdisjoint(name)
+        }
+
+    def __getitem__(self, index):
+        """The label of the class `index`, of one line or several."""
+        if index in self.unknown:
+            return f"class {index}"
+        return "\n".join(wrapped(self.names[index], WIDEST_NAME))
+
+    def write(self, texts):
+        """Makes texts of a picture look as the names in them need it."""
+        for text in texts:
+            text.set_fontfamily(self.fonts)
+            text.set_parse_math(False)  # names may have "_" and "$"
+
+    def note(self, figure):
+        """Says under a picture why some classes in it have numbers."""
+        if any(self.names[index] for index in self.unknown):
+            figure.supxlabel(
+                "No font on this machine has the letters of the names of classes that "
+                "have a number, from 0.",
+                fontsize=8,
+            )
 
 
-def _label(name, index):
-    """What a picture calls the class `index`: its name, where the font has it."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+def _fonts_for(letters):
+    """Families of fonts, the usual one first, and the letters that none of them has."""
+    import matplotlib
+    from matplotlib import font_manager, ft2font
 
-    name = " ".join(as_text(name).split())
-    known = get_font(findfont(FontProperties())).get_charmap()
-    if not name or any(ord(letter) not in known for letter in name):
-        return f"class {index}"
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    if not hasattr(ft2font, "__libraqm_version__"):
+        # Before Matplotlib 3.11, Arabic came out backwards, and marks beside letters.
+        unreadable = {letter for letter in letters if _needs_layout(letter)}
+    else:
+        unreadable = set()
+    usual = font_manager.FontProperties()
+    fonts = usual.get_family()
+    missing = letters - unreadable - _letters_of(font_manager.findfont(usual))
+    # Those that come with Matplotlib are for mathematics, but for the usual one.
+    others = {
+        font.name: font.fname
+        for font in font_manager.fontManager.ttflist
+        if (font.style, font.weight) == ("normal", 400)
+        and not font.fname.startswith(matplotlib.get_data_path())
+    }
+    for name in sorted(others, key=lambda name: ("Sans" not in name, name)):
+        found = missing and missing & _letters_of(others[name])
+        if found:
+            fonts = [*fonts, name]
+            missing -= found
+    return fonts, missing | unreadable
 
 
-def _legend(axes, lines, labels, **where):
-    # With the lines at hand, as they are, and no mathematics: names may have "_", "$".
-    for text in axes.legend(lines, labels, frameon=False, **where).get_texts():
-        text.set_parse_math(False)
+def _letters_of(path):
+    from matplotlib.font_manager import get_font
+
+    return set(map(chr, get_font(path).get_charmap()))
+
+
+def _needs_layout(letter):
+    is_mark = unicodedata.category(letter) in ("Mn", "Mc")
+    return is_mark or unicodedata.bidirectional(letter) in ("R", "AL")
 
 
 def schedule(class_epsilon, class_names, weights=None, epochs=None):
@@ -93,9 +155,21 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(bottom=0)
     axes.set_xlim(1, max(epochs[-1] + 1, 2))
-    if len(class_names) <= 12:
-        labels = [_label(name, index) for index, name in enumerate(class_names)]
-        _legend(axes, lines, labels, loc="center left", bbox_to_anchor=(1, 0.5))
+    last = class_epsilon[-1]
+    named = range(len(class_names))
+    if len(class_names) > MOST_NAMES:
+        named = sorted({0, len(last) - 1, int(last.argmin()), int(last.argmax())})
+    labels = Labels(class_names)
+    legend = axes.legend(
+        # With the lines at hand, as they are: names may begin with "_".
+        [lines[index] for index in named],
+        [labels[index] for index in named],
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+    )
+    labels.write(legend.get_texts())
+    labels.note(figure)
     return figure
 
 
@@ -110,7 +184,7 @@ def accuracy_per_class(results, attack="pgd20", title=None):
 
     Returns:
         A `matplotlib.figure.Figure`: clean accuracy as pale bars, accuracy under the
-        attack as full ones, classes in order of their number of training images.
+        attack as full ones, classes from the most to the fewest training images.
 
     Example:
 
@@ -121,29 +195,33 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     counts = np.asarray(settings["class_counts"])
     order = np.argsort(-counts, kind="stable")
     places = np.arange(len(order))
-    figure, axes = _axes(max(8, 0.45 * len(order) * len(runs)), 4.5)
-    width = 0.8 / len(runs)
-    bars, labels = [], []
+    labels = Labels(settings["class_names"])
+    ticks = [f"{labels[c]} ({counts[c]:,})" for c in order]
+    lines = 1 + max(tick.count("\n") for tick in ticks)
+    row = max(0.18 * lines, 0.16 * len(runs)) + 0.08
+    figure, axes = _axes(8, 1.5 + row * len(order))
+    height = 0.8 / len(runs)
+    bars, legend = [], []
     for index, run in enumerate(runs):
-        offset = places + (index - (len(runs) - 1) / 2) * width
+        offset = places + (index - (len(runs) - 1) / 2) * height
         colour = COLOURS[index % len(COLOURS)]
         for name, alpha in (("clean", 0.35), (attack, 1.0)):
-            heights = [results[run][name]["per_class"][c] or 0.0 for c in order]
+            widths = [results[run][name]["per_class"][c] or 0.0 for c in order]
             bars.append(
-                axes.bar(offset, heights, 0.92 * width, color=colour, alpha=alpha)
+                axes.barh(offset, widths, 0.92 * height, color=colour, alpha=alpha)
             )
-            labels.append(f"{run}: {name}")
-    names = settings["class_names"]
-    ticks = [f"{_label(names[c], c)}\n{counts[c]}" for c in order]
-    axes.set_xticks(places, ticks, fontsize=8, parse_math=False)
+            legend.append(f"{run}: {name}")
+    axes.set_yticks(places, ticks, fontsize=9)
+    labels.write(axes.get_yticklabels())
     axes.set(
-        ylabel="accuracy",
-        xlabel="class and its number of training images",
-        ylim=(0, 1),
+        xlabel="accuracy of each class (and its number of training images)",
+        xlim=(0, 1),
+        ylim=(len(order) - 0.5, -0.5),
         title=title or "",
     )
-    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.08)}
-    _legend(axes, bars, labels, ncols=len(runs), **where)
+    where = {"loc": "outside upper center", "ncols": len(runs), "frameon": False}
+    labels.write(figure.legend(bars, legend, **where).get_texts())
+    labels.note(figure)
     return figure
 
 

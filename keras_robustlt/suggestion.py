@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from keras_robustlt import checks
+from keras_robustlt import checks, plots
 from keras_robustlt.budget import classwise_epsilon, largest_alpha
 
 __all__ = ["Suggestion", "suggest"]
@@ -104,11 +104,12 @@ class Suggestion:
         for axes, image in zip(every.ravel(), [*clean, *moved], strict=True):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
-        figure.suptitle(
-            f"{self.class_names[rare]}: as it is, and at its budget of "
-            f"{255 * budget:.3g}/255",
+        label = plots.Labels(self.class_names)
+        title = figure.suptitle(
+            f"{label[rare]}: as it is, and at its budget of {255 * budget:.3g}/255",
             wrap=True,
         )
+        label.write([title])
         return figure
 
 
@@ -154,7 +155,7 @@ def suggest(data, y=None, class_names=None, seed=0):
 
     reasons = {}
     epsilon, reasons["epsilon"] = _epsilon(images, labels)
-    alpha, reasons["alpha"] = _alpha(counts, epsilon)
+    alpha, reasons["alpha"] = _alpha(counts, epsilon, class_names)
     beta, reasons["beta"] = _beta(counts)
     batch_size, steps = _batch_size(len(y))
     epochs, reasons["epochs"] = _epochs(len(y), batch_size)
@@ -264,7 +265,7 @@ def distance_between_classes(images, labels):
     return float(np.quantile(nearest, OUTLIERS)) if nearest else 1.0
 
 
-def _alpha(counts, epsilon):
+def _alpha(counts, epsilon, class_names):
     # Class-wise budgets look at the order of the classes more than at how far apart
     # they are: of nearly equal classes they would make unequal ones.
     if counts.max() < BALANCED_RATIO * counts.min():
@@ -273,8 +274,8 @@ def _alpha(counts, epsilon):
     alpha = np.floor(1000 * alpha + 1e-9) / 1000
     rarest = classwise_epsilon(counts, epsilon, alpha).max() / epsilon
     return float(alpha), (
-        f"the rarest class gets {rarest:.2f} times epsilon, the largest "
-        f"{1 - alpha:.2f} times"
+        f"the rarest class, {class_names[counts.argmin()]}, gets {rarest:.2f} times "
+        f"epsilon, the largest {1 - alpha:.2f} times"
     )
 
 

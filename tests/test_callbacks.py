@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from tiny_models import COUNTS, FIT, ONE_EPOCH, dense_network, tiny_model
 
 import keras_robustlt as krl
@@ -148,14 +149,63 @@ def test_wrong_names_of_classes(images, names):
         tiny_model().fit(*images, callbacks=[ScheduleInspector(None, names)], **FIT)
 
 
-def test_labels_of_pictures():
+def only_fonts(monkeypatch, *others):
+    """Makes Matplotlib's usual font and these all that this machine has."""
+    manager = font_manager.fontManager
+    usual = [font for font in manager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(manager, "ttflist", [*usual, *others])
+
+
+def test_labels_of_pictures(monkeypatch):
+    only_fonts(monkeypatch)
     names = ["_a", "$x_$", "猫", "b" * 50]
     figure = krl.plots.schedule(np.ones((2, 4)), names)
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["_a", "$x_$", "class 2", "b" * 29 + "…"]
+    assert labels == ["_a", "$x_$", "class 2", "b" * 28 + "\n" + "b" * 22]
+    assert "No font" in figure.get_supxlabel()
+    figure = krl.plots.schedule(np.ones((2, 2)), ["cafe\u0301", "two\nlines"])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["café", "two lines"] and not figure.get_supxlabel()
+    many = [f"c{index}" for index in range(30)]
+    figure = krl.plots.schedule([range(30)], many)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["c0", "c29"]
     with pytest.raises(ValueError, match="`class_names` has 3 names"):
         krl.plots.schedule(np.ones((2, 4)), names[:3])
+
+
+def test_a_font_that_has_the_letters(monkeypatch):
+    fonts = {"A Sans": "ब", "Bold": "狗", "Dog": "狗", "Han": "猫", "Light": "狗"}
+    weights = {"Bold": 700, "Light": 300}
+    entries = [
+        font_manager.FontEntry(
+            fname=f"/{name}", name=name, weight=weights.get(name, 400)
+        )
+        for name in fonts
+    ]
+    only_fonts(monkeypatch, *entries)
+    letters_of = {f"/{name}": set(letters) for name, letters in fonts.items()}
+    usual = krl.plots._letters_of
+    monkeypatch.setattr(
+        krl.plots, "_letters_of", lambda path: letters_of.get(path) or usual(path)
+    )
+    labels = krl.plots.Labels(["cat 猫", "狗", "鸟"])
+    assert labels.fonts[1:] == ["Dog", "Han"]
+    assert [labels[index] for index in range(3)] == ["cat 猫", "狗", "class 2"]
+
+
+def test_pictures_of_accuracy_have_whole_names(monkeypatch):
+    only_fonts(monkeypatch)
+    entry = {"per_class": [0.5, None]}
+    names = ["a long name of more than one line", "rare"]
+    settings = {"class_counts": [3, 1200], "class_names": names}
+    results = krl.EvaluationResults({"clean": entry, "pgd20": entry}, settings)
+    figure = krl.plots.accuracy_per_class({"AT": results})
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    # From the largest class at the top.
+    assert ticks == ["rare (1,200)", "a long name of more than one\nline (3)"]
+    assert figure.axes[0].get_ylim() == (1.5, -0.5)
 
 
 # Files

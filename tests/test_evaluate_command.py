@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from absl import app, flags
+from PIL import Image
 from tiny_models import dense_network
 
 import keras_robustlt as krl
@@ -52,6 +53,23 @@ def python(*arguments, folder=ROOT):
         text=True,
     )
     return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read as images:UserWarning")
+def test_folder_as_the_run_read_it(files):
+    folder, *_ = files
+    for part in ("train", "test"):
+        for name in "abcd":
+            (folder / "data" / part / name).mkdir(parents=True)
+            for size in (6, 9):
+                image = Image.new("RGB", (size, size), (size, 0, 0))
+                image.save(folder / "data" / part / name / f"{part} {size}.png")
+    (folder / "data" / "test" / "a" / "broken.png").write_bytes(b"not an image")
+    settings = {"epsilon": 0.1, "image_size": 6, "on_bad": "skip"}
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    results = command(folder, f"--data={folder / 'data'}", "--attacks=clean")
+    assert results.settings["examples_per_class"] == [2] * 4
+    assert results.settings["class_names"] == list("abcd")
 
 
 def test_same_as_the_function(files, capsys):

@@ -1,26 +1,49 @@
-"""The code that the guide and the README show runs, in order, as it stands."""
+"""The code and commands that the guide and the README show run as they stand."""
 
 import ast
 import csv
+import importlib
 import json
 import pathlib
 import re
+import shlex
 
 import matplotlib.image
 import numpy as np
 import pytest
+from absl import flags
+
+from keras_robustlt import __main__ as command_line
+from keras_robustlt.experiments import own, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def blocks_of(document):
+    """The language, code and line of the blocks of a document."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    for match in fence.finditer(text):
+        yield match[1], match[2], text[: match.start(2)].count("\n")
+
+
 def python_blocks(document):
     """The ```python blocks of a document, each at the lines where it stands there."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = []
-    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        lines_before = text[: match.start(1)].count("\n")
-        blocks.append("\n" * lines_before + match[1])
-    return blocks
+    return [
+        "\n" * line + code
+        for language, code, line in blocks_of(document)
+        if language == "python"
+    ]
+
+
+def commands(document):
+    """The arguments of the commands of this package that a document shows."""
+    start = "python -m keras_robustlt "
+    return [
+        shlex.split(code)[3:]
+        for language, code, _ in blocks_of(document)
+        if not language and code.startswith(start)
+    ]
 
 
 def shortened(blocks, *replacements):
@@ -38,22 +61,56 @@ def run(code, document, names):
 @pytest.mark.tensorflow
 def test_guide(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(train.SHOWN, raising=False)
+    own.propose.cache_clear()
+    folder, *blocks = shortened(
+        python_blocks("docs/guide.md"),
+        ("epochs=20):", "epochs=8):"),
+        ('weights="imagenet"', "weights=None"),
+    )
     names = {}
-    for block in shortened(python_blocks("docs/guide.md"), ("epochs=20", "epochs=10")):
-        run(block, "docs/guide.md", names)
+    run(folder, "docs/guide.md", names)
 
-    assert names["data"].class_counts.tolist() == [120, 60, 30, 12, 6]
-    assert "10 epochs" in capsys.readouterr().out
-    directory = tmp_path / "runs" / "robustlt"
+    first, dry_run, *rest = commands("docs/guide.md")
+    assert first[0] == "check" and dry_run[-1] == "--dry_run"
+    command_line.main(["", *first])
+    assert "imbalance" in capsys.readouterr().out
+    command_line.main(["", *dry_run])
+    assert "Would train AT-BSL and AT-BSL + RobustLT" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+    for block in blocks:
+        run(block, "docs/guide.md", names)
+    assert names["data"].class_counts.tolist() == [96, 48, 24, 10, 5]
+    assert names["arrays"].class_counts.tolist() == [120, 60, 30, 12, 6]
+    assert "8 epochs" in capsys.readouterr().out
+    directory = tmp_path / "runs" / "mine"
     with (directory / "history.csv").open(newline="") as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(10))
-    for picture in (directory / "schedule.png", tmp_path / "runs" / "comparison.png"):
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(8))
+    for picture in (directory / "schedule.png", tmp_path / "rarest.png"):
         assert matplotlib.image.imread(picture).std() > 0
     # Better than chance (0.2) under attack, on what the guide says it trains.
     saved = json.loads((directory / "results.json").read_text())
     assert saved["note"] == "from the guide"
     assert saved["attacks"]["pgd20"]["all"] > 0.4
-    assert (tmp_path / "robust.keras").exists()
+    assert "digit 4" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    predicts = [command for command in rest if "robust.keras" in command]
+    command_line.main(["", *predicts[0]])
+    assert "digit 0" in capsys.readouterr().out.split(".png", 1)[1]
+
+
+def test_flags_of_the_guide_exist():
+    # Those in the text, outside of blocks, are of `train`.
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    given = commands("docs/guide.md")
+    given += [["train", flag] for flag in re.findall(r"`(--\w+=\S+|--no\w+)`", guide)]
+    assert len(given) > 15
+    for command, *arguments in given:
+        module = f"keras_robustlt.{command_line.COMMANDS[command][0]}"
+        values = flags.FlagValues()
+        importlib.import_module(module).define_flags(values)
+        values([command, *arguments])
 
 
 @pytest.mark.tensorflow

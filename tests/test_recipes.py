@@ -656,6 +656,7 @@ def test_run_says_what_it_does(finished):
     assert "AT-BSL + RobustLT on LongTailData(digits, 314 training images" in printed
     assert "2 epochs of 5 steps of 64 images" in printed
     assert "Estimated time" in printed
+    assert printed.count("adversarial_accuracy: training images under the") == 1
     assert "epoch 2/2" in printed and "left: 0 s" in printed
     assert "attack" in printed and "pgd2" in printed
     assert f"Files: {workdir.name}" in printed

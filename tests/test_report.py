@@ -145,7 +145,7 @@ def test_all_sections_of_a_full_run(run, tmp_path):
     words = " ".join(page.words)
     for value in ("36.7", "9.9.9", "3.1.4", "cpu, 2 cores", "recipes/pets.py", "tau=1"):
         assert value in words, value
-    assert "cat taken for dog: 40% (clean: 10%)" in words
+    assert "cat taken for dog: 40% (clean: 10%)" in "".join(page.words)
     # Accuracy on the head, on the tail, and between.
     assert "60.0 25.0 35.0" in " ".join(words.split())
 
@@ -179,6 +179,36 @@ def test_text_is_escaped(tmp_path):
     assert not page.all("script")
     assert "<script" not in text
     assert bad in page.words
+
+
+def test_long_names_are_whole(tmp_path):
+    long, arabic = "Melanocytic naevus with regression", "قطة صغيرة (نادرة)"
+    run = write_run(tmp_path / "run", names=(long, arabic, "c"))
+    page, text = report(run, tmp_path / "report.html")
+    # Numbers stand for them in the chart and over the confusions.
+    for key in (f"1. {long}", f"2. {arabic}", "3. c"):
+        assert page.words.count(key) == 2
+    assert re.findall(r"<text[^>]*hsl[^>]*>(\w+)</text>", text) == ["3", "2", "1"]
+    heads = text.split('<table class="confusion numbered">')[1].split("</thead>")[0]
+    assert re.findall(r"<span>(\d)</span>", heads) == ["1", "2", "3"]
+    # Letters from the right do not turn the numbers around that follow them.
+    assert f"<bdi>{arabic}</bdi> taken for <bdi>c</bdi>: 60% (clean: 30%)" in text
+
+
+def test_curves_say_of_which_images(run, tmp_path):
+    columns = ["adversarial_accuracy", "clean_accuracy", "accuracy", "val_accuracy"]
+    lines = [["epoch", *columns], [0, 0.1, 0.2, 0.1, 0.2]]
+    (run / "history.csv").write_text("\n".join(",".join(map(str, r)) for r in lines))
+    _, text = report(run, tmp_path / "report.html")
+    captions = re.findall(r"<figcaption>([a-z ]+)<small>([^<]*)", text)
+    assert captions == [
+        (
+            "adversarial accuracy",
+            "training images under the training attack, within the budget of the epoch",
+        ),
+        ("clean accuracy", "without an attack"),
+        ("accuracy", "training: perturbed images; validation: without an attack"),
+    ]
 
 
 def test_runs_side_by_side(run, tmp_path):

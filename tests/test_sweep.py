@@ -134,8 +134,8 @@ def test_grid_table_and_what_is_there_already(run):
     ]
     assert "6 of 6 done" in printed
     text = (RUNS / "table.md").read_text()
-    assert text.strip() in printed
-    assert text.split("## ")[1].splitlines() == [
+    assert text.split("\n## fakelt, class")[0] in printed
+    assert text.split("## ")[1].rstrip().splitlines() == [
         "fakelt",
         "",
         "|               | seeds |  clean all | clean tail | clean balanced "
@@ -180,13 +180,18 @@ def test_numbers_in_all_formats(run):
     assert clean["worst"] == {"mean": None, "std": None, "values": [None] * 3}
     with (RUNS / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 * 4
-    assert lines[4]["name"] == "AT + RobustLT" and lines[4]["budget"] == "robustlt"
-    assert (lines[4]["attack"], lines[4]["group"]) == ("clean", "all")
-    assert lines[4]["seeds"] == "3"
-    assert float(lines[4]["mean"]) == pytest.approx(mean + 0.1)
-    assert float(lines[4]["std"]) == pytest.approx(variance**0.5)
+    assert len(lines) == 2 * (4 + 2)
+    assert lines[6]["name"] == "AT + RobustLT" and lines[6]["budget"] == "robustlt"
+    assert (lines[6]["attack"], lines[6]["group"]) == ("clean", "all")
+    assert lines[6]["seeds"] == "3" and lines[6]["class"] == ""
+    assert float(lines[6]["mean"]) == pytest.approx(mean + 0.1)
+    assert float(lines[6]["std"]) == pytest.approx(variance**0.5)
     assert lines[3]["mean"] == lines[3]["std"] == ""
+    assert (lines[5]["group"], lines[5]["class"]) == ("class", "b")
+    assert float(lines[5]["mean"]) == pytest.approx(mean / 2)
+    table = (RUNS / "table.md").read_text().split("class by class")[1].split("\n")
+    assert table[2] == ("|               | attack | seeds |    a (200) |      b (5) |")
+    assert table[4] == ("| AT            |  clean |     3 | 52.3 ± 1.5 | 26.2 ± 0.8 |")
     # And what the rule changes: 0.1 of "all" with each seed.
     text = (RUNS / "comparison.md").read_text()
     assert "\n## fakelt, class by class (training images)\n" in text

@@ -7,11 +7,14 @@ import zipfile
 
 import numpy as np
 
+from keras_robustlt.class_names import display_width, ljust, rjust, wrapped
 from keras_robustlt.files import replacing, write_atomically
 
 __all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
 
 SUMMARY = ("all", "tail", "balanced", "worst")
+# In a table as text. The name of a class may be longer, and then has several lines.
+WIDEST_HEAD = 14
 # Strings in JSON have no line breaks.
 INNERMOST_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")
 
@@ -368,14 +371,16 @@ def _on_one_line(match):
 
 
 def text_table(head, rows):
-    """Lines of right-aligned columns, the first one left-aligned."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    """Lines of right-aligned columns, the first one left-aligned; long heads wrap."""
+    heads = [wrapped(cell, WIDEST_HEAD) for cell in head]
+    height = max(map(len, heads))
+    heads = [[""] * (height - len(lines)) + lines for lines in heads]
+    lines = [*map(list, zip(*heads, strict=True)), *rows]
+    widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
 
     def line(row):
-        cells = [row[0].ljust(widths[0])]
-        cells += [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        return "  ".join(cells)
+        first, *rest = zip(row, widths, strict=True)
+        return "  ".join([ljust(*first), *(rjust(*cell) for cell in rest)]).rstrip()
 
-    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])
+    lines.insert(height, ["-" * width for width in widths])
+    return "\n".join(map(line, lines))

@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import math
+import re
 
 import numpy as np
 
+from keras_robustlt.class_names import display_width, ljust, one_line, rjust
 from keras_robustlt.evaluation.results import SUMMARY
 
 __all__ = ["compare", "group_accuracy", "interval", "write"]
@@ -26,6 +28,8 @@ GROUPS = (*SUMMARY, *BY_SIZE)
 # What may differ between a run and the one without a rule for the budget.
 OF_THE_BUDGET = ("budget", "alpha", "beta", "granularity", "weighting")
 MOST_CLASSES = 20
+# What ends a cell of a table, or starts a tag.
+MARKDOWN = re.compile(r"[|<]")
 
 TEXT = f"""# What the budget changes
 
@@ -254,12 +258,17 @@ def _class_tables(lines):
         images = {line["class"]: line["training_images"] for line in of_data}
         if not 0 < len(images) <= MOST_CLASSES:
             continue
-        heads = [
-            name if count is None else f"{name} ({count})"
-            for name, count in images.items()
-        ]
+        heads = class_heads(images, images.values())
         table = _table(of_data, "class", list(images), heads)
         yield f"## {data}, class by class (training images)\n\n{table}\n"
+
+
+def class_heads(names, counts):
+    """The names of classes, with their training images where these are known."""
+    return [
+        name if count is None else f"{name} ({count})"
+        for name, count in zip(names, counts or [None] * len(names), strict=True)
+    ]
 
 
 def _table(lines, key, columns, heads=None):
@@ -285,15 +294,21 @@ def cell(line):
 
 def markdown_table(head, rows):
     """A table in Markdown, padded so that it reads in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    head, *rows = [[_in_markdown(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(map(display_width, cells)) for cells in zip(head, *rows, strict=True)]
 
     def line(cells):
         first, *rest = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in rest)]
+        padded = [ljust(*first), *(rjust(*cell) for cell in rest)]
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def _in_markdown(cell):
+    """A cell, which may have the name of a class or of a folder in it."""
+    return MARKDOWN.sub(r"\\\g<0>", one_line(cell))
 
 
 def csv_text(lines):

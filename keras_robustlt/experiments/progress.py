@@ -89,6 +89,17 @@ def _forward_seconds(model, batch_size):
     return min(seconds[1:]) * batch_size / few
 
 
+# What the line of an epoch shows of the logs, and of which images an accuracy is.
+SHOWN = {
+    "loss": None,
+    "adversarial_accuracy": "training images under the training attack, within the "
+    "budget of the epoch",
+    "clean_accuracy": "training images without an attack",
+    "val_robust_balanced_accuracy": "validation images within the whole budget, mean "
+    "of the classes",
+}
+
+
 class TrainingProgress(keras.callbacks.Callback):
     """One line: the epoch, the logs, the time left. In a log file, a line an epoch."""
 
@@ -108,17 +119,16 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.began
+        shown = [name for name in SHOWN if name in logs]
         if self.latest:  # the first epoch of a process also compiled
             self.left.observe(epoch, seconds)
+        else:
+            for name in filter(SHOWN.get, shown):
+                self._show(f"{name}: {SHOWN[name]}", end="\n")
         done = epoch + 1
-        shown = [
-            f"{name} {logs[name]:.3f}"
-            for name in ("loss", "adversarial_accuracy", "clean_accuracy")
-            if name in logs
-        ]
         parts = [
             f"epoch {done}/{self.params['epochs']}",
-            *shown,
+            *(f"{name} {logs[name]:.3f}" for name in shown),
             f"w {logs['iteration_weight']:.2f}",
             f"{seconds:.1f} s",
             f"left: {duration(self.left(done))}",

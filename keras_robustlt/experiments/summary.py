@@ -8,7 +8,11 @@ import statistics
 
 from keras_robustlt.evaluation.results import SUMMARY
 from keras_robustlt.experiments import comparison
-from keras_robustlt.experiments.comparison import markdown_table
+from keras_robustlt.experiments.comparison import (
+    MOST_CLASSES,
+    class_heads,
+    markdown_table,
+)
 
 TEXT = """# Accuracy in %
 
@@ -27,8 +31,9 @@ def collect(workdir):
         A list with a dictionary for each group of runs whose settings differ in
         nothing but the seed. Under `"accuracy"`, by attack and by `"all"`, `"tail"`,
         `"balanced"` and `"worst"`, are `"mean"` and `"std"` (`None` for one seed), as
-        shares of one, and the `"values"` in the order of `"seeds"`. Under `"runs"`, by
-        seed, is what their `results.json` hold.
+        shares of one, and the `"values"` in the order of `"seeds"`; under
+        `"per_class"`, by attack, a list of the same for the classes of
+        `"class_names"`. Under `"runs"`, by seed, is what their `results.json` hold.
     """
     groups = {}
     for path in pathlib.Path(workdir).glob("*/*/seed*/results.json"):
@@ -50,18 +55,22 @@ def _row(data, runs):
     workdir, first = runs[seeds[0]]
     config = json.loads((workdir / "config.json").read_text())
     del config["settings"]["seed"]
-    accuracy = {
-        attack: {
-            group: _spread([runs[seed][1]["attacks"][attack][group] for seed in seeds])
-            for group in SUMMARY
+    accuracy, per_class = {}, {}
+    for attack in first["attacks"]:
+        entries = [runs[seed][1]["attacks"][attack] for seed in seeds]
+        accuracy[attack] = {
+            group: _spread([entry[group] for entry in entries]) for group in SUMMARY
         }
-        for attack in first["attacks"]
-    }
+        of_classes = zip(*(entry["per_class"] for entry in entries), strict=True)
+        per_class[attack] = [_spread(values) for values in of_classes]
     return {
         "data": data,
         "name": config["name"],
         "seeds": seeds,
         "accuracy": accuracy,
+        "per_class": per_class,
+        "class_names": first["settings"]["class_names"],
+        "class_counts": first["settings"].get("class_counts"),
         "settings": config["settings"],
         "runs": {seed: runs[seed][1] for seed in seeds},
     }
@@ -69,6 +78,7 @@ def _row(data, runs):
 
 def _spread(values):
     """Mean and standard deviation; `None` where a run has no value."""
+    values = list(values)
     mean = std = None
     if None not in values:
         mean = statistics.fmean(values)
@@ -103,10 +113,11 @@ def write(rows, workdir):
     """Writes `table.*` and, where runs compare, `comparison.*` into `workdir`.
 
     Returns:
-        The text of `table.md`, and that of the comparison.
+        The text of `table.md` and of the comparison, without the single classes.
     """
     text = markdown(rows)
-    (workdir / "table.md").write_text(text, encoding="utf-8")
+    whole = "\n".join([text, *_class_tables(rows)])
+    (workdir / "table.md").write_text(whole, encoding="utf-8")
     (workdir / "table.csv").write_text(csv_text(rows), encoding="utf-8")
     content = [
         {key: value for key, value in row.items() if key != "runs"} for row in rows
@@ -132,6 +143,22 @@ def markdown(rows):
     return "\n".join(parts)
 
 
+def _class_tables(rows):
+    """Tables of the single classes, of data sets that do not have too many."""
+    for data in dict.fromkeys(row["data"] for row in rows):
+        of_data = [row for row in rows if row["data"] == data]
+        heads = class_heads(of_data[0]["class_names"], of_data[0]["class_counts"])
+        if len(heads) > MOST_CLASSES:
+            continue
+        cells = [
+            [row["name"], attack, str(len(row["seeds"])), *map(_cell, spreads)]
+            for row in of_data
+            for attack, spreads in row["per_class"].items()
+        ]
+        table = markdown_table(["", "attack", "seeds", *heads], cells)
+        yield f"## {data}, class by class (training images)\n\n{table}\n"
+
+
 def _cell(spread):
     if spread is None or spread["mean"] is None:
         return "-"
@@ -141,17 +168,20 @@ def _cell(spread):
 
 def csv_text(rows):
     """A line for each number, as shares of one."""
-    lines = [
-        ["data", "name", "method", "budget", "seeds", "attack", "group", "mean", "std"]
-    ]
+    lines = [["data", "name", "method", "budget", "seeds"]]
+    lines[0] += ["attack", "group", "class", "mean", "std"]
     for row in rows:
         settings = row["settings"]
         start = [row["data"], row["name"], settings["method"], settings["budget"]]
-        lines += [
-            [*start, len(row["seeds"]), attack, group, spread["mean"], spread["std"]]
-            for attack, groups in row["accuracy"].items()
-            for group, spread in groups.items()
-        ]
+        start.append(len(row["seeds"]))
+        for attack, groups in row["accuracy"].items():
+            of_classes = zip(row["class_names"], row["per_class"][attack], strict=True)
+            numbers = [(group, None, spread) for group, spread in groups.items()]
+            numbers += [("class", name, spread) for name, spread in of_classes]
+            lines += [
+                [*start, attack, group, name, spread["mean"], spread["std"]]
+                for group, name, spread in numbers
+            ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

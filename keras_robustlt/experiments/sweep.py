@@ -14,7 +14,8 @@ failure, or with more methods and seeds.
 The files of a sweep, in its --workdir:
 
     <data>/<method>[-<budget>]/seed<n>/   the files of a run, and run.log
-    table.md, table.csv, table.json       the table, of all finished runs that are here
+    table.md, table.csv, table.json       the table, of all finished runs that are here,
+                                          and their accuracy in the single classes
     comparison.md, .csv, .json            what the rules change, in all groups and
                                           classes, if there are runs without a rule
 """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_robustlt.evaluation.results import SUMMARY
-from keras_robustlt.reporting.charts import Line, legend, line_chart
+from keras_robustlt.reporting.charts import Line, labels_of, legend, line_chart
 from keras_robustlt.reporting.html import element, image, table
 
 __all__ = ["classes", "confusions", "head_and_tail", "headline"]
@@ -163,16 +163,20 @@ def head_and_tail(runs):
     caption = "Accuracy on the head and on the tail classes, in percent"
     gaps = _by_attack(runs, head, _gap, caption, "numbers gaps")
     run = runs[0]
-    names = [run.class_names[index] for index in run.head_first()]
-    head = names[: len(names) - len(run.tail)]
+    order = run.head_first()
+    head = [run.class_names[i] for i in order[: len(order) - len(run.tail)]]
     text = (
-        f"Hollow: tail; full: head. Head: {_listed(head)}; the other classes are tail."
+        "Hollow: tail; full: head. Head: ",
+        _listed(head),
+        "; the other classes are tail.",
     )
     return [element("div", gaps, class_="scroll"), element("p", text, class_="note")]
 
 
 def _listed(names, most=8):
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+    if len(names) > most:
+        return f"the {len(names)} classes with the most training images"
+    return [[", " if i else None, element("bdi", n)] for i, n in enumerate(names)]
 
 
 def _gap(attack, run, runs):
@@ -230,7 +234,7 @@ def _bars(runs, attack):
     counts = runs[0].class_counts
     rows = [
         [
-            runs[0].class_names[index],
+            element("bdi", runs[0].class_names[index]),
             f"{counts[index]:,}" if counts else "–",
             *(_bar(run, index, attack) for run in runs),
         ]
@@ -319,18 +323,20 @@ def _confusion(run, attack):
     shares = _shares(run, attack)[np.ix_(order, order)]
     title = f"Confusion of {run.name} under {attack}"
     if len(order) <= MOST_NUMBERS:
+        labels, keys = labels_of(names)
         rows = [
             [
-                name,
+                element("bdi", key),
                 *(_share(value, row == column) for column, value in enumerate(values)),
             ]
-            for row, (name, values) in enumerate(zip(names, shares, strict=True))
+            for row, (key, values) in enumerate(zip(keys, shares, strict=True))
         ]
         heads = [
-            element("span", name, class_="long" if len(name) > 3 else None)
-            for name in names
+            element("span", label, class_="long" if len(label) > 3 else None)
+            for label in labels
         ]
-        picture = table([None, *heads], rows, title, class_="confusion")
+        kind = "confusion" if labels is keys else "confusion numbered"
+        picture = table([None, *heads], rows, title, class_=kind)
     else:
         picture = image(_heat_map(shares), title, class_="heat")
     caption = element("figcaption", named(run), f": {attack}")
@@ -372,11 +378,13 @@ def _most_confused(run, attack):
         if not wrong[row, column]:
             continue
         text = (
-            f"{run.class_names[row]} taken for {run.class_names[column]}: "
-            f"{100 * wrong[row, column]:.0f}%"
+            element("bdi", run.class_names[row]),
+            " taken for ",
+            element("bdi", run.class_names[column]),
+            f": {100 * wrong[row, column]:.0f}%",
         )
         if clean is not None:
-            text += f" (clean: {100 * clean[row, column]:.0f}%)"
+            text += (f" (clean: {100 * clean[row, column]:.0f}%)",)
         items.append(element("li", text))
     return [
         element("p", "Most frequent confusions", class_="note"),

@@ -117,7 +117,7 @@ def _example(run, index):
     change = 0.5 + (adversarial - image_) / (2 * max(examples.epsilon, 1e-12))
     return element(
         "div",
-        element("b", name),
+        element("b", element("bdi", name)),
         _picture(
             image_,
             f"test image of class {name}",
@@ -140,6 +140,7 @@ def _picture(pixels, alt, said):
 def _said(run, probabilities, label):
     predicted = int(np.argmax(probabilities))
     kind = "right" if predicted == label else "wrong"
-    text = f"{run.class_names[predicted]} {100 * probabilities[predicted]:.0f}%"
     mark = "✓ " if predicted == label else "✗ "
-    return element("span", mark + text, class_=f"said {kind}")
+    name = element("bdi", run.class_names[predicted])
+    confidence = f" {100 * probabilities[predicted]:.0f}%"
+    return element("span", mark, name, confidence, class_=f"said {kind}")

@@ -3,14 +3,17 @@
 import dataclasses
 import math
 
+from keras_robustlt.class_names import display_width, one_line
 from keras_robustlt.reporting.html import element
 
-__all__ = ["Line", "legend", "line_chart"]
+__all__ = ["Line", "labels_of", "legend", "line_chart"]
 
 # In the units of the picture, which fills the width of a phone.
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 26, 38
 MOST_POINTS = 300
+# Longer names of classes would not fit beside a chart or over a column.
+WIDEST_LABEL = 14
 
 
 @dataclasses.dataclass
@@ -51,7 +54,7 @@ def line_chart(lines, x_label, y_label, description, y_range=None, marks=()):
         `Markup` of an `svg` element.
     """
     labels = [line.label for line in lines if line.label]
-    right = RIGHT + (6.5 * max(map(len, labels)) if labels else 0)
+    right = RIGHT + (6.5 * max(map(display_width, labels)) if labels else 0)
     all_x = [x for line in lines for x in line.x]
     all_y = [y for line in lines for y in line.y if math.isfinite(y)]
     x_low, x_high = min(all_x), max(all_x)
@@ -113,11 +116,29 @@ def legend(lines):
                 style=f"border-color:{line.colour}",
                 class_="dashed" if line.dashed else None,
             ),
-            line.name,
+            element("bdi", line.name),
         )
         for line in lines
     ]
     return element("ul", items, class_="legend")
+
+
+def labels_of(names):
+    """What stands for names where room is short: these, or numbers if one is long.
+
+    Args:
+        names: List of strings.
+
+    Returns:
+        The labels, and the names with their labels before them, as they go into a
+        legend: the names alone where these are the labels.
+    """
+    names = [one_line(name) for name in names]
+    if max(map(display_width, names)) <= WIDEST_LABEL:
+        return names, names
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    both = zip(numbers, names, strict=True)
+    return numbers, [f"{number}. {name}" for number, name in both]
 
 
 def ticks(low, high, most=6):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_robustlt.reporting.accuracy import named
-from keras_robustlt.reporting.charts import Line, legend, line_chart
+from keras_robustlt.reporting.charts import Line, labels_of, legend, line_chart
 from keras_robustlt.reporting.html import element, table
 
 __all__ = ["budgets", "curves", "has_theory", "theory"]
@@ -27,6 +27,15 @@ THEORY = {
 # What the training curves leave to other sections.
 HIDDEN = {*SCHEDULE, *THEORY, "robust_risk_change"}
 MOST_LINES = 12
+# Of which images an accuracy is, by what its name begins with.
+IMAGES = {
+    "adversarial_": "training images under the training attack, within the budget of "
+    "the epoch",
+    "clean_": "without an attack",
+    "robust_": "under the attack of the evaluation, with the whole budget",
+    "guard_attack_": "images of the guard under the training attack",
+    "guard_pgd_": "images of the guard under PGD-10",
+}
 
 
 def budgets(runs):
@@ -74,22 +83,25 @@ def _budget_chart(classes, highest):
     last = len(classes) - 1
     ends = [y[-1] for _, _, y in classes]
     # Head and tail, and those with the smallest and the largest budget.
-    labelled = {0, last, int(np.argmin(ends)), int(np.argmax(ends))}
-    lines = [
-        Line(
-            name,
-            x,
-            y,
-            # From violet, the head, to orange, the tail.
-            f"hsl({250 - 225 * index / max(last, 1):.0f} 65% var(--lightness))",
-            label=name[:12] if index in labelled or last < 6 else None,
-        )
-        for index, (name, x, y) in enumerate(classes)
-    ]
+    shown = {0, last, int(np.argmin(ends)), int(np.argmax(ends))}
+    shown = range(last + 1) if last < 6 else sorted(shown)
+    labels, keys = labels_of([classes[index][0] for index in shown])
+    named = dict(zip(shown, zip(labels, keys, strict=True), strict=True))
+    lines = []
+    for index, (name, x, y) in enumerate(classes):
+        label, key = named.get(index, (None, name))
+        # From violet, the head, to orange, the tail.
+        colour = f"hsl({250 - 225 * index / max(last, 1):.0f} 65% var(--lightness))"
+        lines.append(Line(key, x, y, colour, label=label))
     description = "Budget along the epochs. " + " ".join(
         f"{name}: from {y[0]:.3g} to {y[-1]:.3g}." for name, _, y in classes
     )
-    return line_chart(lines, "epoch", "epsilon × 255", description, (0, 1.05 * highest))
+    chart = line_chart(
+        lines, "epoch", "epsilon × 255", description, (0, 1.05 * highest)
+    )
+    if labels is keys:
+        return chart
+    return [legend([lines[index] for index in shown]), chart]
 
 
 def _chosen_chart(run):
@@ -215,17 +227,27 @@ def _curve(metric, runs):
                     dashed=is_validation,
                 )
             )
-    return _figure(metric.replace("_", " "), lines, unit, (0, 100) if unit else None)
+    title = metric.replace("_", " ")
+    if not unit:
+        return _figure(title, lines, unit)
+    # Metrics of `compile` see in training what the network is trained on.
+    attacked = any(run.is_attacked for run in runs)
+    note = f"{'training: perturbed images; validation: ' * attacked}without an attack"
+    for prefix, images in IMAGES.items():
+        if metric.startswith(prefix):
+            note = images
+    return _figure(title, lines, unit, (0, 100), note)
 
 
-def _figure(title, lines, unit, y_range=None):
-    """A chart along the epochs with its title and its legend."""
+def _figure(title, lines, unit, y_range=None, note=None):
+    """A chart along the epochs with its title, what it is of, and its legend."""
     description = f"{title} along the epochs. " + " ".join(
         f"{line.name}: from {known[0]:.3g} to {known[-1]:.3g}."
         for line, known in ((line, _finite(line.y)) for line in lines)
     )
     chart = line_chart(lines, "epoch", unit, description, y_range)
-    return element("figure", element("figcaption", title), legend(lines), chart)
+    caption = element("figcaption", title, note and element("small", note))
+    return element("figure", caption, legend(lines), chart)
 
 
 def _finite(values):

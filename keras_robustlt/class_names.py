@@ -1,0 +1,49 @@
+"""Names of classes, of any script, as pictures, pages and tables show them."""
+
+import textwrap
+import unicodedata
+
+__all__ = ["as_text", "display_width", "ljust", "one_line", "rjust", "wrapped"]
+
+
+def as_text(name):
+    """The name of a class, which need not be text or UTF-8, as text that is."""
+    if not isinstance(name, bytes):
+        name = str(name).encode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace")
+
+
+def one_line(name):
+    """The name without line breaks, its accents joined to their letters."""
+    return " ".join(unicodedata.normalize("NFC", as_text(name)).split())
+
+
+def display_width(text):
+    """How many columns of a terminal a line of text takes.
+
+    Chinese letters and pictures take two, marks on other letters none.
+    """
+    return sum(map(_width, text))
+
+
+def _width(letter):
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def ljust(text, width):
+    """The text with spaces after it, up to the display width."""
+    return text + " " * (width - display_width(text))
+
+
+def rjust(text, width):
+    """The text with spaces before it, up to the display width."""
+    return " " * (width - display_width(text)) + text
+
+
+def wrapped(text, most):
+    """The lines of a text of about `most` columns at most."""
+    text = one_line(text)
+    letters = most * len(text) // max(display_width(text), 1)
+    return textwrap.wrap(text, max(letters, 1)) or [""]
