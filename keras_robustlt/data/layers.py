@@ -185,8 +185,11 @@ class LayerAugmentation:
             A pair of float32 tensors: images of the same shape, which may leave
             `[0, 1]` a little, and targets.
         """
-        seeds = Seeds(ops.convert_to_tensor(seed))
-        augmented, targets = self._augmented(images, targets, seeds)
+        seed = ops.convert_to_tensor(seed)
+        if not all(part.built for part in self._parts):
+            # What builds them draws as well.
+            self._augmented(images, targets, Seeds(seed))
+        augmented, targets = self._augmented(images, targets, Seeds(seed))
         augmented = ops.cast(augmented, "float32")
         self._check_shape(images, augmented)
         return augmented, ops.cast(targets, "float32")
