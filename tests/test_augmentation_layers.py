@@ -160,7 +160,7 @@ BAD = {
     "shape": (keras.layers.CenterCrop(4, 4), r"\(8, 8, 3\).*CenterCrop: \(4, 4, 3\)"),
     "pixels": (Unknown(lambda x: 255.0 * x), "values from .* from the layer Unknown"),
     "NaN": (Unknown(lambda x: x / (x - x)), "Unknown makes pixels that are not a"),
-    "NumPy": (with_numpy, "with_numpy draws .* has to draw from its argument `seed`"),
+    "NumPy": (with_numpy, "with_numpy draws.*has to draw from its argument `seed`"),
     "Python": (keras.layers.AugMix(value_range=(0, 1)), "AugMix draws"),
 }
 

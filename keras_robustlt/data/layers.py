@@ -233,8 +233,8 @@ class LayerAugmentation:
 
     def _refuse_draws(self):
         raise ValueError(
-            f"`augmentation`: {self.name} draws random numbers of its own, which may be "
-            "drawn once for all batches where it is compiled, and are others after an "
+            f"`augmentation`: {self.name} draws random numbers of its own, perhaps "
+            "once for all batches where it is compiled, and others after an "
             "interruption. A function has to draw from its argument `seed`, such as "
             "keras.random.uniform(shape, seed=seed)."
         )
