@@ -17,6 +17,7 @@ EXTREMES = (
     "negative",
     "logit",
     "off_one",
+    "soft",
     "seen",
 )
 # Images whose logits are not in (0, 1) by chance.
@@ -35,6 +36,8 @@ class BatchCheck(keras.metrics.Metric):
     def __init__(self, num_classes, name="batch_check", **kwargs):
         super().__init__(name=name, dtype="float32", **kwargs)
         self.num_classes = num_classes
+        # Why training does not take soft labels, in words.
+        self.no_soft_labels = None
 
         def variable(name, size):
             return self.add_variable(
@@ -47,11 +50,11 @@ class BatchCheck(keras.metrics.Metric):
         self.extremes = variable("extremes", len(EXTREMES))
         self.labels = variable("labels", num_classes)
 
-    def update_state(self, images, labels, logits, sample_weight=None):
-        del sample_weight
+    def update_state(self, images, labels, logits, trains=False):
+        """Looks at a batch, of training or not."""
         images = ops.cast(images, "float32")
         logits = ops.cast(logits, "float32")
-        labels, off = self._classes(ops.cast(labels, "float32"))
+        labels, off, soft = self._classes(ops.cast(labels, "float32"))
         extremes = {
             "nan": ops.sum(ops.cast(ops.isnan(images), "float32")),
             "dark": -ops.min(images),
@@ -62,6 +65,7 @@ class BatchCheck(keras.metrics.Metric):
             "negative": -ops.min(logits),
             "logit": ops.max(logits),
             "off_one": ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
+            "soft": ops.max(soft) if trains and self.no_soft_labels else ops.zeros(()),
             "seen": ops.ones(()),
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
@@ -74,13 +78,14 @@ class BatchCheck(keras.metrics.Metric):
         self.labels.assign_add(ops.sum(seen[:, len(EXTREMES) :], axis=0))
 
     def _classes(self, labels):
-        """The classes of a batch, and how far its labels are from being labels."""
+        """The classes of a batch, and how far its labels are from labels, and hard."""
         if len(labels.shape) == 2 and labels.shape[-1] == self.num_classes:
             off_one = ops.abs(ops.sum(labels, axis=-1) - 1.0)
             off = ops.maximum(off_one, -ops.min(labels, axis=-1))
-            return ops.cast(ops.argmax(labels, axis=-1), "float32"), off
+            soft = 1.0 - ops.max(labels, axis=-1)
+            return ops.cast(ops.argmax(labels, axis=-1), "float32"), off, soft
         labels = ops.reshape(labels, (-1,))
-        return labels, ops.abs(labels - ops.round(labels))
+        return labels, ops.abs(labels - ops.round(labels)), ops.zeros_like(labels)
 
     def result(self):
         return ops.sum(self.extremes)
@@ -97,6 +102,8 @@ class BatchCheck(keras.metrics.Metric):
             checks.refuse_labels("y", self.num_classes)
         highest = seen["high_label"] + self.num_classes - 1
         checks.label_range("y", 0 - seen["low_label"], highest, self.num_classes)
+        if seen["soft"] > checks.HARD:
+            checks.refuse_soft_labels("`y` holds", self.no_soft_labels)
         if seen["negative"] <= 0 and self._are_probabilities(seen):
             checks.refuse_probabilities("its output")
 

@@ -197,6 +197,17 @@ def labels(y, num_classes, name="y"):
     return y.astype("int64")
 
 
+def are_soft(y, num_classes):
+    """Whether labels, an array, are a mix of classes in an image or more."""
+    y = np.asarray(y)
+    rows = y.ndim == 2 and y.shape[1] == num_classes
+    return bool(rows and np.any(y.max(axis=1) < 1 - HARD))
+
+
+# Below 1 by so much, the part of a class is that of a mix.
+HARD = 1e-3
+
+
 def label_type(y, num_classes, name="y"):
     """Raises if shape and dtype of `y`, an array or a tensor, are not of labels."""
     if y is None:
@@ -439,6 +450,14 @@ def refuse_labels(name, num_classes):
         "labels whose rows sum to 1: one class for each image. Received labels with "
         "fractions or NaN, or rows that do not sum to 1 (multi-hot labels, or one-hot "
         "times 255)."
+    )
+
+
+def refuse_soft_labels(where, why):
+    """Raises the error of labels that are mixed where each must be of one class."""
+    raise ValueError(
+        f"{where} soft labels, each a mix of classes, as mixing augmentations and "
+        f"smoothing make them, and {why}"
     )
 
 

@@ -68,6 +68,19 @@ def one_hot(labels, num_classes):
     return ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype="float32")
 
 
+def largest_part(targets):
+    """Soft labels as one-hot ones, of the class that has the largest part.
+
+    Args:
+        targets: Float tensor `(batch, num_classes)`. Of equal parts, the first counts.
+
+    Returns:
+        A float32 tensor of shape `(batch, num_classes)`.
+    """
+    classes = ops.argmax(targets, axis=-1)
+    return ops.one_hot(classes, targets.shape[-1], dtype="float32")
+
+
 def cross_entropy(targets, logits, label_smoothing=0.0):
     """Cross-entropy of each example.
 
@@ -496,6 +509,7 @@ def criterion(loss):
             )
         return values
 
+    values.is_sparse = is_sparse
     return values
 
 

@@ -33,7 +33,8 @@ from keras_robustlt.attacks import gradients, norms
 from keras_robustlt.attacks.base import check_stays_within
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
-from keras_robustlt.data.augmentation import AUGMENTATIONS, on_device
+from keras_robustlt.data import layers, resumption
+from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED, on_device
 from keras_robustlt.schedule import Schedule, ScheduleClock
 
 __all__ = ["RobustLTModel"]
@@ -101,8 +102,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `keras_robustlt.budget.Budget`. Defaults to `None`.
         augmentation: Random changes of the training images inside the step, on the
             device, for data that come as plain arrays: a name from
-            `keras_robustlt.data.AUGMENTATIONS`. Pipelines of `data.long_tail` augment
-            themselves. Defaults to `"none"`.
+            `keras_robustlt.data.AUGMENTATIONS`, a layer of Keras, or a function as
+            `data.pipeline` takes it. Pipelines of `data.long_tail` augment themselves,
+            and layers of keras-cv run in them alone. Defaults to `"none"`.
         batchnorm_statistics: Which images move the moving statistics of batch
             normalisation: `"adversarial"`, those trained on, or `"mixed"`, the clean
             ones too, for one more forward pass. Defaults to `"adversarial"`.
@@ -218,9 +220,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             weighting=weighting,
         )
         self.averaging = weight_averaging.get(averaging)
-        self.augmentation = checks.one_of(
-            "augmentation", augmentation, tuple(AUGMENTATIONS)
-        )
+        self.augmentation = augmentation
+        self._augmenter = _augmenter(augmentation, network, self.num_classes)
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
@@ -267,6 +268,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batch_check = BatchCheck(self.num_classes)
         self.attack_moves = keras.metrics.Mean("attack_moves")
         self._criterion = losses.cross_entropy
+        self._check_soft_labels()
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
@@ -304,8 +306,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
         checks.label_type(y, self.num_classes)
-        x = ops.cast(x, "float32")
-        x = self._augmented(x)
+        x, y = self._augmented(ops.cast(x, "float32"), y)
         images = {"clean": x}
         if "adversarial" in self._wanted:
             targets = losses.one_hot(y, self.num_classes)
@@ -339,15 +340,21 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             return class_epsilon
         return ops.where(attacking, class_epsilon, 0.0)
 
-    def _augmented(self, x):
+    def _augmented(self, x, y):
+        if self._augmenter is not None:
+            targets = losses.one_hot(y, self.num_classes)
+            seed = replicas.own_seed(self.augmentation_seed.next())
+            x, targets = self._augmenter(x, targets, seed)
+            x = ops.clip(x, 0.0, 1.0)
+            return x, targets if self._augmenter.mixes_labels else y
         if self.augmentation == "none":
-            return x
+            return x, y
         augment = on_device(self.augmentation, x.shape[1:])
         draw = functools.partial(
             keras.random.uniform, dtype="float32", seed=self.augmentation_seed
         )
         draws = replicas.drawn(draw, (ops.shape(x)[0], augment.num_draws))
-        return augment(x, draws)
+        return augment(x, draws), y
 
     def _perturbed(self, x, targets, start, epsilon):
         """What the training attack makes of the images, from its start."""
@@ -394,8 +401,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         checks.image_dtype(x)
         checks.label_type(y, self.num_classes)
         x = ops.cast(x, "float32")
+        hard = losses.largest_part(y) if self._are_rows(y) else y
         x_adv = self.evaluation_attack(
-            self.inference_network, x, y, seed=self.evaluation_seed
+            self.inference_network, x, hard, seed=self.evaluation_seed
         )
         return {"robust": x_adv, "clean": x}, y, sample_weight
 
@@ -467,10 +475,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             (targets, y_pred, sample_weight)
         )
         logits = _attacked(y_pred, "robust") if "robust" in y_pred else y_pred
+        hard = losses.largest_part(targets) if self._are_rows(y) else targets
+        if not training:
+            targets = hard
         loss = self.method.loss(targets, logits, self._criterion)
         if training:
             if "adversarial" in logits:
-                self.budget.update(targets, logits["adversarial"])
+                self.budget.update(hard, logits["adversarial"])
             self.method.update(targets, logits)
             loss = self._weighted(loss, targets, logits)
         if len(loss.shape) == 0 and sample_weight is not None:
@@ -501,11 +512,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             loss = ops.sum(targets * class_weight, axis=-1) * loss
         return loss
 
+    def _are_rows(self, y):
+        """Whether labels come as rows, which may be soft, and not as integers."""
+        return len(y.shape) == 2 and y.shape[-1] == self.num_classes
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics of this kind of step, and gives their results."""
         if isinstance(y_pred, dict):
             trained_on = next(iter(y_pred))
-            self.batch_check.update_state(x["clean"], y, y_pred[trained_on])
+            self.batch_check.update_state(
+                x["clean"], y, y_pred[trained_on], trains="robust" not in y_pred
+            )
             if "moved" in x:
                 self.attack_moves.update_state(x["moved"], x["moved"] >= 0)
             if "robust" in y_pred:
@@ -556,6 +573,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             for metric in keras.tree.flatten(kwargs.get(argument)):
                 metrics.refuse_probabilities(argument, metric)
         self._loss = loss
+        self._check_soft_labels()
         optimizer = keras.optimizers.get(optimizer)
         float16 = any(
             layer.compute_dtype == "float16" for layer in self.network._flatten_layers()
@@ -581,6 +599,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         labels = fit_arguments.check(call.arguments, self.class_counts)
+        self._check_soft_labels(call.arguments)
         clock = ScheduleClock(call.arguments.get("x"))
         if labels is not None:
             split = call.arguments.get("validation_split")
@@ -601,7 +620,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
-        self._check_batch(keras.Model.train_on_batch, args, kwargs)
+        self._check_batch(keras.Model.train_on_batch, args, kwargs, trains=True)
         result = super().train_on_batch(*args, **kwargs)
         self.batch_check.raise_if_wrong()
         return result
@@ -612,12 +631,51 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         with self._evaluation():
             return super().test_on_batch(*args, **kwargs)
 
-    def _check_batch(self, method, args, kwargs):
+    def _check_batch(self, method, args, kwargs, trains=False):
         """Looks at the arrays of one batch."""
         arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         if isinstance(arguments["x"], np.ndarray):
             arguments = {**arguments, "batch_size": len(arguments["x"])}
         fit_arguments.check(arguments, self.class_counts)
+        if trains:
+            self._check_soft_labels(arguments)
+
+    def _check_soft_labels(self, arguments=None):
+        """Raises if training meets soft labels that are not for it, as far as known.
+
+        Those of a data set that does not announce them, the first step meets.
+        """
+        why = self.batch_check.no_soft_labels = self._why_no_soft_labels()
+        arguments = arguments or {}
+        if why is None:
+            return
+        if getattr(self._augmenter, "mixes_labels", False):
+            checks.refuse_soft_labels(f"augmentation={self._augmenter} gives", why)
+        if resumption.has_soft_labels(arguments.get("x")):
+            checks.refuse_soft_labels("`x` is a pipeline that gives", why)
+        if isinstance(arguments.get("y"), (np.ndarray, list)):
+            if checks.are_soft(arguments["y"], self.num_classes):
+                checks.refuse_soft_labels("`y` holds", why)
+
+    def _why_no_soft_labels(self):
+        """What of this training needs images of one class, in words, or `None`."""
+        if not self.method.soft_labels:
+            names = ", ".join(methods.with_soft_labels())
+            return (
+                f"the loss of method={self.method} is for images of one class. Methods "
+                f"that take soft labels: {names}."
+            )
+        if not self.budget.soft_labels:
+            return (
+                f"budget={self.budget} looks at what the images of each class are "
+                "taken for. Use another budget."
+            )
+        if getattr(self._criterion, "is_sparse", False):
+            return (
+                f"loss={self._loss!r} is for integer labels. Use "
+                "'categorical_crossentropy'."
+            )
+        return None
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -684,7 +742,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             "attack_steps": self.attack_steps,
             "evaluation_attack": serialize(self.evaluation_attack),
             "budget": serialize(self.budget),
-            "augmentation": self.augmentation,
+            "augmentation": serialize(self.augmentation),
             "batchnorm_statistics": self.batchnorm_statistics,
             "total_epochs": self.total_epochs,
             "averaging": self.averaging and serialize(self.averaging),
@@ -704,6 +762,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             "budget",
             "averaging",
         )
+        if isinstance(config.get("augmentation"), dict):
+            keys = (*keys, "augmentation")
         for key in keys:
             config[key] = keras.saving.deserialize_keras_object(
                 config[key], custom_objects=custom_objects
@@ -727,6 +787,26 @@ def _runs_inside_a_step(argument, attack):
             "has them, and `keras_robustlt.evaluate(model, x, y, attacks=...)` for "
             f"others. Received: {argument}={attack!r}"
         )
+
+
+def _augmenter(augmentation, network, num_classes):
+    """A layer or a function for the step, `None` for what draws decide."""
+    layer = layers.get(augmentation) if callable(augmentation) else None
+    name = augmentation if isinstance(augmentation, str) else ""
+    if name.rpartition("+")[2] in KERAS_CV or (layer and layer.of_keras_cv):
+        raise ValueError(
+            "Layers of keras-cv run in pipelines, not inside the step: pass "
+            f"`augmentation` to keras_robustlt.data.pipeline(x, y, batch_size, "
+            f"augmentation=...). Received: augmentation={augmentation!r}"
+        )
+    if layer is None:
+        checks.one_of("augmentation", augmentation, tuple(AUGMENTATIONS))
+        return None
+    shape = getattr(network, "input_shape", None)
+    if network.built and isinstance(shape, tuple) and None not in shape[1:]:
+        noise = np.random.default_rng(0).random((TRIED, *shape[1:]), "float32")
+        layer.try_on(noise, np.arange(TRIED) % num_classes, num_classes)
+    return layer
 
 
 def _budget(rule, **robustlt):

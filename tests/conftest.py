@@ -27,6 +27,7 @@ DEPEND_ON_BACKEND = {
     "test_array_pipeline",
     "test_attack_steps",
     "test_attacks",
+    "test_augmentation_layers",
     "test_auto",
     "test_autoattack",
     "test_averaging",

@@ -21,6 +21,7 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
     [
         (keras.Model, "_flatten_layers", "to find float16 layers: model.compile"),
         (keras.Model, "make_test_function", "to change the evaluated network"),
+        (keras.layers.RandomFlip, "_get_seed_generator", "in data/layers.py"),
         (keras.Sequential, "_functional", "for features: networks/features.py"),
         (keras.optimizers.Optimizer, "_use_weight_decay", "by optimizers.SGD"),
         (keras.optimizers.Optimizer, "_apply_weight_decay", "by optimizers.SGD"),
@@ -43,6 +44,12 @@ def test_layers_are_found_however_deep():
     network = keras.Sequential([keras.Input((6, 6, 3)), conv_network()])
     kinds = {type(layer) for layer in network._flatten_layers()}
     assert {keras.layers.Conv2D, keras.layers.Dense} <= kinds
+
+
+def test_layers_know_their_generators():
+    """`data/layers.py` has them give seeds of its own."""
+    layer = keras.layers.RandomFlip()
+    assert layer._seed_generators == [layer.generator]
 
 
 def test_seeds_are_a_seed_and_a_count():

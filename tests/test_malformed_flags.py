@@ -143,6 +143,18 @@ TRAIN = [
     ("--data=cifar10 --data_dir=", ("--data_dir= is empty",)),
     ("--data=tinyimagenet --data_dir=empty", ("tiny-imagenet-200",)),
     ("--data=digits --augmentation=base --epochs=1", ("augmentation", "base")),
+    (
+        "--data=digits --augmentation=cutmix --method=mart",
+        ("--augmentation=cutmix", "--method=mart", "one of at, at_bsl"),
+    ),
+    (
+        "--data=digits --augmentation=mixup --budget=dafa",
+        ("--augmentation=mixup", "--budget=dafa", "another rule"),
+    ),
+    (
+        "--data=digits --augmentation=fourier_mix --attack=fgsm-rs",
+        ("--augmentation=fourier_mix", "--collapse_guard", "--validation_fraction"),
+    ),
     (f"{OWN} --attacks=apgd-dlr", ("classes", "dlr")),
 ]
 

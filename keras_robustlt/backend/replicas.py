@@ -80,6 +80,15 @@ def drawn(draw, shape):
     return whole[first : first + shape[0]]
 
 
+def own_seed(seed):
+    """A seed for this replica from one, of two integers, that all replicas have."""
+    context = _context()
+    if context is None:
+        return seed
+    replica = ops.cast(context.replica_id_in_sync_group, seed.dtype)
+    return seed + ops.stack([replica << 16, ops.zeros_like(replica)])
+
+
 def average_statistics(network, num_images):
     """Moving statistics become their mean over the replicas, by images.
 

@@ -15,6 +15,10 @@ class Budget(Configurable):
     compiled graph, the other methods. A subclass overrides what it changes; as it
     stands, this class is the uniform, constant budget of ordinary adversarial training.
 
+    Attributes:
+        soft_labels: Whether the rule holds where training images are a mix of classes.
+            `update` then gets each as one of the class that it has most of.
+
     Example:
 
     ```python
@@ -28,6 +32,8 @@ class Budget(Configurable):
             return keras.ops.convert_to_tensor(self.epsilon)
     ```
     """
+
+    soft_labels = True
 
     def build(self, model):
         """Prepares what does not change: called once, with the `RobustLTModel`.

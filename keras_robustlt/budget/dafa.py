@@ -66,6 +66,9 @@ class DAFA(Budget):
         Lee et al., "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024.
     """
 
+    # What is mixed into an image is no class that its own is taken for.
+    soft_labels = False
+
     def __init__(self, strength=1.0, start=0.64):
         self.strength = checks.in_range("strength", strength, 0, np.inf)
         self.start = checks.in_range("start", start, 0, 1)

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_robustlt.data.augmentation import TRIED
+
 
 class Epoch:
     """The number of the epoch that comes next, as a `tf.Variable` would hold it."""
@@ -33,9 +35,13 @@ class ArrayPipeline(keras.utils.PyDataset):
         self.epoch = Epoch()
         # The random numbers are others than those of tf.data.
         self.made_of = {**plan.made_of, "drawn_by": "NumPy"}
+        self.soft_labels = plan.soft_labels
         self._plan = plan
         self._within_epoch = False
         self._drawn = None, None, None  # an epoch, and its tables
+        if plan.layer is not None:
+            few = plan.images[:TRIED].astype(np.float32) / np.float32(255)
+            plan.layer.try_on(few, plan.labels[:TRIED], plan.num_classes)
 
     def __len__(self):
         return self._plan.num_batches
@@ -66,7 +72,21 @@ class ArrayPipeline(keras.utils.PyDataset):
         if plan.part is not None:
             indices, draws = plan.part(indices), plan.part(draws)
         images = plan.augment(plan.images[indices], draws)
-        return images.astype(np.float32) / np.float32(255), plan.labels[indices]
+        images = images.astype(np.float32) / np.float32(255)
+        if plan.layer is None:
+            return images, plan.labels[indices]
+        seeds = np.random.SeedSequence(
+            plan.seed % 2**64, spawn_key=(epoch, 2 + plan.part_index, index)
+        )
+        return self._layered(images, plan.labels[indices], seeds.generate_state(2))
+
+    def _layered(self, images, labels, seed):
+        plan = self._plan
+        targets = np.eye(plan.num_classes, dtype=np.float32)[labels]
+        made = plan.layer(images, targets, seed)
+        images, targets = map(keras.ops.convert_to_numpy, made)
+        plan.layer.check_values(images)
+        return np.clip(images, 0.0, 1.0), targets if plan.soft_labels else labels
 
     def _tables(self, epoch):
         """The order of the images in an epoch, and the numbers that augment them."""

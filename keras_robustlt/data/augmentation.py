@@ -24,6 +24,8 @@ from keras_robustlt.data.operations import pixels_at, rotate
 
 PADDING = 4
 MAX_DEGREES = 15.0
+# How many images tell whether a layer does what it should.
+TRIED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +166,55 @@ AUGMENTATIONS = {
         crop_flip_and_rotate, num_draws=4, min_size=4 * PADDING
     ),
 }
+
+
+# Layers of keras-cv by name. They run after an augmentation from above: "base+cutmix".
+KERAS_CV = {
+    "augmix": "AugMix",
+    "cutmix": "CutMix",
+    "fourier_mix": "FourierMix",
+    "grid_mask": "GridMask",
+    "mixup": "MixUp",
+}
+# Those that mix images of a batch, and their labels with them.
+MIXES_LABELS = ("cutmix", "fourier_mix", "mixup")
+
+
+def pipeline_names():
+    """The names of all augmentations that a pipeline takes."""
+    first = [name for name in AUGMENTATIONS if name != "none"]
+    both = [f"{name}+{layer}" for name in first for layer in KERAS_CV]
+    return [*AUGMENTATIONS, *KERAS_CV, *both]
+
+
+def mixes_labels(name):
+    """Whether the augmentation of this name gives soft labels."""
+    return name.rpartition("+")[2] in MIXES_LABELS
+
+
+def split(augmentation):
+    """An augmentation of a pipeline as a key of `AUGMENTATIONS`, and what comes after.
+
+    Args:
+        augmentation: A name of `pipeline_names`, a layer or a function.
+
+    Returns:
+        A pair: a key of `AUGMENTATIONS`, and a key of `KERAS_CV`, the layer or the
+        function, or `None`.
+
+    Raises:
+        ValueError: If there is no such name.
+    """
+    if callable(augmentation):
+        return "none", augmentation
+    if augmentation not in pipeline_names():
+        raise ValueError(
+            f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, one of "
+            f"{', '.join(KERAS_CV)}, such a one behind another (base+cutmix), a Keras "
+            f"layer or a function. Received: augmentation={augmentation!r}"
+        )
+    first, _, last = augmentation.rpartition("+")
+    return (first or "none", last) if last in KERAS_CV else (last, None)
 
 
 def get_augmentation(name, image_shape):

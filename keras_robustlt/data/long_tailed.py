@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_robustlt.data.arguments import check_choice, is_number
-from keras_robustlt.data.augmentation import AUGMENTATIONS
+from keras_robustlt.data.augmentation import AUGMENTATIONS, pipeline_names, split
 from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
 from keras_robustlt.data.sources import load
@@ -95,7 +95,9 @@ def long_tail(
         augmentation: `"none"`, `"base"` (pad, crop, mirror), `"base_rotation"` (and
             turn by up to 15 degrees), `"aua"` or `"ra"` (as `"base"`, then CIFAR
             AutoAugment or RandAugment), or `"auto"`: `"base"`, but `"none"` for images
-            that are too small to shift, such as the digits. Defaults to `"auto"`.
+            that are too small to shift, such as the digits. Also a layer of keras-cv
+            by name (`"cutmix"`, `"base+cutmix"`), a Keras layer or a function, see
+            `data.pipeline`. Defaults to `"auto"`.
         seed: Integer. Defaults to `102`, that of the published CIFAR-LT splits.
         validation_fraction: Float in `[0, 1)`, the part of each class to hold out, at
             least one image where the class has two. Defaults to `0.0`.
@@ -118,6 +120,7 @@ def long_tail(
 
     Raises:
         FileNotFoundError: If the source is not there.
+        ImportError: If `augmentation` is of keras-cv, which cannot be imported.
         ValueError: If an argument or the data cannot be used.
 
     Warns:
@@ -133,7 +136,12 @@ def long_tail(
     Reference:
         - [Zhang et al., 2026](https://arxiv.org/abs/2605.13395)
     """
-    check_choice("augmentation", augmentation, ("auto", *AUGMENTATIONS))
+    if isinstance(augmentation, str):
+        check_choice("augmentation", augmentation, ("auto", *pipeline_names()))
+    if augmentation != "auto" and split(augmentation)[1] is not None:
+        from keras_robustlt.data import layers  # which need Keras
+
+        layers.get(split(augmentation)[1])  # before the data are read
     found, train, validation, counts = _select(
         source,
         imbalance_ratio,

@@ -18,8 +18,8 @@ import numpy as np
 
 from keras_robustlt.data.arguments import check_flag, is_whole
 from keras_robustlt.data.arrays import check_images, check_labels
-from keras_robustlt.data.augmentation import get_augmentation
-from keras_robustlt.data.resumption import fingerprint
+from keras_robustlt.data.augmentation import TRIED, get_augmentation, split
+from keras_robustlt.data.resumption import draws_by_itself, fingerprint
 
 
 def pipeline(
@@ -49,7 +49,22 @@ def pipeline(
             in `[0, 1]`, which are stored in steps of 1/255.
         labels: Integer array of shape `(num_images,)`.
         batch_size: Positive integer.
-        augmentation: String, a key of `data.augmentation.AUGMENTATIONS`. Defaults to
+        augmentation: What happens to the images of a batch, at random:
+
+            - a key of `data.AUGMENTATIONS`;
+            - a layer of keras-cv by name, `"augmix"`, `"cutmix"`, `"fourier_mix"`,
+              `"grid_mask"` or `"mixup"`, or behind one of the former: `"base+cutmix"`;
+            - a `keras.layers.Layer`, of Keras, keras-cv or your own;
+            - a function of `images`, and, if it has parameters of these names, of
+              `labels`, a float32 tensor `(batch, num_classes)`, and of `seed`, a
+              `keras.random.SeedGenerator`. With `labels` it gives a pair, the images
+              and soft labels.
+
+            Layers and functions get float32 images in `[0, 1]` and must give such, of
+            the same shape; what leaves `[0, 1]` a little is clipped. They run on
+            TensorFlow, in `tf.data`, on any backend, and on that of Keras where
+            TensorFlow is not installed. The random numbers of layers, and those drawn
+            from `seed`, follow from the seed and the number of the epoch. Defaults to
             `"none"`.
         shuffle: Boolean. Defaults to `True`.
         seed: Integer, of the order and of the augmentation. Defaults to `0`.
@@ -57,7 +72,7 @@ def pipeline(
             classes alike, then an image of it, with replacement. An epoch keeps its
             length. Defaults to `False`.
         num_classes: Integer, or `None` for the largest label plus one. Only
-            `balanced_sampling` uses it. Defaults to `None`.
+            `balanced_sampling` and soft labels use it. Defaults to `None`.
         drop_remainder: Boolean, whether to leave out a last batch that is smaller.
             Defaults to `False`, so that an epoch is the whole data set; `True` spares
             XLA and JAX compiling the step for a second batch size.
@@ -69,9 +84,12 @@ def pipeline(
     Returns:
         A `tf.data.Dataset` of known cardinality, or a `keras.utils.PyDataset`. Its
         elements are `(images, labels)`: float32 in `[0, 1]` of shape
-        `(batch, height, width, channels)`, and int64 of shape `(batch,)`.
+        `(batch, height, width, channels)`, and int64 of shape `(batch,)`, or, where
+        the augmentation mixes labels, float32 of shape `(batch, num_classes)`. The
+        attribute `soft_labels` says whether it does.
 
     Raises:
+        ImportError: If `augmentation` is of keras-cv, which cannot be imported.
         ValueError: If an argument is out of range.
 
     Example:
@@ -118,17 +136,28 @@ def pipeline(
     if balanced_sampling and not shuffle:
         raise ValueError("`balanced_sampling` draws at random: it needs shuffle=True.")
     full, rest = divmod(num_images, batch_size)
+    first, layer = split(augmentation)
+    augment = get_augmentation(first, images.shape[1:])
+    if layer is not None:
+        from keras_robustlt.data import layers  # which need Keras
+
+        layer = layers.get(layer)
+        if not isinstance(augmentation, str):
+            augmentation = layer.description()
     plan = Plan(
         images,
         labels,
         batch_size,
-        augment=get_augmentation(augmentation, images.shape[1:]),
+        augment=augment,
+        layer=layer,
+        num_classes=num_classes or int(labels.max()) + 1,
         shuffle=shuffle,
         seed=int(seed),
         class_table=_class_table(labels, num_classes) if balanced_sampling else None,
         drop_remainder=drop_remainder,
         num_batches=full + (rest > 0 and not drop_remainder),
         part=part,
+        part_index=0 if shard is None else int(shard[0]),
         # By which a checkpoint knows the data again.
         made_of={
             "images": fingerprint(images),
@@ -158,12 +187,15 @@ class Plan:
         labels: int64 array of shape `(num_images,)`.
         batch_size: Integer.
         augment: An `augmentation.Augmentation`.
+        layer: A `layers.LayerAugmentation` that comes after it, or `None`.
+        num_classes: Integer.
         shuffle: Boolean.
         seed: Integer of 64 bits.
         class_table: What `_class_table` gives, for balanced sampling, or `None`.
         drop_remainder: Boolean.
         num_batches: Integer.
         part: Function from the rows of a batch to those of this process, or `None`.
+        part_index: Integer, the number of this process.
         made_of: Dictionary that JSON can hold.
     """
 
@@ -171,13 +203,20 @@ class Plan:
     labels: np.ndarray
     batch_size: int
     augment: Callable
+    layer: Callable | None
+    num_classes: int
     shuffle: bool
     seed: int
     class_table: tuple | None
     drop_remainder: bool
     num_batches: int
     part: Callable | None
+    part_index: int
     made_of: dict
+
+    @property
+    def soft_labels(self):
+        return self.layer is not None and self.layer.mixes_labels
 
 
 def _with_tensorflow(plan):
@@ -189,6 +228,10 @@ def _with_tensorflow(plan):
         images = tf.constant(plan.images, tf.uint8)
         labels = tf.constant(plan.labels, tf.int64)
         epoch_variable = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+        own_draws, layer = False, None
+        if plan.layer is not None:
+            layer = plan.layer.on_host(plan.images.shape[1:], plan.num_classes)
+            own_draws = _try_on_host(plan, layer)
 
     # There is nothing for AutoGraph to convert, and looking takes it seconds.
     @tf.autograph.experimental.do_not_convert
@@ -215,7 +258,17 @@ def _with_tensorflow(plan):
             seed=tf.random.experimental.stateless_fold_in(key, 1),
         )
         rows = tf.data.Dataset.from_tensor_slices((order, draws))
-        return rows.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
+        rows = rows.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
+        if layer is None:
+            return rows
+        seeds = tf.random.stateless_uniform(
+            (plan.num_batches, 2),
+            seed=tf.random.experimental.stateless_fold_in(key, 2 + plan.part_index),
+            minval=None,
+            maxval=None,
+            dtype=tf.int64,
+        )
+        return tf.data.Dataset.zip(rows, tf.data.Dataset.from_tensor_slices(seeds))
 
     @tf.autograph.experimental.do_not_convert
     def make_batch(indices, draws):
@@ -224,9 +277,22 @@ def _with_tensorflow(plan):
         batch = plan.augment(tf.gather(images, indices), draws)
         return tf.cast(batch, tf.float32) / 255.0, tf.gather(labels, indices)
 
+    @tf.autograph.experimental.do_not_convert
+    def make_layered_batch(row, seed):
+        batch, classes = make_batch(*row)
+        batch, targets = layer(batch, tf.one_hot(classes, plan.num_classes), seed)
+        # NaN is not below anything.
+        tf.debugging.assert_less_equal(
+            tf.abs(batch - 0.5),
+            1.5,
+            message=f"`augmentation` must give images in [0, 1]: {plan.layer}",
+        )
+        batch = tf.clip_by_value(batch, 0.0, 1.0)
+        return batch, targets if plan.soft_labels else classes
+
     dataset = tf.data.Dataset.from_tensors(0).map(begin_epoch).flat_map(tables)
     dataset = dataset.map(
-        make_batch,
+        make_batch if layer is None else make_layered_batch,
         num_parallel_calls=max(2, min(8, os.cpu_count() or 2)),
         deterministic=True,
     )
@@ -239,7 +305,29 @@ def _with_tensorflow(plan):
     dataset = dataset.with_options(options)
     dataset.epoch = epoch_variable
     dataset.made_of = plan.made_of
+    dataset.soft_labels = plan.soft_labels
+    dataset.own_draws = own_draws
     return dataset
+
+
+def _try_on_host(plan, layer):
+    """Raises if what a layer makes of the first images is none.
+
+    Returns:
+        Boolean: whether it draws numbers that do not follow from the seed.
+    """
+    import tensorflow as tf
+
+    images = tf.constant(plan.images[:TRIED].astype("float32") / 255)
+    targets = tf.one_hot(plan.labels[:TRIED], plan.num_classes)
+    seed = tf.constant([plan.seed, 0], tf.int64)
+    augmented = layer(images, targets, seed)[0].numpy()
+    plan.layer.check_values(augmented)
+    own_draws = draws_by_itself(layer.graph)
+    if not own_draws and plan.layer.is_function:
+        again = plan.layer.on_host(plan.images.shape[1:], plan.num_classes)
+        plan.layer.check_repeats(augmented, again(images, targets, seed)[0].numpy())
+    return own_draws
 
 
 def _part(shard, batch_size):

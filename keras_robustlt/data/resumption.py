@@ -34,12 +34,21 @@ STATEFUL = (
 )
 
 
+# Those that draw other numbers after a restart.
+DRAWS = (*STATEFUL, "Multinomial", "ParameterizedTruncated", "Random", "Truncated")
+
+
 def epoch_variables(data):
     """The variables by which the pipelines inside of `data` are told the epoch.
 
     `data` is a pipeline of this package, or one with `map`, `prefetch`, ... after it.
     """
     return [pipeline.epoch for pipeline in _walk(data)[0]]
+
+
+def has_soft_labels(data):
+    """Whether a pipeline of this package inside of `data` mixes labels."""
+    return any(getattr(each, "soft_labels", False) for each in _walk(data)[0])
 
 
 def unknown_order(arguments):
@@ -69,6 +78,9 @@ def unknown_order(arguments):
         if changed and not epoch_variables(data):
             kind = type(data).__name__
             return f"{kind} changes from epoch to epoch (on_epoch_begin, on_epoch_end)"
+        reason = _walk(data)[1]
+        if reason:
+            return f"they come with {reason}"
     elif hasattr(data, "element_spec"):
         passes = int(data.cardinality()) if hasattr(data, "cardinality") else None
         reason = _walk(data)[1]
@@ -145,7 +157,8 @@ def _is_array(data):
 def _walk(dataset):
     """The pipelines inside of `dataset`, and what makes its order unknown."""
     if hasattr(getattr(dataset, "epoch", None), "assign"):
-        return [dataset], None
+        own = "an augmentation that draws random numbers of its own, not from `seed`"
+        return [dataset], own if getattr(dataset, "own_draws", False) else None
     pipelines, reasons = [], []
     for each in _inputs(dataset):
         inner, reason = _walk(each)
@@ -175,8 +188,22 @@ def _state_of(dataset):
     """What in the functions of `dataset` goes on from call to call."""
     functions = getattr(dataset, "_functions", None)
     for function in functions() if inspect.ismethod(functions) else []:
-        graph = function.function.graph.as_graph_def()
-        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        nodes = _nodes(function.function.graph)
         if any(node.op.startswith(STATEFUL) for node in nodes):
             return "a function that has a state, such as a random layer or a generator"
     return None
+
+
+def draws_by_itself(graph):
+    """Whether an augmentation with this graph draws not only from its seeds."""
+    from keras_robustlt.data.layers import HostSeeds
+
+    return any(
+        node.op.startswith(DRAWS) and HostSeeds.SCOPE not in node.name
+        for node in _nodes(graph)
+    )
+
+
+def _nodes(graph):
+    graph = graph.as_graph_def()
+    return [*graph.node, *(n for f in graph.library.function for n in f.node_def)]

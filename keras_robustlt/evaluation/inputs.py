@@ -297,6 +297,15 @@ def integer_labels(images, labels, num_classes):
     return labels.reshape(-1).astype("int64")
 
 
+def labels_to_watch(images, labels, num_classes):
+    """`integer_labels` of images that training is watched on: none is to be mixed."""
+    if checks.are_soft(labels, num_classes):
+        checks.refuse_soft_labels(
+            "`y` holds", "training is watched on images as they are, each of one class."
+        )
+    return integer_labels(images, labels, num_classes)
+
+
 # Some of the data
 
 

@@ -7,6 +7,8 @@ import pathlib
 from absl import flags
 
 import keras_robustlt as krl
+from keras_robustlt.data import layers
+from keras_robustlt.data.augmentation import mixes_labels, pipeline_names, split
 from keras_robustlt.experiments import devices
 from keras_robustlt.experiments.presets import (
     METHODS,
@@ -173,7 +175,11 @@ def define_flags(values, tables, workdir):
         described("balanced_sampling", "Draw all classes equally often."),
     )
     number(PART, "validation_fraction", "Share of each class held out of training.")
-    choice("augmentation", list(krl.data.AUGMENTATIONS), "Augmentation of training.")
+    choice(
+        "augmentation",
+        pipeline_names(),
+        "Augmentation of training. Those with augmix, cutmix, ... need keras-cv.",
+    )
     number(EPSILON, "epsilon", "Base budget in pixel units of [0, 1].")
     choice(
         "attack",
@@ -369,6 +375,7 @@ def settings_from_flags(values, table):
                 "such as 0.2."
             )
     _check_names(given, settings)
+    _check_augmentation(settings, lambda: table.has_validation(given))
     settings.update({key: values[key].value for key in OF_THE_RUN})
     return {**settings, "preset": preset}
 
@@ -465,10 +472,41 @@ def _check_names(given, settings):
                 krl.attacks.get(name)
 
 
+def _check_augmentation(settings, has_validation):
+    """Asks whether there is what augments, and whether the rest takes its labels."""
+    name = settings["augmentation"]
+    layer = split(name)[1]
+    if layer is None:
+        return
+    with _naming(f"--augmentation={name}"):
+        layers.get(layer)
+    if not mixes_labels(name):
+        return
+    method = krl.methods.get(settings["method"], **settings["method_options"])
+    mixes = f"--augmentation={name} mixes images and their labels, and"
+    if not method.soft_labels:
+        raise ValueError(
+            f"{mixes} --method={settings['method']} is for images of one class. Use "
+            f"one of {', '.join(krl.methods.with_soft_labels())}."
+        )
+    if not krl.budget.get(settings["budget"]).soft_labels:
+        raise ValueError(
+            f"{mixes} --budget={settings['budget']} looks at what the images of each "
+            "class are taken for. Use another rule."
+        )
+    if settings["collapse_guard"] and not (
+        settings["validation_fraction"] or has_validation()
+    ):
+        raise ValueError(
+            f"{mixes} --collapse_guard looks at images as they are: give "
+            "--validation_fraction, such as 0.1."
+        )
+
+
 @contextlib.contextmanager
 def _naming(flag):
     """Says of which flag the package speaks."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise ValueError(f"{flag}: {error}") from None

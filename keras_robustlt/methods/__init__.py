@@ -62,6 +62,11 @@ BY_NAME = {
 }
 
 
+def with_soft_labels():
+    """The names of the methods that take soft labels."""
+    return [name for name, kind in BY_NAME.items() if get(name).soft_labels]
+
+
 def get(method, **options):
     """A method from its name, its configuration or itself.
 

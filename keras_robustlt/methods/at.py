@@ -22,6 +22,8 @@ class AT(Method):
         Attacks", 2018.
     """
 
+    soft_labels = True
+
     def __init__(self, label_smoothing=0.0):
         self.label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
 

@@ -25,6 +25,8 @@ class ATBSL(Method):
         Distributions", CVPR 2024.
     """
 
+    soft_labels = True
+
     def __init__(self, tau=1.0):
         self.tau = checks.in_range("tau", tau, 0, np.inf)
 

@@ -52,7 +52,13 @@ class AWP(Method):
         self.warmup_epochs = checks.integer("warmup_epochs", warmup_epochs, 0)
         self.proxy = checks.one_of("proxy", proxy, PROXIES)
         # All the rest is the other method's affair.
-        for name in ("inputs", "uses_features", "attack_compares", "default_attack"):
+        for name in (
+            "inputs",
+            "uses_features",
+            "attack_compares",
+            "default_attack",
+            "soft_labels",
+        ):
             setattr(self, name, getattr(self.method, name))
         for name in ("build", "begin_step", "attacks", "attack_loss", "loss", "update"):
             setattr(self, name, getattr(self.method, name))

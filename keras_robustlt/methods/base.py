@@ -20,12 +20,16 @@ class Method(Configurable):
         attack_compares: Whether `attack_loss` compares with the logits of the clean
             images.
         default_attack: The name of the training attack, where none is given.
+        soft_labels: Whether `loss` and `attack_loss` hold for targets that are a mix
+            of classes. So they do where they are linear in `targets`: the loss of the
+            mix is the mix of the losses. Others are refused such labels.
     """
 
     inputs = ("adversarial",)
     uses_features = False
     attack_compares = False
     default_attack = "pgd"
+    soft_labels = False
 
     def build(self, model):
         """Prepares what depends on the model: called once, with the `RobustLTModel`.
@@ -53,7 +57,8 @@ class Method(Configurable):
         """What training lowers, one value for each example.
 
         Args:
-            targets: Float32 tensor `(batch, num_classes)`, one-hot labels.
+            targets: Float32 tensor `(batch, num_classes)`, one-hot labels, or soft
+                ones if `soft_labels`.
             logits: Dictionary with a float32 tensor `(batch, num_classes)` for each
                 of `inputs`, and, if `uses_features`, one of shape
                 `(batch, num_features)` for each under the name with `"_features"`.

@@ -40,6 +40,7 @@ class NuAT(Method):
     inputs = ("adversarial", "clean")
     attack_compares = True
     default_attack = "fgsm-bernoulli"
+    soft_labels = True
 
     def __init__(self, strength=4.5, growth=0.9):
         self.strength = checks.in_range("strength", strength, 0, np.inf)

@@ -13,6 +13,7 @@ class Standard(Method):
     """
 
     inputs = ("clean",)
+    soft_labels = True
 
     def loss(self, targets, logits, criterion):
         return criterion(targets, logits["clean"])

@@ -27,6 +27,7 @@ class TRADES(Method):
 
     inputs = ("adversarial", "clean")
     attack_compares = True
+    soft_labels = True
 
     def __init__(self, beta=6.0):
         self.beta = checks.in_range("beta", beta, 0, np.inf)
