@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_robustlt import checks, class_frequencies
+from keras_robustlt import checks, class_frequencies, losses
 
 COUNTS = (
     "batch_size",
@@ -13,6 +13,11 @@ COUNTS = (
     "steps_per_epoch",
     "validation_steps",
 )
+# By name: the inverse of the number of images, and of their effective number.
+CLASS_WEIGHTS = {
+    "balanced": lambda counts: 1.0 / counts,
+    "effective": losses.effective_number_weights,
+}
 # Types that are neither pairs nor data sets.
 NO_DATA = (str, dict, tuple, list, numbers.Number, np.ndarray)
 
@@ -63,6 +68,42 @@ def check_classes(labels, class_counts, validation_split):
         labels = labels[: class_frequencies.training_part(labels, split)]
     seen = np.bincount(labels, minlength=len(class_counts))
     class_frequencies.compare(class_counts, seen)
+
+
+def class_weight(value, class_counts):
+    """The weight of each class, of what `fit` is given for it.
+
+    Args:
+        value: Dictionary from classes to weights, in which those that are missing have
+            a weight of 1; or one of `CLASS_WEIGHTS`.
+        class_counts: Integers of shape `(num_classes,)`.
+
+    Returns:
+        A dictionary of floats, with all classes.
+    """
+    num_classes = len(class_counts)
+    if isinstance(value, str):
+        checks.one_of("class_weight", value, tuple(CLASS_WEIGHTS))
+        weights = CLASS_WEIGHTS[value](np.asarray(class_counts, "float64"))
+        # A mean of 1 over the images, so that learning rates keep their meaning.
+        weights = weights / np.average(weights, weights=class_counts)
+        return dict(enumerate(weights.tolist()))
+    if not isinstance(value, dict):
+        names = ", ".join(map(repr, CLASS_WEIGHTS))
+        raise ValueError(
+            f"`class_weight` must be {names} or a dictionary from classes to weights, "
+            "such as dict(enumerate(weights)). Received: a "
+            f"{type(value).__name__}"
+        )
+    for name, weight in value.items():
+        is_class = isinstance(name, numbers.Integral) and 0 <= name < num_classes
+        if not is_class:
+            raise ValueError(
+                f"`class_weight` must have integers from 0 to {num_classes - 1} for "
+                f"keys, as labels are. Received: {name!r}"
+            )
+        checks.in_range(f"class_weight[{name}]", weight, 0, np.inf)
+    return {index: float(value.get(index, 1.0)) for index in range(num_classes)}
 
 
 def _check_numbers(arguments):

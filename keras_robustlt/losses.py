@@ -527,6 +527,15 @@ def smoothed(criterion, label_smoothing):
     return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
+def label_smoothing_of(loss):
+    """The label smoothing of what `compile` takes as a loss, 0 if it has none."""
+    if isinstance(loss, dict):
+        loss = keras.losses.get(loss)
+    if not isinstance(loss, keras.losses.Loss):
+        return 0.0
+    return loss.get_config().get("label_smoothing", 0.0)
+
+
 def refuse_probabilities(argument, function):
     """Raises a ValueError if a loss or metric takes probabilities for logits.
 

@@ -63,6 +63,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     `batchnorm_statistics="mixed"`, `method="standard"`). Metrics given to `compile`
     see the adversarial logits in `fit` and the clean ones in `evaluate`.
 
+    `fit(class_weight=...)` weighs the losses of the images by class. Beside Keras's
+    dictionary it takes `"balanced"`, weights in inverse proportion to `class_counts`,
+    and `"effective"`, to the effective numbers (`losses.effective_number_weights`),
+    each with a mean of 1 over the images. Such weights count in the logged accuracies
+    of training too.
+
     Args:
         network: A `keras.Model` that maps images in `[0, 1]`, of shape
             `(batch, ...)`, to logits of shape `(batch, num_classes)`. Normalisation
@@ -563,12 +569,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             loss: Replaces the cross-entropy inside the method's loss: a Keras loss
                 of logits, by name or as an object, or a function of
                 `(targets, logits)`. Targets are one-hot, also for the sparse losses'
-                names. Defaults to `None`, the cross-entropy.
+                names. Defaults to `None`, the cross-entropy. To smooth labels:
+                `keras.losses.CategoricalCrossentropy(from_logits=True,
+                label_smoothing=0.1)`, which MART and the focal loss refuse. Budgets and
+                weights follow the labels as they are.
             **kwargs: `metrics`, `jit_compile`, ... as in Keras. Metrics see what the
                 network is trained on: of `"accuracy"`, the logs of `fit` have
                 `accuracy` on perturbed images, and `val_accuracy` on clean ones.
         """
         self._criterion = losses.criterion(loss)
+        self.method.check_label_smoothing(losses.label_smoothing_of(loss))
         for argument in ("metrics", "weighted_metrics"):
             for metric in keras.tree.flatten(kwargs.get(argument)):
                 metrics.refuse_probabilities(argument, metric)
@@ -600,6 +610,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         labels = fit_arguments.check(call.arguments, self.class_counts)
         self._check_soft_labels(call.arguments)
+        if call.arguments.get("class_weight") is not None:
+            call.arguments["class_weight"] = fit_arguments.class_weight(
+                call.arguments["class_weight"], self.class_counts
+            )
         clock = ScheduleClock(call.arguments.get("x"))
         if labels is not None:
             split = call.arguments.get("validation_split")

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with the weight decay of the published recipes.
+"""Optimisers with the weight decay of the published recipes, and for fine-tuning.
 
 The recipes for adversarial training were tuned with a weight decay that is a part
 of the gradient (an L2 penalty), so that it goes through the momentum: with a
@@ -15,11 +15,56 @@ from keras import ops
 from keras_robustlt import checks
 from keras_robustlt.backend import replicas
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "AdamW"]
+
+
+class _TwoRates(keras.optimizers.Optimizer):
+    """An optimiser with a learning rate of its own for all but the last layer.
+
+    Its update must be proportional to the learning rate that `update_step` is given.
+    """
+
+    def __init__(self, *args, backbone_rate=1.0, head="logits", **kwargs):
+        schedules = keras.optimizers.schedules
+        if isinstance(backbone_rate, dict):
+            backbone_rate = schedules.deserialize(backbone_rate)
+        if not isinstance(backbone_rate, schedules.LearningRateSchedule):
+            backbone_rate = checks.in_range("backbone_rate", backbone_rate, 0, 1)
+        super().__init__(*args, **kwargs)
+        self.backbone_rate = backbone_rate
+        self.head = head
+
+    def build(self, variables):
+        """Creates the state of each variable, and tells the head's from the others."""
+        if not self.built and self.backbone_rate != 1:
+            # Variables reach `update_step` as those of the backend, without a path.
+            layers = [variable.path.split("/")[:-1] for variable in variables]
+            self._is_head = [self.head in names for names in layers]
+            if not any(self._is_head):
+                raise ValueError(
+                    "`head` must be the name of the layer that learns at the whole "
+                    "rate, and no variable to train belongs to one of this name. "
+                    f"Received: head={self.head!r}"
+                )
+        super().build(variables)
+
+    def rate_of(self, variable, learning_rate):
+        """The learning rate of one variable."""
+        if self.backbone_rate == 1 or self._is_head[self._get_variable_index(variable)]:
+            return learning_rate
+        if callable(self.backbone_rate):
+            return learning_rate * self.backbone_rate(self.iterations)
+        return learning_rate * self.backbone_rate
+
+    def get_config(self):
+        rate = self.backbone_rate
+        if callable(rate):
+            rate = keras.optimizers.schedules.serialize(rate)
+        return {**super().get_config(), "backbone_rate": rate, "head": self.head}
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class SGD(keras.optimizers.Optimizer):
+class SGD(_TwoRates):
     """Gradient descent with momentum and coupled weight decay.
 
     For a variable `w` with gradient `g` and momentum buffer `b` (0 at first), one
@@ -46,12 +91,20 @@ class SGD(keras.optimizers.Optimizer):
             momentum above 0. Defaults to `False`.
         weight_decay: Non-negative float, the coefficient of the L2 term in the
             gradient. Defaults to `0.0`.
+        backbone_rate: What the learning rate of all layers but `head` is multiplied
+            with, to fine-tune a network whose last layer is new: a float in [0, 1], or
+            a `keras.optimizers.schedules.LearningRateSchedule` that is such a factor
+            at each step. At 0 nothing but the last layer learns; what batch
+            normalization knows of its inputs goes on moving. Defaults to `1.0`.
+        head: String, the name of the layer with the whole rate. Defaults to
+            `"logits"`, as it is called in the networks of this package.
         **kwargs: Further arguments of `keras.optimizers.Optimizer`, such as
             `clipnorm`, `use_ema`, `gradient_accumulation_steps` and `name`.
 
     Raises:
-        ValueError: If `momentum` or `weight_decay` is out of range, or if
-            `nesterov=True` comes without momentum.
+        ValueError: If `momentum`, `weight_decay` or `backbone_rate` is out of range,
+            or if `nesterov=True` comes without momentum; when training begins, if
+            there is no layer called `head`.
 
     Example:
 
@@ -105,7 +158,7 @@ class SGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable and its momentum buffer."""
-        learning_rate = ops.cast(learning_rate, variable.dtype)
+        learning_rate = ops.cast(self.rate_of(variable, learning_rate), variable.dtype)
         update = ops.cast(gradient, variable.dtype)
         if self.weight_decay > 0 and self._use_weight_decay(variable):
             weight_decay = ops.cast(self.weight_decay, variable.dtype)
@@ -137,3 +190,55 @@ class SGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "nesterov": self.nesterov,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_robustlt")
+class AdamW(_TwoRates, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, with a learning rate for the backbone of its own.
+
+    That rate scales its weight decay too, as it does in PyTorch.
+
+    Args:
+        learning_rate: As in Keras. Defaults to `0.001`.
+        weight_decay: Float. Defaults to `0.004`.
+        backbone_rate: As in `SGD`. Defaults to `1.0`.
+        head: As in `SGD`. Defaults to `"logits"`.
+        **kwargs: Further arguments of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: If an argument is out of range; when training begins, if there is
+            no layer called `head`.
+
+    Example:
+
+    ```python
+    steps = 100  # of an epoch
+    head_first = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [2 * steps - 1], [0.0, 0.1]
+    )
+    optimizer = krl.optimizers.AdamW(5e-4, backbone_rate=head_first)
+    ```
+
+    Reference:
+
+    - [Loshchilov and Hutter, 2019](https://openreview.net/forum?id=Bkg6RiCqY7)
+    - [Howard and Ruder, 2018](https://aclanthology.org/P18-1031/): a rate for each
+      part of a network
+    """
+
+    def __init__(self, learning_rate=0.001, weight_decay=0.004, **kwargs):
+        super().__init__(
+            learning_rate=learning_rate, weight_decay=weight_decay, **kwargs
+        )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Decays and updates one variable."""
+        learning_rate = self.rate_of(variable, learning_rate)
+        if self._use_weight_decay(variable):
+            rate = ops.cast(learning_rate, variable.dtype)
+            decay = ops.cast(self.weight_decay, variable.dtype)
+            self.assign_sub(variable, ops.multiply(ops.multiply(variable, decay), rate))
+        super().update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables):
+        """Does nothing: `update_step` does, with the rate of each variable."""

@@ -1,13 +1,14 @@
 """Pretrained networks as classifiers of images in [0, 1]."""
 
 import importlib
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import keras_robustlt as krl
-from keras_robustlt.networks import backbones
+from keras_robustlt.networks import backbones, loading
 
 # The smallest network of each module of keras.applications, the least size of its
 # images, and all that it has.
@@ -231,3 +232,98 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match="pip install keras-hub"):
         krl.networks.from_backbone("resnet_18_imagenet", classes=2)
+
+
+# keras-hub
+
+
+def test_names_of_backbones(monkeypatch):
+    import sys
+
+    hub = types.SimpleNamespace()
+    hub.models = types.SimpleNamespace(Backbone=types.SimpleNamespace(presets={"a": 0}))
+    monkeypatch.setitem(sys.modules, "keras_hub", hub)
+    for name in ("mobilenet_v2", "ResNet50", "resnet_18", "a", "hf://someone/network"):
+        backbones.check_name(name)
+    with pytest.raises(ValueError, match="'resnet_18_imagenet', or its directory"):
+        backbones.check_name("mobilnet")
+
+
+def test_resnets_of_keras_hub_without_a_connection():
+    hub = pytest.importorskip("keras_hub")
+    presets = hub.models.ResNetBackbone.presets
+    known = [name for name in presets if backbones._resnet_of_hub(name)]
+    assert len(known) == 4
+    for name in (
+        "resnet_18_imagenet",
+        "resnet_50_imagenet",
+    ):
+        backbone, _ = backbones._hub_backbone(name, (32, 32, 1), None)
+        assert backbone.count_params() == presets[name]["metadata"]["params"]
+    with pytest.raises(ValueError, match="'imagenet' or None"):
+        krl.networks.from_backbone("resnet_18", 2, weights="weights.h5")
+
+
+def test_preset_directory_of_keras_hub(tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    theirs = hub.models.ResNetBackbone(
+        [64], [7], [64, 64], [1, 1], [1, 2], "basic_block", image_shape=(16, 16, 3)
+    )
+    theirs.save_to_preset(tmp_path)
+    with pytest.raises(OSError, match="cannot be read; unless.*image_converter"):
+        krl.networks.from_backbone(str(tmp_path), classes=2)
+    converter = hub.layers.ResNetImageConverter(scale=1 / 127.5, offset=-1.0)
+    converter.save_to_preset(tmp_path)
+    network = krl.networks.from_backbone(str(tmp_path), classes=2)
+    x = images(2, 16, 16, 3)
+    features = keras.Model(network.input, network.get_layer("features").output)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(features(x)),
+        np.mean(theirs(2 * x - 1), axis=(1, 2)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:In all of this training, of 1 epoch")
+def test_keras_hub_trains_and_leaves_the_house(tmp_path, monkeypatch):
+    hub = pytest.importorskip("keras_hub")
+    theirs = hub.models.ResNetBackbone(
+        [64], [7], [64], [1], [1], "basic_block", image_shape=(16, 16, 3)
+    )
+    network = krl.networks.from_backbone(
+        theirs, classes=2, input_shape=(16, 16, 1), preprocessing="imagenet"
+    )
+    model = krl.RobustLTModel(network, [3, 1], epsilon=0.1, method="reat")
+    optimizer = krl.optimizers.AdamW(1e-3, backbone_rate=0.1)
+    model.compile(optimizer, run_eagerly=True)
+    x, y = images(4, 16, 16, 1), np.array([0, 0, 0, 1])
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    plain = krl.networks.plain(network)
+    expected = keras.ops.convert_to_numpy(network(x))
+    np.testing.assert_allclose(plain(x), expected, atol=1e-5)
+    path = tmp_path / "network.keras"
+    plain.save(path)
+    np.testing.assert_allclose(loading.load(path)(x), expected, atol=1e-5)
+    # Where keras-hub is missing, it is named.
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("keras_hub")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(keras.saving, "get_custom_objects", dict)
+    with pytest.raises(ImportError, match="layers of the package keras-hub: pip"):
+        loading.load(path)
+
+
+def test_a_network_of_a_missing_package(monkeypatch):
+    def load_model(path, compile):
+        raise TypeError(
+            "Could not deserialize class 'B' because its parent module "
+            f"{path}.src.models cannot be imported. Full object config: {{}}"
+        )
+
+    monkeypatch.setattr(keras.saving, "load_model", load_model)
+    with pytest.raises(ImportError, match="pip install keras-cv"):
+        loading.load("keras_cv")
+    with pytest.raises(TypeError, match="parent module mine"):
+        loading.load("mine")

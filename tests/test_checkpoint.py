@@ -18,7 +18,7 @@ from keras_robustlt import callbacks, files
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import Checkpoint, HistoryCSV, ScheduleInspector
 from keras_robustlt.data import resumption
-from keras_robustlt.training_state import KEPT
+from keras_robustlt.training_state import KEPT, TrainingState
 
 TESTS = pathlib.Path(__file__).resolve().parent
 RNG = np.random.default_rng(0)
@@ -276,6 +276,42 @@ def test_order_of_callbacks(tmp_path):
 
 
 # Another training
+
+
+def test_training_of_the_head_first_goes_on(tmp_path):
+    """Interrupted while the head learns alone, and while all layers do."""
+    factor = keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.0, 0.1])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+
+    def run(folder, *extra):
+        keras.utils.set_random_seed(3)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(4, "relu", name="body")]
+        layers += [keras.layers.Dense(3, name="logits")]
+        network = keras.Sequential([keras.Input(X.shape[1:]), *layers])
+        before = network.get_weights()
+        model = tiny_model(network, method="at_bsl")
+        optimizer = krl.optimizers.AdamW(0.01, backbone_rate=factor)
+        model.compile(optimizer, loss=loss, run_eagerly=True)
+        listed = [*extra, Checkpoint(tmp_path / folder)]
+        options = {**FIT, "epochs": 4, "class_weight": "effective"}
+        model.fit(X, Y, callbacks=listed, **options)
+        return before, network.get_weights()
+
+    _, whole = run("whole")
+    for epoch in (1, 3):
+        with pytest.raises(Interruption):
+            run("parts", Interrupt(epoch))
+        if epoch == 1:  # of which the first is done
+            state = TrainingState.read(tmp_path / "parts" / Checkpoint.FILE)
+            shapes = [value.shape for value in state.variables]
+            kernel = state.variables[shapes.index((108, 4))]
+    before, parts = run("parts")
+    np.testing.assert_array_equal(kernel, before[0])
+    assert np.abs(whole[0] - before[0]).max() > 1e-4
+    for left, right in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(ValueError, match="data.class_weight: .* there, null now"):
+        fit(tmp_path / "parts", model=quick_model, epochs=4)
 
 
 @pytest.fixture(scope="module")

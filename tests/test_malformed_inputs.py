@@ -160,6 +160,7 @@ ARGUMENTS = [
     ),
     (made("layers.CosineClassifier", 3), {"scale": [*NO_RATE, 0]}),
     (made("layers.CosPlusClassifier", 3), {"gamma": NO_RATE, "eta": NO_RATE}),
+    (made("optimizers.AdamW"), {"backbone_rate": NO_SHARE}),
     (made("optimizers.SGD", 0.1), {"momentum": NO_SHARE, "weight_decay": NO_RATE}),
     (made("metrics.ClasswiseAccuracy", COUNTS), {"tail_fraction": NO_SHARE}),
     (made("metrics.tail_classes", COUNTS), {"fraction": NO_SHARE}),

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from tiny_models import (
     COUNTS,
     FIT,
@@ -334,3 +335,64 @@ def test_any_network_serves_the_methods_with_two_forward_passes(images):
         logs = model.fit(x, y, 12, **arguments).history
         assert {"clean_accuracy", "adversarial_accuracy"} <= set(logs)
         assert np.all(np.isfinite(logs["val_loss"]))
+
+
+# Label smoothing
+
+
+def smooth_model(network, method, smoothing):
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=smoothing
+    )
+    model = tiny_model(network, method=method)
+    model.compile("sgd", loss=loss, run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_label_smoothing(name):
+    """A part of the cross-entropy is of all classes, with the budget of the label."""
+    network = conv_network()
+    options = {"ce_epochs": 9} if name == "taet" else {}
+    method = krl.methods.get(name, **options)
+    if not method.smooths_labels:
+        with pytest.raises(ValueError, match="`label_smoothing` must be 0 with"):
+            smooth_model(network, method, 0.3)
+        smooth_model(network, method, 0.0)
+        return
+    model = smooth_model(network, method, 0.3)
+    targets = ops.convert_to_tensor(TARGETS)
+    logits = {"clean": CLEAN, "adversarial": ADVERSARIAL}
+    if method.uses_features:
+        features = np.random.default_rng(0).random((2, 5), "float32")
+        logits |= {f"{image}_features": features for image in ("clean", "adversarial")}
+    logits = {key: ops.convert_to_tensor(value) for key, value in logits.items()}
+
+    def value(criterion):
+        return ops.convert_to_numpy(method.loss(targets, logits, criterion))
+
+    def of_class(number):
+        label = ops.one_hot([number] * 2, 3)
+        return value(lambda _, z: krl.losses.cross_entropy(label, z))
+
+    expected = 0.7 * value(krl.losses.cross_entropy)
+    expected = expected + 0.1 * sum(map(of_class, range(3)))
+    np.testing.assert_allclose(value(model._criterion), expected, rtol=1e-5)
+
+
+def test_smoothed_labels_change_no_budget(images):
+    x, y = images
+    network = dense_network()
+    batches = [
+        smooth_model(network, "at", smoothing).training_batch((x, y))[0]
+        for smoothing in (0.0, 0.3)
+    ]
+    adversarial = [ops.convert_to_numpy(each["adversarial"]) for each in batches]
+    np.testing.assert_array_equal(*adversarial)
+
+
+def test_compositions_smooth_as_their_method_does():
+    for name, smooths in (("focal+awp", False), ("at_bsl+awp", True)):
+        assert krl.methods.get(name).smooths_labels is smooths
+    for name, smooths in (("mart", False), ("trades", True)):
+        assert krl.methods.CGR(name).smooths_labels is smooths

@@ -19,7 +19,7 @@ from tiny_models import (
 )
 
 import keras_robustlt as krl
-from keras_robustlt import backend
+from keras_robustlt import backend, fit_arguments
 
 # Labels, weights and forms of data
 
@@ -851,3 +851,63 @@ def test_batches_of_several_sizes():
 
     history = model.fit(Sizes(), verbose=0, validation_data=Sizes())
     assert "val_robust_accuracy" in history.history
+
+
+@pytest.mark.slow_on_jax
+def test_class_weights(images, same_network):
+    x, y = images
+    counts = np.array(COUNTS)
+    effective = krl.losses.effective_number_weights(counts)
+    expected = {
+        "balanced": 12 / (3 * counts),
+        "effective": effective / np.average(effective, weights=counts),
+    }
+    network = same_network()
+    first = network.get_weights()
+
+    def train(**arguments):
+        network.set_weights(first)
+        model = eager_model(network, method="standard", beta=0)
+        return trained(images, model, epochs=1, **arguments)
+
+    for name, weights in expected.items():
+        found = train(class_weight=name)
+        np.testing.assert_allclose(found, train(sample_weight=weights[y]), atol=1e-6)
+        as_dictionary = train(class_weight=dict(enumerate(weights)))
+        np.testing.assert_allclose(found, as_dictionary, atol=1e-6)
+    # A class that the dictionary leaves out has a weight of 1.
+    found = fit_arguments.class_weight({0: 2}, COUNTS)
+    assert found == {0: 2.0, 1: 1.0, 2: 1.0}
+
+
+def test_class_weights_go_with_data_sets(images, same_network):
+    tf = pytest.importorskip("tensorflow")
+    network = same_network()
+    first = network.get_weights()
+    results = []
+    for in_data_set in (False, True):
+        network.set_weights(first)
+        model = eager_model(network, method="standard", beta=0)
+        data = {"x": images[0], "y": images[1]}
+        if in_data_set:
+            batches = tf.data.Dataset.from_tensor_slices(images).batch(4)
+            data = {"x": batches, "y": None, "batch_size": None}
+        results.append(trained(images, model, class_weight={0: 2}, epochs=1, **data))
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+@ONE_EPOCH
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("even", "`class_weight` must be one of 'balanced', 'effective'"),
+        ([1, 2, 1], "or a dictionary.*dict.enumerate.weights.*Received: a list"),
+        ({"rare": 2}, "integers from 0 to 2 for keys.*'rare'"),
+        ({3: 2.0}, "integers from 0 to 2 for keys.*3"),
+        ({0: -1}, r"`class_weight\[0\]` must be"),
+        ({0: float("nan")}, r"`class_weight\[0\]` must be"),
+    ],
+)
+def test_class_weights_that_are_none(images, value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().fit(*images, class_weight=value, **FIT)

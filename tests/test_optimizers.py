@@ -230,3 +230,78 @@ def test_momentum_survives_saving_a_model(tmp_path):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         optimizers.SGD(0.1, **arguments)
+
+
+HEAD_FIRST = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.25])
+
+
+def classifier():
+    """A body and a head, with all weights 1."""
+    network = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(2, name="body"),
+            keras.layers.Dense(2, name="logits"),
+        ]
+    )
+    network.set_weights([np.ones(w.shape, "float32") for w in network.weights])
+    return network
+
+
+def weights_after(optimizer, gradients):
+    variables = classifier().trainable_variables
+    for gradient in gradients:
+        every = [ops.full(v.shape, gradient) for v in variables]
+        optimizer.apply(every, variables)
+    return [ops.convert_to_numpy(variable) for variable in variables]
+
+
+def sgd(rate, **options):
+    return optimizers.SGD(rate, 0.9, nesterov=True, weight_decay=0.1, **options)
+
+
+def adamw(rate, **options):
+    return optimizers.AdamW(rate, weight_decay=0.1, **options)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_rates_of_backbone_and_head(make):
+    gradients = [0.5, -1.0, 2.0]
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay
+    slow = {
+        0.25: 0.025,  # another rate from beginning to end
+        HEAD_FIRST: rates([1], [0.0, 0.025]),
+    }
+    head = weights_after(make(0.1), gradients)[2:]
+    for factor, rate in slow.items():
+        mixed = weights_after(make(0.1, backbone_rate=factor), gradients)
+        for found, expected in zip(mixed[2:], head, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        body = weights_after(make(rate), gradients)[:2]
+        for found, expected in zip(mixed[:2], body, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_adamw_is_that_of_keras():
+    def options():
+        return {"weight_decay": 0.1, "global_clipnorm": 1.0, "beta_1": 0.8}
+
+    ours = weights_after(optimizers.AdamW(0.01, **options()), [0.5, -1.0])
+    theirs = weights_after(keras.optimizers.AdamW(0.01, **options()), [0.5, -1.0])
+    for found, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_rates_are_saved(make):
+    optimizer = make(0.1, backbone_rate=HEAD_FIRST)
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == optimizer.get_config()
+    assert again.backbone_rate(5) == 0.25
+
+
+def test_a_head_that_is_not_there():
+    optimizer = optimizers.AdamW(backbone_rate=0.1, head="classifier")
+    with pytest.raises(ValueError, match="`head` must.*Received: head='classifier'"):
+        optimizer.build(classifier().trainable_variables)

@@ -156,6 +156,37 @@ def settings(**given):
     return {**presets.OWN.settings("cpu"), "initial_weights": None, **given}
 
 
+def test_rates_of_the_backbone():
+    network = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(2, name="logits")]
+    )
+    for name in ("sgd", "adamw"):
+        given = settings(optimizer=name, head_epochs=2, backbone_rate=0.25)
+        found = one_run.optimizer(given, 4)
+        found.build(network.trainable_variables)
+        factors = [float(found.backbone_rate(step)) for step in (0, 7, 8, 40)]
+        assert factors == [0.0, 0.0, 0.25, 0.25]
+        assert one_run.optimizer(settings(optimizer=name), 4).backbone_rate == 1
+
+
+def test_smoothing_by_preset_and_method():
+    def smoothing(**given):
+        found = presets.OWN.settings("strong", given)
+        return found["label_smoothing"]
+
+    assert smoothing() == 0.1
+    assert smoothing(method="mart") == smoothing(method="focal+awp") == 0
+    assert smoothing(method="at", method_options={"label_smoothing": 0.2}) == 0
+    assert smoothing(label_smoothing=0.2) == 0.2
+    # The table knows which methods cannot.
+    for name in presets.METHODS:
+        smooths = krl.methods.get(name).smooths_labels
+        assert smooths == ("label_smoothing" not in presets.METHODS[name])
+    assert one_run.loss(settings()) is None
+    loss = one_run.loss(settings(label_smoothing=0.2))
+    assert loss.get_config()["label_smoothing"] == 0.2
+
+
 def test_learning_rates():
     def rates(**given):
         rate = one_run.learning_rate(settings(epochs=10, learning_rate=1.0, **given), 4)
@@ -210,8 +241,12 @@ def test_backbone(folder):
         "--data=my images",
         "--nocompare",
         "--backbone=mobilenet_v2",
-        "--backbone_weights=none",
+        "--weights=none",
         "--freeze=20",
+        "--head_epochs=1",
+        "--backbone_rate=0.1",
+        "--class_weight=balanced",
+        "--label_smoothing=0.1",
         "--epochs=2",
         "--pgd_steps=1",
         "--attacks=clean,pgd2",
@@ -228,6 +263,26 @@ def test_backbone(folder):
         (["--schedule=step", "--warmup=0.1"], "does nothing with --schedule=step"),
         (["--preset=cpu", "--keep=best"], "give --validation_fraction"),
         (["--backbone=resnet50", "--freeze=some"], "none, backbone or a number"),
+        (["--backbone=resnet_18", "--model=resnet18"], "does nothing with --backbone"),
+        (["--head_epochs=2"], "does nothing without --backbone or --initial_weights"),
+        (["--backbone_rate=0.5"], "nothing without --backbone or --initial_weights"),
+        (["--weights=none"], "--backbone_weights=none does nothing without --backbone"),
+        (
+            ["--backbone=resnet50", "--freeze=backbone", "--backbone_rate=0.5"],
+            "does nothing with --freeze=backbone",
+        ),
+        (
+            ["--backbone=resnet50", "--head_epochs=3", "--epochs=3"],
+            "--head_epochs=3 must be less than --epochs=3",
+        ),
+        (["--label_smoothing=0.1", "--method=mart"], "label_smoothing=0.1: .*MART"),
+        (["--label_smoothing=0.1", "--method=focal+awp"], "must be 0 with AWP"),
+        (
+            ["--label_smoothing=0.1", "--method_options=label_smoothing=0.2"]
+            + ["--method=at"],
+            "--method_options has label_smoothing too",
+        ),
+        (["--class_weight=balanced", "--method=taet"], "nothing with --method=taet"),
     ],
 )
 def test_what_does_nothing_is_refused(folder, arguments, message):

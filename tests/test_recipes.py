@@ -210,7 +210,8 @@ def test_options_of_methods(method, options):
             "strong",
             "at_bsl",
             {"model": "wrn-28-10", "schedule": "one_cycle", "averaging": 0.9995}
-            | {"validation_fraction": 0.1, "keep": "best", "collapse_guard": False},
+            | {"validation_fraction": 0.1, "keep": "best", "collapse_guard": False}
+            | {"label_smoothing": 0.1},
         ),
         (
             "CIFAR10LT",

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from tiny_models import dense_network
 import keras_robustlt as krl
 from keras_robustlt.reporting import html as page_html
 from keras_robustlt.reporting.charts import Line, line_chart, ticks
+from keras_robustlt.reporting.page import facts
 
 SECTIONS = [
     "Accuracy",
@@ -651,3 +653,12 @@ def test_numbers_of_a_list_are_on_one_line():
     text = found.to_json()
     assert '"class_counts": [50, 10, 2]' in text
     assert json.loads(text) == {"attacks": dict(found), "settings": found.settings}
+
+
+@pytest.mark.parametrize("backbone, expected", [(None, "wrn"), ("resnet_18",) * 2])
+def test_the_network_that_was_trained_is_named(backbone, expected):
+    settings = {"model": "wrn", "backbone": backbone}
+    run = types.SimpleNamespace(
+        config={}, settings=settings, class_names=[], class_counts=[], results=None
+    )
+    assert facts([run]) == [expected]

@@ -56,6 +56,7 @@ def test_weights_alone(images, tmp_path):
 
 def objects():
     """One object of each serialisable class, with arguments that are no defaults."""
+    fall = keras.optimizers.schedules.CosineDecay(0.5, 7)
     return [
         krl.attacks.APGD(0.1, 7, "l2", "dlr", 2, 3, 0.7, 20),
         krl.attacks.APGDT(0.1, 7, "l2", 3, 2, 3, 0.7, 20),
@@ -95,6 +96,7 @@ def objects():
         krl.methods.TAET(5, 0.2, 0.3, 0.4),
         krl.methods.TRADES(4.0),
         krl.metrics.ClasswiseAccuracy([3, 2], 0.5, "clean_", "accuracies"),
+        krl.optimizers.AdamW(0.2, 0.1, backbone_rate=fall, head="last"),
         krl.optimizers.SGD(0.2, momentum=0.9, nesterov=True, weight_decay=0.1),
         tiny_model(
             method="at_bsl+awp",

@@ -97,9 +97,7 @@ def described(arguments):
     """What tells the data of `fit` from others, as a dictionary that JSON can hold."""
     data = arguments.get("x")
     options = "class_weight", "validation_split"
-    description = {
-        name: arguments[name] for name in options if arguments.get(name) is not None
-    }
+    description = {name: _in_json(arguments.get(name)) or None for name in options}
     if not _is_array(data):
         return {**_described(data), **description}
     names = {"x": "images", "y": "labels", "sample_weight": "sample_weight"}
@@ -114,6 +112,11 @@ def described(arguments):
         "shuffle": arguments.get("shuffle", True),
         **description,
     }
+
+
+def _in_json(value):
+    # Keys of dictionaries would come back as texts.
+    return sorted(map(list, value.items())) if isinstance(value, dict) else value
 
 
 def _described(data):

@@ -57,13 +57,11 @@ def main(argv, values):
 
 def _loaded(path):
     """The network in a file, and the names of its classes."""
-    import keras
-
-    import keras_robustlt.layers  # noqa: F401
     from keras_robustlt.deployment.export import class_names_of
+    from keras_robustlt.networks.loading import load
 
     try:
-        network = keras.saving.load_model(path, compile=False)
+        network = load(path)
         classes = network.output_shape[-1]
         names = class_names_of(path)
     except Exception as error:

@@ -247,16 +247,12 @@ def _config(network, path):
 
 
 def _network(path):
-    import keras
-
-    # So that the package's own layers and models are known.
-    import keras_robustlt.layers
-    import keras_robustlt.model  # noqa: F401
+    from keras_robustlt.networks.loading import load
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no network at {str(path)!r}.")
     try:
-        return keras.saving.load_model(path, compile=False)
+        return load(path)
     except Exception as error:  # of whatever layer cannot be made from the file
         said = str(error).strip().split("\n")[0]
         raise ValueError(

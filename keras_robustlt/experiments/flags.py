@@ -1,6 +1,7 @@
 """The flags of a run: they change what the tables of `presets` say."""
 
 import contextlib
+import functools
 import json
 import pathlib
 
@@ -38,7 +39,14 @@ OF_ATTACK = ("attack", "collapse_guard")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
-ALIASES = {"ema": "averaging", "attack_steps": "pgd_steps"}
+ALIASES = {
+    "ema": "averaging",
+    "attack_steps": "pgd_steps",
+    "weights": "backbone_weights",
+}
+
+
+NOT_ALL = Number(float, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 class Averaging(Number):
@@ -106,6 +114,18 @@ def define_flags(values, tables, workdir):
         "Hyper-parameters of the method to change, such as beta=5,label_smoothing=0.1. "
         "The class of the method in keras_robustlt.methods says which it has.",
     )
+    number(
+        PART,
+        "label_smoothing",
+        "Share of each label that is spread over all classes in the loss; the budget "
+        "and the attack look at the labels as they are.",
+    )
+    choice(
+        "class_weight",
+        ["none", "balanced", "effective"],
+        "Weights of the classes in the loss: in inverse proportion to their images, or "
+        "to the effective numbers of them.",
+    )
     switch(
         "robustlt",
         None,
@@ -130,12 +150,15 @@ def define_flags(values, tables, workdir):
         described(
             "backbone",
             "A pretrained network in place of --model: one of keras.applications, such "
-            "as mobilenet_v2, or a preset of keras-hub.",
+            "as mobilenet_v2, or a preset of keras-hub, by name or directory.",
         ),
     )
     text(
         "backbone_weights",
-        described("backbone_weights", "imagenet, none, or a file of its weights."),
+        described(
+            "backbone_weights",
+            "imagenet, none, or a file of the weights of one of keras.applications.",
+        ),
     )
     text(
         "freeze",
@@ -144,6 +167,17 @@ def define_flags(values, tables, workdir):
             "What of the backbone stays as it is: none, backbone, or a number of its "
             "first layers.",
         ),
+    )
+    number(
+        COUNT,
+        "head_epochs",
+        "In the first so many epochs the last layer alone learns. They are a part of "
+        "--epochs, of the schedule of the learning rate and of that of the budget.",
+    )
+    number(
+        NOT_ALL,
+        "backbone_rate",
+        "Learning rate of all layers but the last, as a share of the last one's.",
     )
     text(
         "initial_weights",
@@ -200,8 +234,14 @@ def define_flags(values, tables, workdir):
         "and on with more. Default: where the attack is of one step.",
     )
     for alias, name in ALIASES.items():
-        kind = values[name].parser
-        define_number(values, kind, alias, None, f"Another name of --{name}.")
+        flags.DEFINE(
+            values[name].parser,
+            alias,
+            None,
+            f"Another name of --{name}.",
+            flag_values=values,
+            serializer=flags.ArgumentSerializer(),
+        )
     number(COUNT, "epochs", "Epochs; milestones, and TAET's first stage, go along.")
     number(COUNT, "batch_size", "Batch size.")
     choice("optimizer", list(OPTIMIZERS), "Optimiser.")
@@ -363,6 +403,7 @@ def settings_from_flags(values, table):
     settings = table.settings(preset, given)
     _check_places(values, table)
     _check_what_does_nothing(given, settings)
+    _check_fine_tuning(given, settings, values.initial_weights)
     if settings["averaging"] == "fawa" and not settings["validation_fraction"]:
         raise ValueError(
             "--averaging=fawa looks at validation images: give --validation_fraction, "
@@ -416,12 +457,7 @@ def _check_places(values, table):
 
 def _check_what_does_nothing(given, settings):
     """Raises a ValueError if what is given for a rule meets another rule."""
-
-    def refuse(keys, why):
-        for key in keys:
-            if key in given and given[key] is not False:
-                raise ValueError(f"--{key}={shown(given[key])} does nothing {why}.")
-
+    refuse = functools.partial(_refuse, given)
     if settings["method"] == "standard":
         rule = [key for key in ("budget",) if given.get(key) != "uniform"]
         of_attacks = [*rule, *OF_ROBUSTLT, *OF_ATTACK]
@@ -445,17 +481,51 @@ def _check_what_does_nothing(given, settings):
         refuse(("backbone_weights", "freeze"), "without --backbone")
     else:
         refuse(("model",), "with --backbone")
+    if settings["method"].startswith("taet") and settings["class_weight"] != "none":
+        whole = "with --method=taet, whose loss is one of the whole batch"
+        refuse(("class_weight",), whole)
     if settings["schedule"] == "step":
         refuse(("warmup",), "with --schedule=step")
     if settings["imbalance_ratio"] is None:
         refuse(("imbalance_type", "largest_class"), "without --imbalance_ratio")
 
 
+def _refuse(given, keys, why):
+    for key in keys:
+        if key in given and given[key] is not False:
+            raise ValueError(f"--{key}={shown(given[key])} does nothing {why}.")
+
+
+def _check_fine_tuning(given, settings, initial_weights):
+    """Whether rates that differ from layer to layer have a meaning."""
+    rates = "backbone_rate", "head_epochs"
+    if settings["backbone"] is None and initial_weights is None:
+        _refuse(given, rates, "without --backbone or --initial_weights")
+    if settings["freeze"] == "backbone":
+        _refuse(given, rates, "with --freeze=backbone: the last layer alone learns")
+    if settings["head_epochs"] >= settings["epochs"]:
+        raise ValueError(
+            f"--head_epochs={settings['head_epochs']} must be less than --epochs="
+            f"{settings['epochs']}; --freeze=backbone trains the last layer alone."
+        )
+
+
 def _check_names(given, settings):
     """Asks the package whether it knows what is named; that loads the backend."""
+    options = settings["method_options"]
     if "method_options" in given:
         with _naming("--method_options"):
-            krl.methods.get(settings["method"], **settings["method_options"])
+            krl.methods.get(settings["method"], **options)
+    if given.get("label_smoothing"):
+        smoothing = given["label_smoothing"]
+        with _naming(f"--label_smoothing={shown(smoothing)}"):
+            if options.get("label_smoothing"):
+                raise ValueError("--method_options has label_smoothing too.")
+            method = krl.methods.get(settings["method"], **options)
+            method.check_label_smoothing(smoothing)
+    if "backbone" in given:
+        with _naming(f"--backbone={settings['backbone']}"):
+            krl.networks.backbones.check_name(settings["backbone"])
     if "model" in given:
         with _naming(f"--model={settings['model']}"):
             krl.networks.builder(settings["model"])

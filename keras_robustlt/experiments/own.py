@@ -46,6 +46,8 @@ class Proposal:
         for key, reason in self.reasons.items():
             if key in ("alpha", "beta") and settings["budget"] != "robustlt":
                 continue
+            if key == "model" and settings["backbone"]:
+                continue
             if settings[key] != self.settings[key]:
                 reason = "as given"
             lines.append(f"  --{key:<20} {shown[key]:<{width}}  {reason}")

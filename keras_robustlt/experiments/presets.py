@@ -26,10 +26,14 @@ from keras_robustlt.experiments import precision
 
 # The training attacks that --pgd_steps is about; others make one step.
 WITH_STEPS = ("pgd", "udr")
+# What a method says also where a preset says otherwise.
+OF_THE_METHOD = ("attack", "label_smoothing")
 
 COMMON = dict(
     method="at_bsl",
     method_options={},
+    label_smoothing=0.0,
+    class_weight="none",
     budget="robustlt",
     alpha=0.3,
     beta=0.8,
@@ -51,6 +55,8 @@ COMMON = dict(
     backbone=None,
     backbone_weights="imagenet",
     freeze="none",
+    backbone_rate=1.0,
+    head_epochs=0,
     new_head=False,
     on_bad="error",
     epsilon=8 / 255,
@@ -107,14 +113,14 @@ METHODS = {
     ),
     # Not in the paper: the factors of their own papers, AT's training.
     "trades": dict(method_options=dict(beta=6.0)),
-    "mart": dict(method_options=dict(beta=5.0)),
+    "mart": dict(method_options=dict(beta=5.0), label_smoothing=0.0),
     "cgr": dict(),
     "nuat": dict(
         attack="fgsm-bernoulli", method_options=dict(strength=4.5, growth=0.9)
     ),
     # Losses that are usual on long-tailed data, in AT's training.
     "class_balanced": dict(method_options=dict(beta=0.9999)),
-    "focal": dict(method_options=dict(gamma=2.0)),
+    "focal": dict(method_options=dict(gamma=2.0), label_smoothing=0.0),
     "ldam": dict(head="cosplus", method_options=dict(max_margin=0.5, scale=30.0)),
     "logit_adjusted": dict(method_options=dict(tau=1.0)),
 }
@@ -130,6 +136,7 @@ PRESETS = {
         model="wrn-28-10",
         schedule="one_cycle",
         averaging=0.9995,
+        label_smoothing=0.1,
         validation_fraction=0.1,
         keep="best",
     ),
@@ -220,13 +227,16 @@ class DataSet:
             **method,
             "beta": self.beta.get(base, self.beta["other"]),
             **preset,
-            # A method with an attack of its own is not meant with another one.
-            **{key: method[key] for key in ("attack",) if key in method},
+            # A method with an attack of its own is not meant with another one, and one
+            # that cannot smooth labels does not.
+            **{key: method[key] for key in OF_THE_METHOD if key in method},
             **given,
         }
         if share is not None:
             options = {"ce_epochs": round(share * settings["epochs"]), **options}
         settings["method_options"] = {**options, **given.get("method_options", {})}
+        if "label_smoothing" in settings["method_options"]:  # the method does it
+            settings["label_smoothing"] = given.get("label_smoothing", 0.0)
         if settings["method"] == "standard":  # it attacks nothing
             settings.update(budget="uniform", attack="pgd")
         if settings["attack"] not in WITH_STEPS:

@@ -18,6 +18,7 @@ from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, workdir
 from keras_robustlt.experiments.presets import name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
+from keras_robustlt.networks.loading import load
 
 # Robustness against epsilon is measured on so many test images.
 CURVE_EXAMPLES = 150
@@ -97,6 +98,7 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
         data.train,
         epochs=settings["epochs"],
         validation_data=data.validation,
+        class_weight=class_weight(settings),
         verbose=0,
         callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
     )
@@ -242,8 +244,22 @@ def build_model(settings, data, steps_per_epoch, **options):
         seed=settings["seed"],
         **options,
     )
-    model.compile(optimizer(settings, steps_per_epoch))
+    model.compile(optimizer(settings, steps_per_epoch), loss=loss(settings))
     return model
+
+
+def loss(settings):
+    """What `compile` is given as the loss; `None` is the cross-entropy."""
+    if not settings["label_smoothing"]:
+        return None
+    return keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=settings["label_smoothing"]
+    )
+
+
+def class_weight(settings):
+    """What `fit` is given as weights of the classes."""
+    return None if settings["class_weight"] == "none" else settings["class_weight"]
 
 
 def optimizer(settings, steps_per_epoch):
@@ -252,14 +268,25 @@ def optimizer(settings, steps_per_epoch):
         "learning_rate": learning_rate(settings, steps_per_epoch),
         "weight_decay": settings["weight_decay"],
         "global_clipnorm": settings["gradient_clipping"],
+        "backbone_rate": backbone_rate(settings, steps_per_epoch),
     }
     if settings["optimizer"] == "sgd":
         return krl.optimizers.SGD(
             momentum=settings["momentum"], nesterov=True, **common
         )
-    adamw = keras.optimizers.AdamW(**common)
+    adamw = krl.optimizers.AdamW(**common)
     adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return adamw
+
+
+def backbone_rate(settings, steps_per_epoch):
+    """The factor of the rate of all layers but the last: 0 at first, if asked for."""
+    rate, epochs = settings["backbone_rate"], settings["head_epochs"]
+    if not epochs:
+        return rate
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        [epochs * steps_per_epoch - 1], [0.0, rate]
+    )
 
 
 def build_network(settings, data):
@@ -311,7 +338,7 @@ def set_initial_weights(network, settings):
     """
     path = settings["initial_weights"]
     try:
-        trained = keras.saving.load_model(path, compile=False)
+        trained = load(path)
         ours, theirs = _with_weights(network), _with_weights(trained)
         anew = settings["new_head"] or _shapes(ours[-1:]) != _shapes(theirs[-1:])
         if anew:
@@ -322,11 +349,12 @@ def set_initial_weights(network, settings):
             print(f"  The last layer of {path} is of other classes and begins anew.")
         for layer, source in zip(ours, theirs, strict=True):
             layer.set_weights(source.get_weights())
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"--initial_weights={path} must be the .keras file of a "
-            f"{settings['model']} of this size, with the same --head: {reason}"
+            f"{settings['backbone'] or settings['model']} of this size, with the same "
+            f"--head: {reason}"
         ) from None
 
 

@@ -58,6 +58,7 @@ class AWP(Method):
             "attack_compares",
             "default_attack",
             "soft_labels",
+            "smooths_labels",
         ):
             setattr(self, name, getattr(self.method, name))
         for name in ("build", "begin_step", "attacks", "attack_loss", "loss", "update"):

@@ -23,6 +23,8 @@ class Method(Configurable):
         soft_labels: Whether `loss` and `attack_loss` hold for targets that are a mix
             of classes. So they do where they are linear in `targets`: the loss of the
             mix is the mix of the losses. Others are refused such labels.
+        smooths_labels: Whether `criterion` may be one that smooths the labels: whether
+            the loss stays what it is meant to be.
     """
 
     inputs = ("adversarial",)
@@ -30,6 +32,16 @@ class Method(Configurable):
     attack_compares = False
     default_attack = "pgd"
     soft_labels = False
+    smooths_labels = True
+
+    def check_label_smoothing(self, label_smoothing):
+        """Raises a ValueError if labels are to be smoothed that may not be."""
+        if label_smoothing and not self.smooths_labels:
+            raise ValueError(
+                f"`label_smoothing` must be 0 with {self}, whose loss weighs an image "
+                "by how sure the network is of its one class. "
+                f"Received: label_smoothing={label_smoothing}"
+            )
 
     def build(self, model):
         """Prepares what depends on the model: called once, with the `RobustLTModel`.

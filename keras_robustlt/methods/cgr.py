@@ -142,6 +142,7 @@ class CGR(Method):
         self.inputs = self.method.inputs
         self.attack_compares = self.method.attack_compares
         self.default_attack = self.method.default_attack
+        self.smooths_labels = self.method.smooths_labels
 
     def build(self, model):
         self.method.build(model)

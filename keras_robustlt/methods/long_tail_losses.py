@@ -63,6 +63,8 @@ class Focal(Method):
         Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
     """
 
+    smooths_labels = False
+
     def __init__(self, gamma=2.0):
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)
 

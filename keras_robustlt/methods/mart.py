@@ -29,6 +29,7 @@ class MART(Method):
     """
 
     inputs = ("adversarial", "clean")
+    smooths_labels = False
 
     def __init__(self, beta=5.0):
         self.beta = checks.in_range("beta", beta, 0, np.inf)

@@ -6,6 +6,7 @@ family in its own way; here that scaling becomes the first layers of the classif
 """
 
 import importlib
+import pathlib
 import re
 
 import keras
@@ -42,6 +43,14 @@ FAMILIES = {
     "vgg": "imagenet_bgr",
     "xception": "-1..1",
 }
+# The ResNets of keras-hub, by depth: random ones need no configuration from a network.
+RESNETS = {
+    18: ("basic_block", (2, 2, 2, 2)),
+    34: ("basic_block", (3, 4, 6, 3)),
+    50: ("bottleneck_block", (3, 4, 6, 3)),
+    101: ("bottleneck_block", (3, 4, 23, 3)),
+    152: ("bottleneck_block", (3, 8, 36, 3)),
+}
 FREEZE = ("none", "backbone")
 POOLING = ("avg", "max", "token")
 
@@ -69,15 +78,16 @@ def from_backbone(
         backbone: A network that maps images to feature maps, tokens or features. One
             of `keras.applications`, by name (`"MobileNetV2"` or `"mobilenet_v2"`) or
             as an object made with `include_top=False`; a preset of keras-hub, by
-            name; a `Backbone` of keras-hub or keras-cv; or any functional
-            `keras.Model`.
+            name or directory; a `Backbone` of keras-hub or keras-cv; or any functional
+            `keras.Model`. `"resnet_18"` and `"resnet_34"` are those of keras-hub; with
+            `weights=None` its ResNets need no connection.
         classes: Integer, the number of classes.
         input_shape: Tuple (height, width, channels) of your images, with 1 channel or
             as many as the backbone takes. Defaults to what the backbone takes, and to
             `(224, 224, 3)` for a name.
         weights: Where `backbone` is a name: `"imagenet"`, `None` for random ones, or
             the path of a weights file, as in `keras.applications`; a preset of
-            keras-hub is loaded with its weights unless this is `None`. Defaults to
+            keras-hub comes with its own weights or, of `None`, without. Defaults to
             `"imagenet"`.
         preprocessing: What the backbone takes in place of images in [0, 1]: `"none"`
             (just those), `"0..255"`, `"-1..1"`, `"imagenet"` (its mean and standard
@@ -123,8 +133,11 @@ def from_backbone(
     if preprocessing is not None and not isinstance(preprocessing, keras.Layer):
         checks.one_of("preprocessing", preprocessing, tuple(PREPROCESSING))
     if not isinstance(backbone, keras.Model):
+        check_name(backbone)
         found = _application(backbone, input_shape, weights)
-        backbone, known = found or _preset(backbone, input_shape, weights)
+        backbone, known = found or _hub_backbone(
+            backbone, input_shape, weights, preprocessing
+        )
         preprocessing = known if preprocessing is None else preprocessing
     if preprocessing is None:
         preprocessing = _preprocessing_of(backbone)
@@ -150,14 +163,43 @@ def _squeezed(name):
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
-def _application(name, input_shape, weights):
-    """The network of keras.applications of this name and its preprocessing, if any."""
-    by_name = {
-        _squeezed(each): value
-        for each, value in vars(keras.applications).items()
+def check_name(name):
+    """Raises unless `from_backbone` knows a backbone of this name.
+
+    Raises:
+        ValueError: If there is none.
+        ImportError: If it can only be one of keras-hub, which is not installed.
+    """
+    if not isinstance(name, str):
+        raise ValueError(
+            "`backbone` must be a name or a keras.Model that maps images to features. "
+            f"Received: {name!r} (of type {type(name).__name__})"
+        )
+    if _squeezed(name) in _applications():
+        return
+    presets = _hub(name).models.Backbone.presets
+    is_place = "://" in name or pathlib.Path(name).is_dir()
+    if not (is_place or name in presets or _resnet_of_hub(name)):
+        raise ValueError(
+            "`backbone` must be the name of a network of keras.applications, such as "
+            "'mobilenet_v2', or a preset of keras-hub: its name, such as "
+            f"'resnet_18_imagenet', or its directory. Received: backbone={name!r}"
+        )
+
+
+def _applications():
+    """The functions of keras.applications by their squeezed names."""
+    return {
+        _squeezed(name): value
+        for name, value in vars(keras.applications).items()
         if callable(value)
     }
-    if not isinstance(name, str) or _squeezed(name) not in by_name:
+
+
+def _application(name, input_shape, weights):
+    """The network of keras.applications of this name and its preprocessing, if any."""
+    by_name = _applications()
+    if _squeezed(name) not in by_name:
         return None
     height, width, _ = input_shape or (224, 224, 3)
     try:
@@ -175,25 +217,59 @@ def _application(name, input_shape, weights):
     return network, _family(name)
 
 
-def _preset(name, input_shape, weights):
-    """The backbone of a preset of keras-hub, and its preprocessing as a layer."""
-    if not isinstance(name, str):
-        raise ValueError(
-            "`backbone` must be a name or a keras.Model that maps images to features. "
-            f"Received: {name!r} (of type {type(name).__name__})"
-        )
+def _hub(name):
+    """The package keras-hub, for the backbone of this name."""
     try:
-        hub = importlib.import_module("keras_hub")
+        return importlib.import_module("keras_hub")
     except ImportError as error:
         raise ImportError(
             f"`backbone` {name!r} is no network of keras.applications, and presets "
             "need the package keras-hub: pip install keras-hub"
         ) from error
+
+
+def _resnet_of_hub(name):
+    """The depth in a name such as "resnet_50_imagenet"; `None` of other names."""
+    match = re.fullmatch(r"resnet_(\d+)(_imagenet)?", name)
+    return int(match[1]) if match and int(match[1]) in RESNETS else None
+
+
+def _hub_backbone(name, input_shape, weights, preprocessing=None):
+    """The backbone of keras-hub of this name, and its preprocessing."""
+    if weights not in ("imagenet", None):
+        raise ValueError(
+            "`weights` must be 'imagenet' or None, with or without its own, for "
+            f"{name!r}, a preset of keras-hub. Received: weights={weights!r}"
+        )
+    hub = _hub(name)
     size = {} if input_shape is None else {"image_shape": (*input_shape[:2], 3)}
-    backbone = hub.models.Backbone.from_preset(
-        name, load_weights=weights is not None, **size
-    )
-    converter = hub.layers.ImageConverter.from_preset(name)
+    depth = _resnet_of_hub(name)
+    if depth and weights is None:
+        block, counts = RESNETS[depth]
+        backbone = hub.models.ResNetBackbone(
+            input_conv_filters=[64],
+            input_conv_kernel_sizes=[7],
+            stackwise_num_filters=[64, 128, 256, 512],
+            stackwise_num_blocks=list(counts),
+            stackwise_num_strides=[1, 2, 2, 2],
+            block_type=block,
+            **size,
+        )
+        return backbone, "imagenet"
+    if depth:
+        name = f"resnet_{depth}_imagenet"
+    try:
+        backbone = hub.models.Backbone.from_preset(
+            name, load_weights=weights is not None, **size
+        )
+        if preprocessing is not None:
+            return backbone, preprocessing
+        converter = hub.layers.ImageConverter.from_preset(name)
+    except OSError as error:
+        raise OSError(
+            f"the preset {name!r} of keras-hub cannot be read; unless it is a "
+            f"directory, that needs a connection: {error}"
+        ) from error
     scale = 1.0 if converter.scale is None else converter.scale
     offset = 0.0 if converter.offset is None else converter.offset
     return backbone, keras.layers.Rescaling(

@@ -166,8 +166,9 @@ def facts(runs):
     found = []
     if "data" in options:
         found.append(options["data"])
-    if "model" in options:
-        found.append(options["model"])
+    network = options.get("backbone") or options.get("model")
+    if network:
+        found.append(network)
     if run.class_names:
         found.append(f"{len(run.class_names)} classes")
     if run.class_counts:
