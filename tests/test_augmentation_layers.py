@@ -115,12 +115,14 @@ def test_shards_mix_with_numbers_of_their_own():
 
 
 def test_layers_and_functions_without_tensorflow(without_tensorflow):
-    for augmentation in (keras.layers.MixUp(alpha=1.0), mixed):
+    # Keras's MixUp asks for integers that JAX does not have, which it warns of.
+    for augmentation in (keras.layers.CutMix(), mixed):
         datasets = [without_tensorflow(X, Y, 5, augmentation) for _ in range(2)]
         x, y = epoch_of(datasets[0], 1)
         assert isinstance(datasets[0], keras.utils.PyDataset)
         assert datasets[0].soft_labels and y.dtype == x.dtype == "float32"
-        np.testing.assert_allclose(x.mean(axis=(1, 2)), y, atol=1e-5)
+        if augmentation is mixed:
+            np.testing.assert_allclose(x.mean(axis=(1, 2)), y, atol=1e-5)
         for ours, theirs in zip((x, y), epoch_of(datasets[1], 1), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert not np.array_equal(y, epoch_of(datasets[0], 2)[1])
@@ -333,7 +335,7 @@ def test_soft_labels_that_nobody_announced_are_refused_at_the_first_batch():
 
 
 def test_mixed_images_are_not_to_watch_training_on():
-    model = eager_model(dense_network(), COUNTS)
+    model = eager_model(dense_network(), [1, 1, 1], beta=0.0)
     x = np.random.default_rng(0).random((3, 6, 6, 3), "float32")
     y = np.concatenate([SOFT, [[0.1, 0.1, 0.8]]])
     for callback in (krl.callbacks.CollapseGuard, krl.callbacks.SkewAndDrift):
@@ -369,7 +371,7 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
 
     def run(folder, stop_at=None):
         keras.utils.set_random_seed(3)
-        layer = keras.layers.MixUp(alpha=1.0)
+        layer = keras.layers.CutMix()
         options = {"augmentation": layer} if place == "step" else {}
         # What pipelines give does not depend on how the step runs.
         make_model = tiny_model if place == "step" else eager_model
