@@ -1,12 +1,24 @@
 """What the tests share: the reference arrays and small data."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Most of the time of these small steps would be XLA optimising them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Most of the time of these small steps would be XLA optimising them. Each process
+# compiles in one thread, for there are more of them than cores.
+QUICK_TO_COMPILE = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if os.environ.get("KERAS_BACKEND") == "jax":
+    # XLA ends a process that gives it a flag of other versions.
+    major, minor = importlib.metadata.version("jaxlib").split(".")[:2]
+    if (0, 7) <= (int(major), int(minor)) < (0, 11):
+        QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
 
 import keras
 import numpy as np
