@@ -1,24 +1,14 @@
 """What the tests share: the reference arrays and small data."""
 
 import gc
-import importlib.metadata
 import os
 import pathlib
 
+from xla_flags import quick_to_compile
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Most of the time of these small steps would be XLA optimising them. Each process
-# compiles in one thread, for there are more of them than cores.
-QUICK_TO_COMPILE = [
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if os.environ.get("KERAS_BACKEND") == "jax":
-    # XLA ends a process that gives it a flag of other versions.
-    major, minor = importlib.metadata.version("jaxlib").split(".")[:2]
-    if (0, 7) <= (int(major), int(minor)) < (0, 11):
-        QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
+# Most of the time of these small steps would be XLA optimising them.
+os.environ.setdefault("XLA_FLAGS", quick_to_compile())
 
 import keras
 import numpy as np
@@ -111,6 +101,19 @@ def clean_session():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def graphs_as_they_are():
+    """TensorFlow would optimise graphs that run a few times for longer than they run.
+
+    The processes that tests start optimise theirs, as users' do.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        options = {"disable_meta_optimizer": True}
+        tf.config.optimizer.set_experimental_options(options)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def compile_equal_steps_once(tmp_path_factory):
     """Most of JAX's time is compiling steps that several tests have in common.
 
@@ -152,6 +155,22 @@ def golden():
             return Reference(arrays)
 
     return load
+
+
+@pytest.fixture
+def eagerly():
+    """On TensorFlow, steps run at once: tracing the few of a test would take longer.
+
+    JAX traces them all the same, so a test that asks for this still sees a graph.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
