@@ -17,7 +17,7 @@ from tiny_models import (
 import keras_robustlt as krl
 from keras_robustlt.evaluation.progress import Progress, duration
 
-# As graphs evaluations are in test_apgd, test_autoattack and test_evaluate_command.
+# Evaluations as graphs are in test_apgd, test_autoattack and test_evaluation_checks.
 pytestmark = pytest.mark.usefixtures("eagerly")
 
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
