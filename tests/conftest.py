@@ -57,17 +57,21 @@ DEPEND_ON_BACKEND = {
 LONGEST = (
     "test_distribution",
     "test_model",
-    "test_recipes",
     "test_checkpoint",
-    "test_methods",
-    "test_golden_methods",
-    "test_docstrings",
     "test_guide",
-    "test_evaluation",
+    "test_recipes",
+    "test_methods",
+    "test_docstrings",
+    "test_evaluation_checks",
     "test_networks",
     "test_apgd",
-    "test_evaluation_checks",
+    "test_autoattack",
+    "test_own_images",
+    "test_golden",
+    "test_golden_methods",
     "test_repository",
+    "test_fab",
+    "test_evaluation",
 )
 
 
