@@ -4,9 +4,11 @@ import gc
 import os
 import pathlib
 
+from xla_flags import quick_to_compile
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Most of the time of these small steps would be XLA optimising them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+os.environ.setdefault("XLA_FLAGS", quick_to_compile())
 
 import keras
 import numpy as np
@@ -56,17 +58,21 @@ DEPEND_ON_BACKEND = {
 LONGEST = (
     "test_distribution",
     "test_model",
-    "test_recipes",
     "test_checkpoint",
-    "test_methods",
-    "test_golden_methods",
-    "test_docstrings",
     "test_guide",
-    "test_evaluation",
+    "test_recipes",
+    "test_methods",
+    "test_docstrings",
+    "test_evaluation_checks",
     "test_networks",
     "test_apgd",
-    "test_evaluation_checks",
+    "test_autoattack",
+    "test_own_images",
+    "test_golden",
+    "test_golden_methods",
     "test_repository",
+    "test_fab",
+    "test_evaluation",
 )
 
 
@@ -97,6 +103,19 @@ def clean_session():
     yield
     keras.backend.clear_session()
     gc.freeze()  # as above: each collection goes through all there is
+
+
+@pytest.fixture(autouse=True, scope="session")
+def graphs_as_they_are():
+    """TensorFlow would optimise graphs that run a few times for longer than they run.
+
+    The processes that tests start optimise theirs, as users' do.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        options = {"disable_meta_optimizer": True}
+        tf.config.optimizer.set_experimental_options(options)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -141,6 +160,22 @@ def golden():
             return Reference(arrays)
 
     return load
+
+
+@pytest.fixture
+def eagerly():
+    """On TensorFlow, steps run at once: tracing the few of a test would take longer.
+
+    JAX traces them all the same, so a test that asks for this still sees a graph.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -75,8 +75,7 @@ def on_devices(*cases):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "results.npz"
-    cases = [CASE] if ON_JAX else [CASE, BATCH_NORM]
-    finish(start(path, *on_devices(*cases), f"one={PROCESSES_CASE}"))
+    finish(start(path, *on_devices(CASE), f"one={PROCESSES_CASE}"))
     return path
 
 
@@ -92,9 +91,12 @@ def test_two_devices_train_as_one_with_other_methods(tmp_path):
         assert_same(load(path, DEVICES, case), load(path, "one", case))
 
 
+@pytest.mark.slow  # JAX's quick case has batch normalisation
 @pytest.mark.tensorflow
-def test_batch_normalization(results):
-    one, two = (load(results, kind, BATCH_NORM) for kind in ("one", DEVICES))
+def test_batch_normalization(tmp_path):
+    path = tmp_path / "results.npz"
+    finish(start(path, *on_devices(BATCH_NORM)))
+    one, two = (load(path, kind, BATCH_NORM) for kind in ("one", DEVICES))
     # Each replica normalises by its own images: near, and not the same.
     for name in one:
         if name.startswith("w"):

@@ -226,6 +226,7 @@ def slower(*values):
 
 # The scenario, the setting, and which of the reference's passes through the network
 # then are those that move our moving statistics.
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("scenario", "statistics", "passes"),
     [

@@ -24,6 +24,7 @@ from keras_robustlt import backend, fit_arguments
 # Labels, weights and forms of data
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_all_forms_of_labels_give_the_same_training(images, same_network):
     x, y = images
     expected = trained(images, tiny_model(same_network()))
@@ -32,6 +33,7 @@ def test_all_forms_of_labels_give_the_same_training(images, same_network):
         np.testing.assert_allclose(trained((x, labels), model), expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.tensorflow
 def test_datasets_train_as_arrays_do(images):
     import tensorflow as tf
@@ -62,6 +64,7 @@ def test_an_example_of_weight_zero_is_ignored(images):
     assert abs(first - train(images, sample_weight=np.ones(12))).max() > 1e-3
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_sample_weight_multiplies_the_loss_and_counts_in_the_accuracy(images):
     x, y = images
     model = tiny_model(optimizer=keras.optimizers.SGD(0.0), method="standard")
@@ -95,6 +98,7 @@ def trained_with(loss, images, network):
     return trained(images, model, epochs=1)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.slow_on_jax
 def test_the_loss_as_a_name_an_object_and_a_function(images, same_network):
     expected = trained_with(None, images, same_network())
@@ -109,6 +113,7 @@ def test_the_loss_as_a_name_an_object_and_a_function(images, same_network):
         np.testing.assert_allclose(weights, expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.slow_on_jax
 def test_another_loss_is_another_training(images, same_network):
     expected = trained_with(None, images, same_network())
@@ -123,6 +128,7 @@ def test_another_loss_is_another_training(images, same_network):
 
 
 @ONE_EPOCH
+@pytest.mark.usefixtures("eagerly")
 def test_the_loss_goes_through_the_method(images):
     x, y = images
     model = tiny_model(method="at_bsl", optimizer=keras.optimizers.SGD(0.0))
@@ -204,6 +210,7 @@ EVALUATION = {
 
 
 @ONE_EPOCH
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -226,6 +233,7 @@ def test_names_in_the_logs(images, arguments, names):
     assert set(logs) == EVALUATION
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_evaluation_in_closed_form():
     # Bright pixels are class 0; right under attack where the margin exceeds 0.1.
     model = tiny_model(threshold_network(0.5), [5, 4])
@@ -241,6 +249,7 @@ def test_evaluation_in_closed_form():
         assert logs["robust_tail_accuracy"] == pytest.approx(3 / 7)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_adversarial_accuracy_is_that_of_the_images_trained_on():
     model = tiny_model(
         threshold_network(0.5),
@@ -303,6 +312,7 @@ def test_fit_knows_how_long_it_trains(images):
     assert longer == pytest.approx([0, 0.125, 0.25])
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_step_granularity_counts_the_steps(images):
     model = tiny_model(granularity="step")
     actual = weights_of_epochs(model, images, epochs=2)
@@ -357,6 +367,7 @@ class Rounding(keras.layers.Layer):
         return keras.ops.round(8 * x) / 8
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_layer_that_cuts_the_gradient(images):
     x, y = images
     network = keras.Sequential([keras.Input((6, 6, 3)), Rounding(), dense_network()])
@@ -402,6 +413,7 @@ def test_train_on_batch_and_test_on_batch(images, same_network):
     np.testing.assert_allclose(model.predict_on_batch(x), model(x), 1e-5, 1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_batches_by_hand_are_looked_at(images):
     x, y = images
     model = tiny_model(beta=0)
@@ -473,6 +485,7 @@ def test_mixed_float16_scales_the_loss(images):
 # Networks
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_regularisation_of_the_network_is_part_of_the_loss(images):
     x, y = images
 
@@ -511,6 +524,7 @@ def test_dropout(images):
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_frozen_layers_stay(images):
     network = conv_network()
     network.layers[0].trainable = network.layers[1].trainable = False
@@ -524,6 +538,7 @@ def test_frozen_layers_stay(images):
     assert changed == [False, *[False] * 4, True, True]
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("statistics", "moves"), [("adversarial", 1), ("mixed", 2)])
 def test_batchnorm_statistics_move_once_for_each_kind_of_image(
     images, statistics, moves
@@ -698,6 +713,7 @@ def test_loops_of_the_graph(images, same_network, monkeypatch):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_validation_does_not_change_training(images):
     train = trainer(tiny_model())
     expected = train(images)
@@ -714,6 +730,7 @@ def test_seed(images, same_network):
     assert abs(run(2) - first).max() > 1e-5
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("seed", [3, None])
 def test_evaluate_gives_the_same_each_time(images, seed):
     x, y = images
@@ -737,6 +754,7 @@ def test_no_numbers_serve_two_purposes(seed):
         np.testing.assert_array_equal(drawn[0], expected)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_standard_callbacks(images, tmp_path):
     x, y = images
     callbacks = [
@@ -762,6 +780,7 @@ def test_standard_callbacks(images, tmp_path):
 
 
 @ONE_EPOCH
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.tensorflow
 def test_tensorboard(images, tmp_path):
     x, y = images
