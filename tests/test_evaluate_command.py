@@ -6,7 +6,6 @@ import sys
 
 import keras
 import numpy as np
-import PIL.Image
 import pytest
 from absl import app, flags
 from PIL import Image
@@ -117,20 +116,6 @@ def test_what_the_config_says(files, capsys):
     assert (settings["epsilon"], settings["class_counts"]) == (0.01, [8, 4, 2, 1])
     settings = command(folder, "--attacks=clean").settings
     assert (settings["epsilon"], settings["class_counts"]) == (8 / 255, None)
-
-
-def test_images_are_read_as_the_config_says(files):
-    folder, *_ = files
-    for part in ("train", "test"):
-        for name in "abcd":
-            (folder / "images" / part / name).mkdir(parents=True)
-            PIL.Image.new("RGB", (8, 9)).save(folder / f"images/{part}/{name}/1.png")
-    (folder / "images/test/a/2.png").write_text("none")
-    given = ["--attacks=clean", f"--data={folder / 'images'}"]
-    settings = {"image_size": 6, "on_bad": "skip"}
-    (folder / "config.json").write_text(json.dumps({"settings": settings}))
-    with pytest.warns(UserWarning, match="2.png"):
-        assert command(folder, *given).settings["examples"] == 4
 
 
 @pytest.mark.parametrize(
