@@ -349,6 +349,21 @@ def test_what_comes_later_wins():
     assert settings("--method=taet")["method_options"]["gamma"] == 0.1
 
 
+@pytest.mark.parametrize(
+    "given, optimizer, schedule, rate",
+    [
+        ([], "adamw", "cosine", 5e-4),
+        (["--optimizer=sgd"], "sgd", "cosine", 0.1),
+        (["--schedule=step", "--learning_rate=0.01"], "adamw", "step", 0.01),
+        (["--preset=strong"], "adamw", "one_cycle", 5e-4),
+    ],
+)
+def test_what_a_backbone_is_trained_with(given, optimizer, schedule, rate):
+    settings = from_flags(presets.CIFAR10LT, "--backbone=mobilenet_v2", *given)
+    assert settings["optimizer"] == optimizer and settings["schedule"] == schedule
+    assert settings["learning_rate"] == rate
+
+
 def test_budgets_by_flag():
     def settings(*given):
         return from_flags(presets.CIFAR10LT, "--method=at", *given)

@@ -84,6 +84,9 @@ COMMON = dict(
 # By the beginning of the network's name.
 MODELS = {"vit": dict(gradient_clipping=1.0)}
 
+# What a pretrained network is trained with, if no flag says otherwise.
+FINE_TUNING = dict(optimizer="adamw", schedule="cosine")
+
 # As they are used for fine-tuning; the paper's optimiser is SGD.
 OPTIMIZERS = {"sgd": {}, "adamw": dict(learning_rate=5e-4, weight_decay=0.05)}
 # One cycle rises for the first part of training.
@@ -212,14 +215,15 @@ class DataSet:
         """
         given = dict(given or {})
         preset = self.preset(preset, given)
-        chosen = {**COMMON, **self.row, **preset, **given}
+        network = COMMON if given.get("backbone") is None else {**COMMON, **FINE_TUNING}
+        chosen = {**network, **self.row, **preset, **given}
         base, _, over = chosen["method"].partition("+")
         method = {**METHODS[base], **METHODS.get(over, {})}
         # With "+awp" the options are those of the method before it.
         options = METHODS[base].get("method_options", {})
         share = method.pop("ce_share", None)
         settings = {
-            **COMMON,
+            **network,
             **self.row,
             **_of_model(chosen["model"]),
             **OPTIMIZERS[chosen["optimizer"]],
