@@ -17,9 +17,6 @@ from tiny_models import (
 import keras_robustlt as krl
 from keras_robustlt.evaluation.progress import Progress, duration
 
-# Evaluations as graphs are in test_apgd, test_autoattack and test_evaluation_checks.
-pytestmark = pytest.mark.usefixtures("eagerly")
-
 # One pixel, bright is class 0, dark class 1: an image is right under an attack of
 # epsilon 0.1 where its distance from the threshold 0.5 is larger.
 X = np.array([[0.9], [0.7], [0.55], [0.45], [0.05], [0.42], [0.58]], "float32")
