@@ -144,7 +144,8 @@ def test_works_inside_loss_scaling():
         if keras.backend.backend() == "jax":  # Keras has no other way on JAX.
             step_statelessly(optimizer, 8 * gradient, variable)
         else:
-            optimizer.apply([ops.convert_to_tensor(8 * gradient)])
+            # In Keras 3.10 nothing happens without the variables.
+            optimizer.apply([ops.convert_to_tensor(8 * gradient)], [variable])
     expected, _ = restate(start, gradients, [0.1, 0.1], 0.9, True, 0.05)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
