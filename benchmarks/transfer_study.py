@@ -133,6 +133,7 @@ def half(source, first, most=None):
 def halved(images):
     """The images with half of their height and width, of the same dtype."""
     n, height, width, channels = images.shape
+    images = images[:, : height // 2 * 2, : width // 2 * 2]
     blocks = images.reshape(n, height // 2, 2, width // 2, 2, channels)
     return np.round(blocks.mean(axis=(2, 4), dtype="float32")).astype(images.dtype)
 

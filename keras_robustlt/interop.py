@@ -17,10 +17,10 @@ from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, base, gradients
 from keras_robustlt.evaluation import inputs
 
+__all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
+
 # From the middle of the range, of pixels that an attack looks at.
 FARTHEST = 1.0
-
-__all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
 
 
 def art_classifier(model, loss="cross_entropy", input_shape=None, batch_size=250):

@@ -154,8 +154,8 @@ class AutoAttack(Attack):
         first = next(iter(self.attacks.values()))
         epsilon = self.epsilon if epsilon is None else epsilon
         seed = self.seed if seed is None else seed
-        self.check_image_shape(np.shape(x)[1:])
         problem = first._problem(network, x, y, epsilon, seed)
+        self.check_image_shape(problem.image.shape[1:])
         logits_of = problem.functions["logits"]
         num_classes = problem.logits.shape[1]
         self.check_classes(num_classes)

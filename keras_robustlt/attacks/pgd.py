@@ -147,8 +147,9 @@ class PGD(base.Attack):
             network(x[:1])
         num_classes = gradients.logits_of(network)(x[:1]).shape[-1]
         self.check_classes(num_classes)
-        if start is not None and base.known(start) is not None:
-            base.check_start(base.known(start), images.shape)
+        start = base.known(start)
+        if start is not None:
+            base.check_start(start, images.shape)
         if labels is not None:
             base.check_labels(labels, len(images), num_classes)
         for name, value in (("epsilon", epsilon), ("step_size", step_size)):

@@ -19,23 +19,15 @@ STATEFUL = (
     "EagerPyFunc",
     "GeneratorDataset",
     "Multinomial",
-    "ParameterizedTruncatedNormal",
+    "ParameterizedTruncated",
     "PyFunc",
-    "RandomGamma",
-    "RandomPoisson",
-    "RandomShuffle",
-    "RandomStandardNormal",
-    "RandomUniform",
+    "Random",
     "Rng",
     "ShuffleDataset",
     "StatefulRandom",
     "StatefulUniform",
     "TruncatedNormal",
 )
-
-
-# Those that draw other numbers after a restart.
-DRAWS = (*STATEFUL, "Multinomial", "ParameterizedTruncated", "Random", "Truncated")
 
 
 def epoch_variables(data):
@@ -202,7 +194,7 @@ def draws_by_itself(graph):
     from keras_robustlt.data.layers import HostSeeds
 
     return any(
-        node.op.startswith(DRAWS) and HostSeeds.SCOPE not in node.name
+        node.op.startswith(STATEFUL) and HostSeeds.SCOPE not in node.name
         for node in _nodes(graph)
     )
 

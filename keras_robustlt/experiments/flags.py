@@ -8,7 +8,6 @@ import pathlib
 from absl import flags
 
 import keras_robustlt as krl
-from keras_robustlt.data import layers
 from keras_robustlt.data.augmentation import mixes_labels, pipeline_names, split
 from keras_robustlt.experiments import devices
 from keras_robustlt.experiments.presets import (
@@ -45,8 +44,7 @@ ALIASES = {
     "weights": "backbone_weights",
 }
 
-
-NOT_ALL = Number(float, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+FACTOR = Number(float, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 class Averaging(Number):
@@ -175,7 +173,7 @@ def define_flags(values, tables, workdir):
         "--epochs, of the schedule of the learning rate and of that of the budget.",
     )
     number(
-        NOT_ALL,
+        FACTOR,
         "backbone_rate",
         "Learning rate of all layers but the last, as a share of the last one's.",
     )
@@ -263,8 +261,8 @@ def define_flags(values, tables, workdir):
     choice(
         "precision",
         ["float32", "mixed_bfloat16", "mixed_float16", "auto"],
-        "Precision of the network; auto is mixed_bfloat16 where the first GPU, or the "
-        "CPU, computes in it, and else float32.",
+        "Precision of the network; auto is mixed_bfloat16 where the GPUs, or else the "
+        "CPU, compute in it, and float32 elsewhere.",
     )
     flags.DEFINE_enum(
         "distribute",
@@ -548,6 +546,8 @@ def _check_augmentation(settings, has_validation):
     layer = split(name)[1]
     if layer is None:
         return
+    from keras_robustlt.data import layers  # which need Keras
+
     with _naming(f"--augmentation={name}"):
         layers.get(layer)
     if not mixes_labels(name):

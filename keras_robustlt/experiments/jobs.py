@@ -180,7 +180,9 @@ def refusal(job):
     """
     last = _log_of(job)[-1]
     alone = [each.name for each in job.log.parent.iterdir()] == [job.log.name]
-    return last.removeprefix("error: ") if alone and last[:7] == "error: " else None
+    return (
+        last.removeprefix("error: ") if alone and last.startswith("error: ") else None
+    )
 
 
 def _log_of(job):

@@ -90,7 +90,7 @@ def propose(source, image_size=None):
     say("method", "at_bsl", "weighs the loss by how rare a class is")
     for key in ("epsilon", "alpha", "beta", "batch_size", "epochs"):
         say(key, getattr(suggestion, key), suggestion.reasons[key])
-    say("precision", *precision.automatic())
+    say("precision", *precision.automatic(accelerator is not None))
     if found.x_validation is None:
         say(
             "validation_fraction",

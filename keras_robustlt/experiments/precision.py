@@ -14,22 +14,26 @@ FIRST_CAPABILITY = 8.0
 
 
 @functools.cache
-def automatic():
+def automatic(accelerated=True):
     """`"mixed_bfloat16"` where the hardware computes in it, else `"float32"`.
 
     No backend is asked, as that would take the memory of a GPU.
 
+    Args:
+        accelerated: Boolean. `False` where it is known that the backend has the CPU
+            alone, whatever else is there. Defaults to `True`.
+
     Returns:
         A pair of strings: the precision, and why.
     """
-    if jobs.gpus():
+    if accelerated and jobs.gpus():
         capability = _compute_capability()
         if capability is None:
             return "float32", "whether this GPU has bfloat16 is not known"
         if capability < FIRST_CAPABILITY:
             return "float32", "this GPU has no bfloat16"
         return "mixed_bfloat16", "this GPU computes in it"
-    if glob.glob("/dev/accel[0-9]*"):
+    if accelerated and glob.glob("/dev/accel[0-9]*"):
         return "mixed_bfloat16", "this TPU computes in it"
     known = CPUINFO.read_text() if CPUINFO.exists() else ""
     if any(flag in known for flag in BFLOAT16):

@@ -3,6 +3,7 @@
 What a run does is looked up in this order, and what comes later wins:
 
     COMMON        what all runs share
+    FINE_TUNING   what a backbone asks for
     the data set  its row below: imbalance, alpha, classes
     MODELS        what a network asks for
     OPTIMIZERS, SCHEDULES
