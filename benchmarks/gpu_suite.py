@@ -9,7 +9,7 @@
 - speed: seconds a step of WRN-28-10 and ResNet-18, batch 128, in float32, TensorFloat32
   and bfloat16, beside plain and compiled PyTorch where it is installed, with peak
   memory and the share of the device's peak;
-- train: training on data that `pack_cifar10.py` packed, with resume, then evaluation;
+- train: `python -m keras_robustlt train`, on data that `pack_cifar10.py` packed;
 - report: the tables of what is there.
 
 Each ends within `--minutes` and goes on where it stopped when it is started again: the
@@ -120,9 +120,11 @@ def parse_arguments():
     speed.add_argument("--rounds", type=workers.positive, default=5)
     speed.add_argument("--steps", type=workers.positive, default=10)
 
-    train = command("train", "Training with resume, then evaluation.")
+    train = command("train", "Training, and evaluation of what is trained.")
     train.add_argument("--data", help="what pack_cifar10.py wrote")
-    train.add_argument("--workdir", help="folder of the state; --output if not given")
+    train.add_argument(
+        "--workdir", help="folder of the run; --output and /train if not given"
+    )
     train.add_argument("--method", choices=sides.METHODS, default="at_bsl")
     train.add_argument("--robustlt", action="store_true", default=True)
     train.add_argument("--norobustlt", dest="robustlt", action="store_false")
@@ -302,96 +304,46 @@ def speed(arguments, device):
 
 
 def train(arguments, device):
-    import keras
-
-    import keras_robustlt as krl
-    from keras_robustlt.experiments.run import build_model
-
+    """The package's own `train`, which goes on where time ran out before."""
+    workdir = pathlib.Path(arguments.workdir or f"{arguments.output}/train")
+    command = [sys.executable, "-m", "keras_robustlt", "train", "--nocompare"]
+    command += [f"--workdir={workdir}", *training_flags(arguments)]
     limit = TimeLimit(arguments.minutes)
-    workdir = pathlib.Path(arguments.workdir or arguments.output)
-    settings = training_settings(arguments)
-    keras.config.set_dtype_policy(
-        "mixed_bfloat16" if arguments.precision == "bfloat16" else "float32"
-    )
-    keras.utils.set_random_seed(SEED)
-    data = krl.data.long_tail_arrays(
-        arguments.data or random_data(workdir), imbalance_ratio=None
-    )
-    (x, y), (x_test, y_test) = data.train, data.test
-    steps = -(-len(x) // settings["batch_size"])
-    model = build_model(settings, data, steps, augmentation=settings["augmentation"])
-    results = Results(arguments.output, "train", device=device, training=settings)
-    name = f"{settings['method']}{'+robustlt' if arguments.robustlt else ''}"
-
-    class Progress(keras.callbacks.Callback):
-        """Notes each epoch, and ends in time; after Checkpoint, which then goes on."""
-
-        epochs_here = 0
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            seconds = time.perf_counter() - self.start
-            if self.epochs_here:  # the first compiles
-                limit.did(seconds)
-            self.epochs_here += 1
-            row = {"epochs": epoch + 1, "seconds_of_epoch": seconds, **(logs or {})}
-            results.add(name, row)
-            print(f"epoch {epoch + 1}: {seconds:.1f} s, {logs}", flush=True)
-            if not limit.allows_another():
-                self.model.stop_training = True
-
-    model.fit(
-        # On the device, and shuffled and augmented there.
-        keras.ops.convert_to_tensor(x),
-        keras.ops.convert_to_tensor(y),
-        batch_size=settings["batch_size"],
-        epochs=settings["epochs"],
-        verbose=0,
-        callbacks=[
-            krl.callbacks.HistoryCSV(workdir / "history.csv"),
-            krl.callbacks.Checkpoint(workdir / "checkpoints"),
-            Progress(),
-        ],
-    )
-    done = model.history.epoch[-1] + 1
-    if done < settings["epochs"] or not limit.allows_another():
-        print(f"{done} of {settings['epochs']} epochs are done: start this again.")
+    print(f"Training on {device}.", flush=True)
+    process = subprocess.Popen(command)
+    try:
+        status = process.wait(limit.left())
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the epochs that are done are kept
+        process.wait()
+        print("Time is up: start this again.")
         return True
-    count = arguments.test_images
-    table = krl.evaluate(
-        model.inference_network,
-        (x_test[:count], y_test[:count]),
-        attacks=settings["attacks"],
-        class_counts=data.class_counts,
-        class_names=data.class_names,
-        cache=workdir / "evaluation.npz",
-        verbose=0,
-    )
-    table.to_json(pathlib.Path(arguments.output) / "evaluation.json")
-    print(table.table())
+    if status:
+        raise SystemExit(status)
     return True
 
 
-def training_settings(arguments):
-    """The recipe's settings, with what the command line changes."""
-    from keras_robustlt.experiments.presets import CIFAR10LT
-
+def training_flags(arguments):
+    """The recipe's, with what the command line changes."""
     given = {
+        "data": arguments.data or random_data(pathlib.Path(arguments.output)),
+        "preset": "paper",
+        "seed": SEED,
         "method": arguments.method,
         "model": arguments.network,
-        "budget": "robustlt" if arguments.robustlt else "uniform",
-        "attacks": arguments.attacks,
+        "precision": "float32"
+        if arguments.precision == "float32"
+        else "mixed_bfloat16",
+        "attacks": ",".join(arguments.attacks),
+        "epochs": arguments.epochs,
+        "augmentation": arguments.augmentation,
+        "test_examples": arguments.test_images,
     }
     if arguments.dry_run:
         given |= {"model": "wrn-10-1", "epochs": 2, "batch_size": 4}
-        given |= {"pgd_steps": 1, "attacks": ["clean"], "augmentation": "base"}
-    for name in ("epochs", "augmentation"):
-        if getattr(arguments, name):
-            given[name] = getattr(arguments, name)
-    settings = CIFAR10LT.settings("paper", given)
-    return {**settings, "seed": SEED, "initial_weights": None}
+        given |= {"pgd_steps": 1, "attacks": "clean", "augmentation": "base"}
+    flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return flags if arguments.robustlt else [*flags, "--norobustlt"]
 
 
 def random_data(workdir):

@@ -250,6 +250,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.budget.build(self)
         if isinstance(self.attack, attacks.Attack):
             self.attack.build(self)
+        self.averaged_network = None
         if self.averaging is not None:
             self.averaging.build(self)
             self.averaged_network = weight_averaging.copy_of(network)

@@ -15,7 +15,7 @@ import keras_robustlt as krl
 from keras_robustlt.evaluation.inputs import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
-from keras_robustlt.experiments import devices, workdir
+from keras_robustlt.experiments import devices, memory, workdir
 from keras_robustlt.experiments.presets import name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
 from keras_robustlt.networks.loading import load
@@ -466,7 +466,19 @@ def announce(settings, data, model, folder):
     validation = len(data.validation) if data.validation else 0
     left = TimeLeft(settings, model, steps, validation)
     total = left()
-    print(f"  Files: {folder}. Estimated time: {duration(total)}.", flush=True)
+    needed, there = memory.step_bytes(model, settings["batch_size"]), memory.of_device()
+    of_memory = f", memory: {needed / 2**30:.2g} GiB" if needed else ""
+    print(
+        f"  Files: {folder}. Estimated time: {duration(total)}{of_memory}.", flush=True
+    )
+    if needed and there and needed > there:
+        logging.warning(
+            "A step takes about %.1f GiB of memory, and %s has %.1f. Choose a smaller "
+            "--batch_size, network or --image_size, or --precision=mixed_bfloat16.",
+            needed / 2**30,
+            device(),
+            there / 2**30,
+        )
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

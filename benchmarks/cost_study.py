@@ -1,0 +1,351 @@
+"""What attacks to train with cost, and how robust the rare classes are in the end.
+
+    python benchmarks/cost_study.py run --data_dir=DATA       # hours; goes on
+    python benchmarks/cost_study.py time --data_dir=DATA      # minutes, idle machine
+    python benchmarks/cost_study.py table
+
+An arm is an attack to train with, of AT-BSL on CIFAR10-LT; `-uniform` is without
+RobustLT. `run` trains a network for each arm and seed, one after the other (several of
+these commands may share an `--output`, each with other seeds or arms), and measures
+two networks of each: with the weights of the last epoch, and with their exponential
+moving average. What is finished is left out. `time` trains a few epochs of each arm,
+in turns and in processes of their own, for what an epoch costs. `table` is made of what
+both have written; they end with it too. docs/results/protocol.md says what is asked.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import compare
+import numpy as np
+import workers
+
+from keras_robustlt.experiments import comparison
+
+# Beside --method=at_bsl.
+ARMS = {
+    "pgd-10": ["--attack=pgd", "--pgd_steps=10"],
+    "pgd-10-adaptive": ["--attack=pgd", "--pgd_steps=10", "--adaptive_steps"],
+    "pgd-2": ["--attack=pgd", "--pgd_steps=2"],
+    "nuat": ["--method=nuat"],
+    "fgsm-rs": ["--attack=fgsm-rs"],
+    "n-fgsm": ["--attack=n-fgsm"],
+    "n-fgsm-uniform": ["--attack=n-fgsm", "--budget=uniform"],
+    "pgd-10-uniform": ["--attack=pgd", "--pgd_steps=10", "--budget=uniform"],
+}
+COMMON = [
+    "--data=cifar10lt",
+    "--method=at_bsl",
+    "--preset=cpu",
+    "--model=wrn-10-2",
+    "--largest_class=1000",
+    "--augmentation=base",
+    "--precision=mixed_bfloat16",
+    "--averaging=0.995",
+    "--attacks=clean",
+    "--test_examples=1000",
+]
+# Between which arms there is a question.
+PAIRS = [
+    *((arm, "pgd-10") for arm in ARMS if arm not in ("pgd-10", "n-fgsm-uniform")),
+    ("n-fgsm", "n-fgsm-uniform"),
+]
+WEIGHTS = {"last": "last epoch", "average": "average"}
+# Attacks, and on how many test images.
+MEASURED = {("clean", "pgd20", "cw20"): 1000, ("autoattack",): 500}
+ATTACKS = [attack for attacks in MEASURED for attack in attacks]
+GROUPS = ("all", "tail")
+# A round of `time`, and how many count, after one that does not.
+TIMED_EPOCHS, ROUNDS = 5, 3
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", choices=("run", "time", "table"))
+    add("--data_dir", help="where CIFAR-10 is")
+    add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    add("--seeds", nargs="+", type=int, default=[2, 3, 4])
+    add("--epochs", type=workers.positive, default=60)
+    add("--threads", type=workers.positive, default=workers.available_cores())
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/cost"))
+    return parser.parse_args()
+
+
+def flags_of(arm, arguments):
+    """The flags of `train`, without the seed and the directory."""
+    return [
+        *COMMON,
+        f"--data_dir={arguments.data_dir}",
+        f"--epochs={arguments.epochs}",
+        *ARMS[arm],
+    ]
+
+
+def run_cell(arm, seed, arguments):
+    """Trains an arm with a seed, and measures it in a process of its own."""
+    folder = arguments.output / "runs" / arm / f"seed{seed}"
+    train = ["-m", "keras_robustlt", "train", "--nocompare", f"--seed={seed}"]
+    train += [f"--workdir={folder}", *flags_of(arm, arguments)]
+    cell = cell_of(arguments.output, arm, seed)
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    if not (folder / "results.json").exists():
+        call(train, folder, arguments)
+    if not cell.exists():
+        settings = [str(folder), str(cell), arguments.data_dir or ""]
+        call([__file__, "--measure", *settings], folder, arguments)
+
+
+def call(command, folder, arguments):
+    log = folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{folder}: {command[0]} ...", flush=True)
+    environment = compare.environment_of("tensorflow", arguments.threads)
+    environment["TF_NUM_INTEROP_THREADS"] = "1"
+    with log.open("a") as file:
+        ended = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    if ended.returncode:
+        raise SystemExit(f"{folder} failed. See {log}.")
+
+
+def cell_of(output, arm, seed):
+    return output / "cells" / f"{arm}-seed{seed}.json"
+
+
+def measure(folder, path, data_dir):
+    """Writes the accuracies of the two networks of a run."""
+    import keras_robustlt as krl
+    from keras_robustlt.evaluation.inputs import class_balanced_subset
+
+    folder = pathlib.Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    seed = config["settings"]["seed"]
+    data = krl.data.load("cifar10", data_dir=data_dir or None, download=False)
+    accuracy = {}
+    for name, network in networks_of(folder, config).items():
+        accuracy[name] = {}
+        for attacks, examples in MEASURED.items():
+            images, labels = class_balanced_subset(
+                data.x_test, data.y_test, examples=examples, seed=seed
+            )
+            results = krl.evaluate(
+                network,
+                images.astype("float32") / 255,
+                labels,
+                attacks=attacks,
+                epsilon=config["settings"]["epsilon"],
+                class_counts=config["class_counts"],
+                class_names=config["class_names"],
+                seed=seed,
+                verbose=0,
+            )
+            accuracy[name] |= {
+                attack: {key: results[attack][key] for key in (*GROUPS, "worst")}
+                | {"per_class": results[attack]["per_class"]}
+                for attack in results
+            }
+    workers.write_json(
+        path,
+        {
+            "arm": folder.parent.name,
+            "seed": seed,
+            "accuracy": accuracy,
+            **{key: config[key] for key in ("command", "versions", "class_counts")},
+        },
+    )
+
+
+def networks_of(folder, config):
+    """The networks with the last epoch's weights and with their average.
+
+    The first come from the state of training, which a finished run leaves.
+    """
+    import types
+
+    import keras
+
+    import keras_robustlt as krl
+    from keras_robustlt.experiments import run
+    from keras_robustlt.training_state import TrainingState
+
+    settings = config["settings"]
+    keras.config.set_dtype_policy(settings["precision"])
+    counts = config["class_counts"]
+    data = types.SimpleNamespace(
+        class_counts=counts, num_classes=len(counts), input_shape=(32, 32, 3)
+    )
+    state = TrainingState.read(folder / "checkpoints" / "training_state.npz")
+    if len(state.epochs) != settings["epochs"]:
+        raise SystemExit(f"{folder} is not finished: {len(state.epochs)} epochs.")
+    model = run.build_model(settings, data, steps_per_epoch=1)
+    metrics = {id(variable) for variable in model.metrics_variables}
+    kept = [each for each in model.variables if id(each) not in metrics]
+    for variable, value in zip(kept, state.variables[: len(kept)], strict=True):
+        variable.assign(value)
+    networks = {"last": model.network, "average": model.averaged_network}
+    return {name: krl.networks.plain(network) for name, network in networks.items()}
+
+
+class Training:
+    """An arm that trains, as `workers.serve` runs it."""
+
+    def __init__(self, flags, data_dir):
+        import keras
+
+        from keras_robustlt.experiments import run, train
+
+        settings = {**train.settings_of(flags), "seed": 1}
+        keras.config.set_dtype_policy(settings["precision"])
+        keras.utils.set_random_seed(1)
+        self.data = run.load_data(settings, data_dir)
+        self.model = run.build_model(settings, self.data, len(self.data.train))
+        guarded = settings["collapse_guard"]
+        self.callbacks = [run.collapse_guard(settings, self.data)] if guarded else []
+
+    def describe(self):
+        import keras
+        import tensorflow
+
+        return {"framework": f"Keras {keras.__version__}, {tensorflow.__version__}"}
+
+    def round(self, epochs):
+        stopwatch = workers.Stopwatch()
+        self.model.fit(
+            self.data.train, epochs=epochs, callbacks=self.callbacks, verbose=0
+        )
+        wall, cpu = stopwatch.read()
+        return {"seconds": wall / epochs, "cpu_seconds": cpu / epochs}
+
+
+def measure_time(arguments):
+    """Writes the seconds of an epoch of each arm, the arms in turn."""
+    environment = compare.environment_of("tensorflow", arguments.threads)
+    running, rounds = {}, {arm: [] for arm in arguments.arms}
+    try:
+        for arm in arguments.arms:
+            flags = flags_of(arm, arguments)
+            settings = {"flags": flags, "data_dir": arguments.data_dir}
+            settings["threads"] = arguments.threads
+            running[arm] = workers.Worker("cost_study.py", settings, environment)
+            running[arm].ask(TIMED_EPOCHS)  # compiles
+            print(f"{arm} is compiled", flush=True)
+        busy = workers.Busy()
+        for _ in range(ROUNDS):
+            for arm, worker in running.items():
+                rounds[arm].append(worker.ask(TIMED_EPOCHS))
+                print(f"{arm}: {rounds[arm][-1]['seconds']:.2f} s", flush=True)
+        measured = sum(
+            TIMED_EPOCHS * each["cpu_seconds"]
+            for all in rounds.values()
+            for each in all
+        )
+        figures = {
+            "machine": workers.machine(),
+            "threads": arguments.threads,
+            "share_of_other_processes": busy.others(measured),
+            "epochs_of_a_round": TIMED_EPOCHS,
+            **next(iter(running.values())).description,
+            "rounds": rounds,
+        }
+    finally:
+        for worker in running.values():
+            worker.close()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    workers.write_json(arguments.output / "time.json", figures)
+
+
+def load(folder):
+    """The cells, by arm and seed, and the seconds of an epoch, by arm."""
+    paths = sorted((folder / "cells").glob("*.json"))
+    cells = {(c["arm"], c["seed"]): c for c in map(read, paths)}
+    path = folder / "time.json"
+    rounds = read(path)["rounds"] if path.exists() else {}
+    seconds = {
+        arm: float(np.median([each["seconds"] for each in all]))
+        for arm, all in rounds.items()
+    }
+    return cells, seconds
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def values(cells, arm, weights, attack, group):
+    """The accuracies of an arm: a dictionary by seed."""
+    return {
+        seed: cell["accuracy"][weights][attack][group]
+        for (name, seed), cell in cells.items()
+        if name == arm
+    }
+
+
+def markdown(cells, seconds):
+    """The means, and the paired differences with their intervals."""
+    arms = [arm for arm in ARMS if any(name == arm for name, _ in cells)]
+    columns = [(attack, group) for attack in ATTACKS for group in GROUPS]
+    heads = [f"{attack} {group}" for attack, group in columns]
+    means, changes = [], []
+    for arm in arms:
+        cost = seconds.get(arm, np.nan), seconds.get(arm, np.nan)
+        cost = f"{cost[0]:.1f}", f"{cost[1] / seconds.get('pgd-10', np.nan):.2f}"
+        for weights, title in WEIGHTS.items():
+            found = [values(cells, arm, weights, *column) for column in columns]
+            shown = [f"{100 * np.mean(list(each.values())):.1f}" for each in found]
+            means.append([arm, title, str(len(found[0])), *cost, *shown])
+    for arm, base in PAIRS:
+        for weights, title in WEIGHTS.items():
+            row = []
+            for column in columns:
+                ours, theirs = (values(cells, a, weights, *column) for a in (arm, base))
+                seeds = sorted(set(ours) & set(theirs))
+                if seeds:
+                    pairs = [ours[seed] - theirs[seed] for seed in seeds]
+                    mean, low, high = comparison.interval(pairs)
+                    line = {"difference": mean, "low": low, "high": high}
+                    row.append(comparison.cell(line))
+            if row:
+                changes.append([f"{arm} minus {base}", title, str(len(seeds)), *row])
+    head = ["accuracy in %", "weights", "seeds", "s/epoch", "of pgd-10", *heads]
+    parts = [comparison.markdown_table(head, means)]
+    if changes:
+        head = ["points", "weights", "seeds", *heads]
+        parts.append(comparison.markdown_table(head, changes))
+    return "\n\n".join(parts) + "\n"
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.command == "run":
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                run_cell(arm, seed, arguments)
+    elif arguments.command == "time":
+        measure_time(arguments)
+    text = markdown(*load(arguments.output))
+    (arguments.output / "cost.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        measure(*sys.argv[2:])
+    elif sys.argv[1:] and sys.argv[1].startswith("{"):
+        side = json.loads(sys.argv[1])
+        workers.serve(
+            lambda: Training(side["flags"], side["data_dir"]), side["threads"]
+        )
+    else:
+        main()
