@@ -317,6 +317,7 @@ def test_soft_labels_are_refused_before_training(without_tensorflow):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow_on_jax
 def test_soft_labels_that_nobody_announced_are_refused_at_the_first_batch():
     class Batches(keras.utils.PyDataset):
         num_batches = 2
@@ -362,7 +363,13 @@ def test_rules_and_evaluation_count_the_largest_part():
 # Interruption
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[pytest.mark.slow_on_jax] * (place == "arrays"))
+        for place in PLACES
+    ],
+)
 def test_interrupted_training_ends_as_an_uninterrupted_one(
     place, without_tensorflow, tmp_path
 ):
