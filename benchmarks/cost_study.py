@@ -9,8 +9,9 @@ RobustLT. `run` trains a network for each arm and seed, one after the other (sev
 these commands may share an `--output`, each with other seeds or arms), and measures
 two networks of each: with the weights of the last epoch, and with their exponential
 moving average. What is finished is left out. `time` trains a few epochs of each arm,
-in turns and in processes of their own, for what an epoch costs. `table` is made of what
-both have written; they end with it too. docs/results/protocol.md says what is asked.
+in turns and in processes of their own, for what an epoch costs. `table` makes a table
+and a picture of what both have written; they end with it too. What is asked stands in
+docs/results/protocol.md.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import compare
 import numpy as np
 import workers
 
+import keras_robustlt as krl
 from keras_robustlt.experiments import comparison
 
 # Beside --method=at_bsl.
@@ -63,6 +65,8 @@ MEASURED = [
 ]
 ATTACKS = [attack for attacks, _, _ in MEASURED for attack in attacks]
 GROUPS = ("all", "tail")
+# With RobustLT, and without.
+COLOURS = ("#0072B2", "#D55E00")
 # A round of `time`, and how many count, after one that does not.
 TIMED_EPOCHS, ROUNDS = 5, 3
 
@@ -130,7 +134,6 @@ def cell_of(output, arm, seed):
 
 def measure(folder, path, data_dir):
     """Writes the accuracies of the two networks of a run."""
-    import keras_robustlt as krl
     from keras_robustlt.evaluation.inputs import class_balanced_subset
 
     folder = pathlib.Path(folder)
@@ -182,7 +185,6 @@ def networks_of(folder, config):
 
     import keras
 
-    import keras_robustlt as krl
     from keras_robustlt.experiments import run
     from keras_robustlt.training_state import TrainingState
 
@@ -298,6 +300,17 @@ def values(cells, arm, weights, attack, group):
     }
 
 
+def differences(cells, arm, base, weights, attack, group):
+    """What an arm has more than another, of the seeds that both were run with."""
+    ours, theirs = (values(cells, a, weights, attack, group) for a in (arm, base))
+    return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+
+
+def in_words(pairs):
+    mean, low, high = comparison.interval(pairs)
+    return comparison.cell({"difference": mean, "low": low, "high": high})
+
+
 def markdown(cells, seconds):
     """The means, and the paired differences with their intervals."""
     arms = [arm for arm in ARMS if any(name == arm for name, _ in cells)]
@@ -311,32 +324,60 @@ def markdown(cells, seconds):
             cost = [f"{seconds[arm]:.1f}", f"{share:.2f}"]
         for weights, title in WEIGHTS.items():
             found = [values(cells, arm, weights, *column) for column in columns]
+            most = max(map(len, found))
             shown = [
-                f"{100 * np.mean(list(each.values())):.1f}" if each else "-"
+                f"{100 * np.mean(list(each.values())):.1f}"
+                if len(each) == most
+                else "-"
                 for each in found
             ]
-            means.append([arm, title, str(len(found[0])), *cost, *shown])
+            means.append([arm, title, str(most), *cost, *shown])
     for arm, base in PAIRS:
         for weights, title in WEIGHTS.items():
-            row, most = [], 0
-            for column in columns:
-                ours, theirs = (values(cells, a, weights, *column) for a in (arm, base))
-                seeds = sorted(set(ours) & set(theirs))
-                row.append("-")
-                if seeds:
-                    pairs = [ours[seed] - theirs[seed] for seed in seeds]
-                    mean, low, high = comparison.interval(pairs)
-                    line = {"difference": mean, "low": low, "high": high}
-                    row[-1] = comparison.cell(line)
-                    most = max(most, len(seeds))
+            found = [
+                differences(cells, arm, base, weights, *column) for column in columns
+            ]
+            most = max(map(len, found))
             if most:
-                changes.append([f"{arm} minus {base}", title, str(most), *row])
+                shown = [in_words(each) if len(each) == most else "-" for each in found]
+                changes.append([f"{arm} minus {base}", title, str(most), *shown])
     head = ["accuracy in %", "weights", "seeds", "s/epoch", "of pgd-10", *heads]
     parts = [comparison.markdown_table(head, means)]
     if changes:
         head = ["points", "weights", "seeds", *heads]
         parts.append(comparison.markdown_table(head, changes))
     return "\n\n".join(parts) + "\n"
+
+
+def draw(cells, seconds):
+    """Robustness over the time that training takes, a point for each seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    shown = [arm for arm in ARMS if arm in seconds and "pgd-10" in seconds]
+    time = {arm: 100 * seconds[arm] / seconds["pgd-10"] for arm in shown}
+    for axes, group in zip(figure.subplots(1, 2), GROUPS, strict=True):
+        ticks = {}
+        for arm in shown:
+            found = list(values(cells, arm, "last", "autoattack", group).values())
+            if not found:
+                continue
+            attack = arm.removesuffix("-uniform")
+            x, colour = time[attack], COLOURS[arm != attack]
+            ticks[x] = f"{attack.upper()}\n{x:.0f}"
+            x += 1.5 if arm == attack else -1.5
+            axes.scatter([x] * len(found), 100 * np.array(found), color=colour, s=14)
+            axes.scatter(x, 100 * np.mean(found), color=colour, marker="_", s=400)
+        axes.set(xlabel="time of training, % of PGD-10's", xlim=(0, 115))
+        axes.set(title=f"AutoAttack, {group}, %", xticks=list(ticks))
+        axes.set_xticklabels(ticks.values())
+        axes.spines[["top", "right"]].set_visible(False)
+    for colour, name in zip(COLOURS, ("RobustLT", "uniform budget"), strict=True):
+        axes.scatter([], [], color=colour, s=14, label=name)
+    axes.legend(frameon=False, loc="best")
+    return figure
 
 
 def main():
@@ -347,8 +388,10 @@ def main():
                 run_cell(arm, seed, arguments)
     elif arguments.command == "time":
         measure_time(arguments)
-    text = markdown(*load(arguments.output))
+    cells, seconds = load(arguments.output)
+    text = markdown(cells, seconds)
     (arguments.output / "cost.md").write_text(text, encoding="utf-8")
+    krl.plots.save(draw(cells, seconds), arguments.output / "cost.png")
     print(f"\n{text}")
 
 

@@ -324,6 +324,36 @@ def test_differences_between_devices():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_table_of_the_cost_study():
+    import cost_study
+
+    def cell(arm, seed, value):
+        group = {"all": value, "tail": value / 2}
+        attacks = dict.fromkeys(("clean", "pgd20", "cw20"), group)
+        accuracy = {"last": {**attacks, "autoattack": group}, "average": attacks}
+        return (arm, seed), {"arm": arm, "seed": seed, "accuracy": accuracy}
+
+    cells = dict(
+        cell(arm, seed, base + seed / 50)
+        for arm, base in (("pgd-10", 0.5), ("n-fgsm", 0.4))
+        for seed in (2, 3)
+    )
+    # What was measured of one seed alone is no mean of both.
+    average = cells["n-fgsm", 3]["accuracy"]["average"]
+    cells["n-fgsm", 3]["accuracy"]["average"] = {
+        **average,
+        "autoattack": {"all": 1.0, "tail": 1.0},
+    }
+    rows = cost_study.markdown(cells, {"pgd-10": 20.0, "n-fgsm": 5.0}).splitlines()
+    found = [[each.strip() for each in row.split("|")[1:-1]] for row in rows]
+    last, average = (row for row in found if row and row[0] == "n-fgsm")
+    assert last[:7] == ["n-fgsm", "last epoch", "2", "5.0", "0.25", "45.0", "22.5"]
+    assert last[-2:] == ["45.0", "22.5"] and average[-2:] == ["-", "-"]
+    last, average = (row for row in found if row and row[0] == "n-fgsm minus pgd-10")
+    assert last[-2].startswith("-10.0") and last[-1].startswith("-5.0")
+    assert average[-1] == "-"
+
+
 @pytest.mark.tensorflow
 def test_packed_data_are_the_long_tail(tmp_path):
     import pack_cifar10
