@@ -230,7 +230,7 @@ class Training:
         import keras
         import tensorflow
 
-        return {"framework": f"Keras {keras.__version__}, {tensorflow.__version__}"}
+        return {"framework": f"Keras {keras.__version__}, TF {tensorflow.__version__}"}
 
     def round(self, epochs):
         stopwatch = workers.Stopwatch()
@@ -262,8 +262,8 @@ def measure_time(arguments):
                 print(f"{arm}: {rounds[arm][-1]['seconds']:.2f} s", flush=True)
         measured = sum(
             TIMED_EPOCHS * each["cpu_seconds"]
-            for all in rounds.values()
-            for each in all
+            for turns in rounds.values()
+            for each in turns
         )
         figures = {
             "machine": workers.machine(),
@@ -287,8 +287,8 @@ def load(folder):
     path = folder / "time.json"
     rounds = read(path)["rounds"] if path.exists() else {}
     seconds = {
-        arm: float(np.median([each["seconds"] for each in all]))
-        for arm, all in rounds.items()
+        arm: float(np.median([each["seconds"] for each in turns]))
+        for arm, turns in rounds.items()
     }
     return cells, seconds
 
