@@ -140,17 +140,15 @@ def measure(folder, path, data_dir):
     config = json.loads((folder / "config.json").read_text())
     seed = config["settings"]["seed"]
     data = krl.data.load("cifar10", data_dir=data_dir or None, download=False)
-    accuracy = {}
-    for name, network in networks_of(folder, config).items():
-        accuracy[name] = {}
-        for attacks, examples, weights in MEASURED:
-            if name not in weights:
-                continue
-            images, labels = class_balanced_subset(
-                data.x_test, data.y_test, examples=examples, seed=seed
-            )
+    networks = networks_of(folder, config)
+    accuracy = {name: {} for name in networks}
+    for attacks, examples, weights in MEASURED:  # AutoAttack last
+        images, labels = class_balanced_subset(
+            data.x_test, data.y_test, examples=examples, seed=seed
+        )
+        for name in weights:
             results = krl.evaluate(
-                network,
+                networks[name],
                 images.astype("float32") / 255,
                 labels,
                 attacks=attacks,
@@ -160,6 +158,7 @@ def measure(folder, path, data_dir):
                 seed=seed,
                 verbose=0,
             )
+            print(f"{name}:\n{results.table()}", flush=True)
             accuracy[name] |= {
                 attack: {key: results[attack][key] for key in (*GROUPS, "worst")}
                 | {"per_class": results[attack]["per_class"]}
