@@ -381,7 +381,7 @@ def draw(cells, seconds):
         axes.spines[["top", "right"]].set_visible(False)
     for colour, name in zip(COLOURS, ("RobustLT", "uniform budget"), strict=True):
         axes.scatter([], [], color=colour, s=14, label=name)
-    axes.legend(frameon=False, loc="best")
+    figure.legend(frameon=False, loc="outside right center")
     return figure
 
 

@@ -354,6 +354,15 @@ def test_table_of_the_cost_study():
     assert average[-1] == "-"
 
 
+def test_the_table_in_the_docs_follows_from_the_cells():
+    import cost_study
+
+    results = ROOT / "docs" / "results"
+    text = cost_study.markdown(*cost_study.load(results / "cost"))
+    assert text.count("\n") > 6
+    assert text.strip() in (results / "README.md").read_text("utf-8")
+
+
 @pytest.mark.tensorflow
 def test_packed_data_are_the_long_tail(tmp_path):
     import pack_cifar10
