@@ -436,7 +436,8 @@ def test_a_run_with_a_fast_attack(tmp_path, capsys):
     fast = [flag for flag in SHORT if "pgd_steps" not in flag]
     run_here(*fast, "--attack=n-fgsm", "--ema=0.9", f"--workdir={tmp_path}")
     assert "N-FGSM, epsilon" in capsys.readouterr().out
-    assert read_json(tmp_path / "config.json")["name"] == "AT + RobustLT + N-FGSM + EMA"
+    name = read_json(tmp_path / "config.json")["name"]
+    assert name == "AT-BSL + RobustLT + N-FGSM + EMA"
     rows = read_csv(tmp_path / "history.csv")
     assert len(rows) == 2
     for row in rows:
