@@ -564,7 +564,8 @@ def test_comparison_trains_what_is_missing(swept, tmp_path, capsys, monkeypatch)
     shutil.copytree(swept[0] / "digitslt/at/seed1", base)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    run_train(*SHORT, "--seed=1", "--beta=0", "--compare", f"--workdir={tmp_path}")
+    given = ("--method=at", "--seed=1", "--beta=0", "--compare")
+    run_train(*SHORT, *given, f"--workdir={tmp_path}")
     printed = capsys.readouterr().out
     assert "\nAT + CPB | epoch 1/1" in printed
     assert "\nAT       | epoch" not in printed  # it was there
