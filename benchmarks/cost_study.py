@@ -57,7 +57,7 @@ PAIRS = [
     ("n-fgsm", "n-fgsm-uniform"),
 ]
 WEIGHTS = {"last": "last epoch", "average": "average"}
-# Attacks, on how many test images, and of which weights: AutoAttack takes five minutes
+# Attacks, on how many test images, and of which weights: AutoAttack takes ten minutes
 # of a core, as long as training with an attack of one step.
 MEASURED = [
     (("clean", "pgd20", "cw20"), 1000, ("last", "average")),
@@ -89,9 +89,10 @@ def parse_arguments():
 
 def flags_of(arm, arguments):
     """The flags of `train`, without the seed and the directory."""
+    where = [f"--data_dir={arguments.data_dir}"] if arguments.data_dir else []
     return [
         *COMMON,
-        f"--data_dir={arguments.data_dir}",
+        *where,
         f"--epochs={arguments.epochs}",
         *ARMS[arm],
     ]
@@ -103,12 +104,13 @@ def run_cell(arm, seed, arguments):
     train = ["-m", "keras_robustlt", "train", "--nocompare", f"--seed={seed}"]
     train += [f"--workdir={folder}", *flags_of(arm, arguments)]
     cell = cell_of(arguments.output, arm, seed)
+    if cell.exists():
+        return
     cell.parent.mkdir(parents=True, exist_ok=True)
     if not (folder / "results.json").exists():
         call(train, folder, arguments)
-    if not cell.exists():
-        settings = [str(folder), str(cell), arguments.data_dir or ""]
-        call([__file__, "--measure", *settings], folder, arguments)
+    settings = [str(folder), str(cell), arguments.data_dir or ""]
+    call([__file__, "--measure", *settings], folder, arguments)
 
 
 def call(command, folder, arguments):

@@ -605,13 +605,7 @@ METHODS = [name for name in krl.methods.BY_NAME if name != "awp"] + ["at+awp"]
 
 @pytest.mark.parametrize(
     "method",
-    [
-        m if m == "at" else pytest.param(m, marks=pytest.mark.slow)
-        for m in METHODS
-        # Its attack's gradient is 0 where it starts without a random step, so that
-        # rounding decides, which is XLA's own.
-        if m != "trades"
-    ],
+    [m if m == "at" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
 )
 def test_xla(images, same_network, method):
     def run(jit_compile):
