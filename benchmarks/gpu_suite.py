@@ -38,6 +38,8 @@ import step
 import tables
 import workers
 
+from keras_robustlt.experiments import jobs
+
 NETWORKS = ("wrn-28-10", "resnet18")
 SEED = 102  # of the data, the network and training
 # In float32 with the highest precision of products. TensorFlow's and JAX's steps on one
@@ -310,15 +312,21 @@ def train(arguments, device):
     command += [f"--workdir={workdir}", *training_flags(arguments)]
     limit = TimeLimit(arguments.minutes)
     print(f"Training on {device}.", flush=True)
-    process = subprocess.Popen(command)
-    try:
-        status = process.wait(limit.left())
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the epochs that are done are kept
-        process.wait()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    began, stopped = None, False
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if not stopped and jobs.EPOCH.match(line):
+            if began is not None:  # the first epoch compiles
+                limit.did(time.perf_counter() - began)
+            began = time.perf_counter()
+            if not limit.allows_another():
+                stopped = True
+                process.terminate()  # the epochs that are done are kept
+    status = process.wait()
+    if stopped:
         print("Time is up: start this again.")
-        return True
-    if status:
+    elif status:
         raise SystemExit(status)
     return True
 
@@ -340,7 +348,8 @@ def training_flags(arguments):
         "test_examples": arguments.test_images,
     }
     if arguments.dry_run:
-        given |= {"model": "wrn-10-1", "epochs": 2, "batch_size": 4}
+        given |= {"model": "wrn-10-1", "batch_size": 4}
+        given["epochs"] = arguments.epochs or 2
         given |= {"pgd_steps": 1, "attacks": "clean", "augmentation": "base"}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return flags if arguments.robustlt else [*flags, "--norobustlt"]
