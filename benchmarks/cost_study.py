@@ -53,8 +53,10 @@ COMMON = [
 ]
 # Between which arms there is a question.
 PAIRS = [
-    *((arm, "pgd-10") for arm in ARMS if arm not in ("pgd-10", "n-fgsm-uniform")),
+    *((arm, "pgd-10") for arm in ARMS if arm != "pgd-10" and "uniform" not in arm),
+    ("pgd-10", "pgd-10-uniform"),
     ("n-fgsm", "n-fgsm-uniform"),
+    ("n-fgsm-uniform", "pgd-10-uniform"),
 ]
 WEIGHTS = {"last": "last epoch", "average": "average"}
 # Attacks, on how many test images, and of which weights: AutoAttack takes ten minutes
@@ -142,7 +144,7 @@ def measure(folder, path, data_dir):
     config = json.loads((folder / "config.json").read_text())
     seed = config["settings"]["seed"]
     data = krl.data.load("cifar10", data_dir=data_dir or None, download=False)
-    networks = networks_of(folder, config)
+    networks = networks_of(folder)
     accuracy = {name: {} for name in networks}
     for attacks, examples, weights in MEASURED:  # AutoAttack last
         images, labels = class_balanced_subset(
@@ -177,34 +179,14 @@ def measure(folder, path, data_dir):
     )
 
 
-def networks_of(folder, config):
-    """The networks with the last epoch's weights and with their average.
-
-    The first come from the state of training, which a finished run leaves.
-    """
-    import types
-
+def networks_of(folder):
+    """The networks with the last epoch's weights and with their average."""
     import keras
 
-    from keras_robustlt.experiments import run
-    from keras_robustlt.training_state import TrainingState
-
-    settings = config["settings"]
-    keras.config.set_dtype_policy(settings["precision"])
-    counts = config["class_counts"]
-    data = types.SimpleNamespace(
-        class_counts=counts, num_classes=len(counts), input_shape=(32, 32, 3)
-    )
-    state = TrainingState.read(folder / "checkpoints" / "training_state.npz")
-    if len(state.epochs) != settings["epochs"]:
-        raise SystemExit(f"{folder} is not finished: {len(state.epochs)} epochs.")
-    model = run.build_model(settings, data, steps_per_epoch=1)
-    metrics = {id(variable) for variable in model.metrics_variables}
-    kept = [each for each in model.variables if id(each) not in metrics]
-    for variable, value in zip(kept, state.variables[: len(kept)], strict=True):
-        variable.assign(value)
-    networks = {"last": model.network, "average": model.averaged_network}
-    return {name: krl.networks.plain(network) for name, network in networks.items()}
+    files = {"last": "network-last.keras", "average": "network.keras"}
+    return {
+        name: keras.saving.load_model(folder / file) for name, file in files.items()
+    }
 
 
 class Training:

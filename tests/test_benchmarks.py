@@ -354,13 +354,16 @@ def test_table_of_the_cost_study():
     assert average[-1] == "-"
 
 
-def test_the_table_in_the_docs_follows_from_the_cells():
+def test_the_tables_in_the_docs_follow_from_the_cells():
     import cost_study
+    import transfer_study
 
     results = ROOT / "docs" / "results"
-    text = cost_study.markdown(*cost_study.load(results / "cost"))
-    assert text.count("\n") > 6
-    assert text.strip() in (results / "README.md").read_text("utf-8")
+    cost = cost_study.markdown(*cost_study.load(results / "cost"))
+    cells = transfer_study.load_cells(results / "transfer")
+    for text in (cost, transfer_study.markdown(cells)):
+        assert text.count("\n") > 6
+        assert text.strip() in (results / "README.md").read_text("utf-8")
 
 
 @pytest.mark.tensorflow

@@ -11,6 +11,7 @@ from PIL import Image
 import keras_robustlt as krl
 from keras_robustlt.experiments import own, presets, train
 from keras_robustlt.experiments import run as one_run
+from keras_robustlt.training_state import TrainingState
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -130,6 +131,11 @@ def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
     saved = keras.saving.load_model(run / "network.keras")
     x = np.random.default_rng(0).random((3, 8, 8, 1), "float32")
     np.testing.assert_allclose(saved(x), model.network(x), atol=1e-5)
+    # The last one is there, too.
+    state = TrainingState.read(run / "checkpoints" / "training_state.npz")
+    known = {np.asarray(value).tobytes() for value in state.variables}
+    last = keras.saving.load_model(run / "network-last.keras")
+    assert {np.asarray(weights).tobytes() for weights in last.get_weights()} <= known
 
 
 def test_compare_trains_each_once(folder, monkeypatch):

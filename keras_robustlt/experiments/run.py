@@ -102,6 +102,9 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
         verbose=0,
         callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
     )
+    if chief and (settings["keep"] == "best" or settings["averaging"]):
+        last = krl.networks.plain(model.network)
+        workdir.save_network(last, folder, "network-last.keras")
     if settings["keep"] == "best":
         model.load_weights(best)
 

@@ -6,6 +6,8 @@
     skew_and_drift.csv  with --skew_and_drift: these, and the risk of each class
     checkpoints/     the state of training, from which the same command goes on
     network.keras    the trained network, plain Keras, without this package
+    network-last.keras  with the last epoch's weights, where network.keras has an
+                     average of weights or those of the best epoch
     evaluation.npz   what is done of the evaluation, as long as it goes on
     results.json     accuracy under each attack: all, tail, balanced, worst, per class
     examples.npz     a few images, what the attack makes of them, and what comes out
@@ -115,12 +117,12 @@ def _damaged(path, why):
     )
 
 
-def save_network(network, folder):
-    """Writes network.keras; what is there is whole at any time."""
+def save_network(network, folder, name="network.keras"):
+    """Writes a network; what is there is whole at any time."""
     temporary = folder / "network.tmp.keras"
     try:
         network.save(temporary)
-        temporary.replace(folder / "network.keras")
+        temporary.replace(folder / name)
     finally:
         temporary.unlink(missing_ok=True)
 
