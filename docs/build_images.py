@@ -53,7 +53,7 @@ def augmentation(data_dir):
 class Onlooker(krl.callbacks.CollapseGuard):
     """Measures, and leaves things as they are."""
 
-    def is_collapse(self, under_attack, under_pgd, best):
+    def is_collapse(self, under_pgd, best, epochs_apart):
         return False
 
 
@@ -81,7 +81,7 @@ def collapse(data_dir):
     return figure
 
 
-def train(guard, epsilon=0.3, epochs=15):
+def train(guard, epsilon=0.35, epochs=25):
     """The history of training that collapses, if nothing is done about it."""
     (x, y), _, class_counts = krl.data.long_tail_arrays("digits", imbalance_ratio=10)
     x = x.repeat(4, axis=1).repeat(4, axis=2)

@@ -17,6 +17,8 @@ BATCH_SIZE = 250
 SHARE = 0.5
 # By how much the two attacks must differ, so that it is not a matter of few images.
 GAP = 0.1
+# For so many epochs in a row they do where the network has not been robust before.
+PATIENCE = 3
 # What a step back leaves as it is: where training stands, and its random numbers.
 NOT_UNDONE = ("iteration", "learning_rate", "seed_generator_state")
 
@@ -30,9 +32,11 @@ class CollapseGuard(keras.callbacks.Callback):
     the same few images with the training attack and with PGD of 10 steps, both within
     the budgets that training has then, and adds to the logs the accuracies
     `guard_attack_accuracy` and `guard_pgd_accuracy`. It is a collapse if the second is
+    less than half of the first, and by at least 0.1, and either
 
-    - less than half of the first, and by at least 0.1, and
-    - less than half of the highest that it has been.
+    - less than half of the highest that it has been, or
+    - so for the third epoch in a row: the network has learned the training attack
+      before it has ever been robust.
 
     Then weights, their average, optimiser and the state of method and budget go back
     to what they were when the epoch began; schedule and learning rate go on. From
@@ -83,7 +87,7 @@ class CollapseGuard(keras.callbacks.Callback):
         checks.images(images)
         self.images = images.astype("float32")
         self.seed = seed
-        self.best = 0.0
+        self._forget()
 
     @property
     def attack_steps(self):
@@ -113,7 +117,7 @@ class CollapseGuard(keras.callbacks.Callback):
         )
         if not model.optimizer.built:  # it has its variables from the first step on
             model.optimizer.build(model.trainable_variables)
-        self.best = 0.0
+        self._forget()
         model.use_attack(model.attack)
         self._pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
         self._under_pgd = self._compiled(self._pgd)
@@ -127,25 +131,39 @@ class CollapseGuard(keras.callbacks.Callback):
         if logs is not None:
             logs["guard_attack_accuracy"] = under_attack
             logs["guard_pgd_accuracy"] = under_pgd
-        if self._agreed(self.is_collapse(under_attack, under_pgd, self.best)):
+        apart = self.is_apart(under_attack, under_pgd)
+        self.epochs_apart = self.epochs_apart + 1 if apart else 0
+        if self._agreed(self.is_collapse(under_pgd, self.best, self.epochs_apart)):
             self._go_back()
             self._say(epoch, under_attack, under_pgd)
+            self.epochs_apart = 0
         self.best = max(self.best, under_pgd)
 
     def on_train_end(self, logs=None):
         self._before = None
         self.model.use_attack(self.model.attack)
 
-    def is_collapse(self, under_attack, under_pgd, best):
-        """Whether these accuracies are those of a collapse.
+    def is_apart(self, under_attack, under_pgd):
+        """Whether the training attack leaves much more than PGD does.
 
         Args:
-            under_attack: Float, under the training attack.
-            under_pgd: Float, under PGD.
-            best: Float, the highest under PGD of the epochs before.
+            under_attack: Float. Accuracy under the training attack.
+            under_pgd: Float. Accuracy under PGD.
         """
-        gap = under_attack - under_pgd
-        return gap >= GAP and under_pgd < SHARE * min(under_attack, best)
+        return under_attack - under_pgd >= GAP and under_pgd < SHARE * under_attack
+
+    def is_collapse(self, under_pgd, best, epochs_apart):
+        """Whether an epoch is one in which training collapsed.
+
+        Args:
+            under_pgd: Float. Accuracy under PGD.
+            best: Float. The highest that it has been in the epochs before.
+            epochs_apart: Integer. For how many epochs in a row, this one included, the
+                two accuracies have been apart, see `is_apart`.
+        """
+        if not epochs_apart:
+            return False
+        return under_pgd < SHARE * best or epochs_apart >= PATIENCE
 
     def accuracies(self):
         """Accuracy under the training attack and under PGD, within today's budgets."""
@@ -198,6 +216,9 @@ class CollapseGuard(keras.callbacks.Callback):
             if id(variable) not in stays and variable.name not in NOT_UNDONE
         ]
 
+    def _forget(self):
+        self.best, self.epochs_apart = 0.0, 0
+
     def _go_back(self):
         for variable, value in zip(self._undone(), self._before, strict=True):
             variable.assign(value)
@@ -216,4 +237,4 @@ class CollapseGuard(keras.callbacks.Callback):
 
 
 # It goes back and on like Keras's callbacks that learn along training.
-KEPT[CollapseGuard] = ("best", "attack_steps")
+KEPT[CollapseGuard] = ("best", "epochs_apart", "attack_steps")
