@@ -278,6 +278,30 @@ def test_interrupted(run, number):
     assert "|     2 |" in printed
 
 
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_jax_compiles_once_what_jobs_have_in_common(tmp_path, monkeypatch, given):
+    monkeypatch.setattr(sys, "platform", "linux")
+    name = "JAX_COMPILATION_CACHE_DIR"
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    code = f"import os; f = os.environ.get('{name}', ''); print(f, os.path.isdir(f))"
+
+    def folders(count):
+        todo = [
+            jobs.Job(str(index), [sys.executable, "-c", code], tmp_path / str(index))
+            for index in range(count)
+        ]
+        said = []
+        assert not jobs.run(todo, [{}], on_line=lambda job, line: said.append(line))
+        return [line.split() for line in said]
+
+    (one, there), again = folders(2)
+    assert [one, there] == again and not os.path.exists(one)
+    assert (one == given) if given else (there == "True")
+    assert folders(1) == [[given, "False"] if given else ["False"]]
+
+
 def test_who_is_told_fails(tmp_path):
     code = "import time; print('one', flush=True); time.sleep(60)"
     todo = [

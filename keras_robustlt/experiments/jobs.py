@@ -5,6 +5,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob
 import os
@@ -15,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -22,6 +24,7 @@ from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.experiments.interruption import ends_in_one_line
 
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
 
 
@@ -147,8 +150,8 @@ def run(jobs, environments, on_line=None, on_change=None):
             tell(on_change, job)
 
     pool = concurrent.futures.ThreadPoolExecutor(len(environments))
-    with ends_in_one_line(), pool:
-        running = [pool.submit(work, each) for each in environments]
+    with ends_in_one_line(), compiled_once(len(jobs)) as cache, pool:
+        running = [pool.submit(work, {**cache, **each}) for each in environments]
         try:
             while running:
                 ended, running = concurrent.futures.wait(
@@ -163,6 +166,21 @@ def run(jobs, environments, on_line=None, on_change=None):
             _end(jobs)
             raise
     return [job for job in jobs if job.error]
+
+
+@contextlib.contextmanager
+def compiled_once(jobs):
+    """The environment in which JAX compiles once what several jobs have in common.
+
+    The cache goes when they have ended: what is compiled for one machine may crash on
+    another, and with another version of jaxlib.
+    """
+    # On macOS, jaxlib before 0.10 crashes when it loads a large program.
+    if jobs == 1 or CACHE in os.environ or sys.platform == "darwin":
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield {CACHE: folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
 
 
 def report(job, lines=15):
