@@ -345,16 +345,18 @@ def draw(cells, seconds):
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    shown = [arm for arm in ARMS if arm in seconds and "pgd-10" in seconds]
-    time = {arm: 100 * seconds[arm] / seconds["pgd-10"] for arm in shown}
+    # A budget costs nothing: an arm without one stands beside the arm with it.
+    attacks = {arm: arm.removesuffix("-uniform") for arm in ARMS}
+    shown = [arm for arm in ARMS if {attacks[arm], "pgd-10"} <= set(seconds)]
     for axes, group in zip(figure.subplots(1, 2), GROUPS, strict=True):
         ticks = {}
         for arm in shown:
             found = list(values(cells, arm, "last", "autoattack", group).values())
             if not found:
                 continue
-            attack = arm.removesuffix("-uniform")
-            x, colour = time[attack], COLOURS[arm != attack]
+            attack = attacks[arm]
+            x = 100 * seconds[attack] / seconds["pgd-10"]
+            colour = COLOURS[arm != attack]
             ticks[x] = f"{attack.upper()}\n{x:.0f}"
             x += 1.5 if arm == attack else -1.5
             axes.scatter([x] * len(found), 100 * np.array(found), color=colour, s=14)

@@ -1,5 +1,7 @@
 """Averages of the weights along training, as networks of their own."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -157,7 +159,7 @@ def get(averaging):
     """
     if averaging is None:
         return None
-    if isinstance(averaging, (int, float)) and not isinstance(averaging, bool):
+    if isinstance(averaging, numbers.Real) and not isinstance(averaging, bool):
         return EMA(checks.in_range("averaging", averaging, 0, 1))
     return configurable.get(
         "averaging",

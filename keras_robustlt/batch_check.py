@@ -18,6 +18,7 @@ EXTREMES = (
     "logit",
     "off_one",
     "soft",
+    "bad_weight",
     "seen",
 )
 # Images whose logits are not in (0, 1) by chance.
@@ -50,7 +51,7 @@ class BatchCheck(keras.metrics.Metric):
         self.extremes = variable("extremes", len(EXTREMES))
         self.labels = variable("labels", num_classes)
 
-    def update_state(self, images, labels, logits, trains=False):
+    def update_state(self, images, labels, logits, weights=None, trains=False):
         """Looks at a batch, of training or not."""
         images = ops.cast(images, "float32")
         logits = ops.cast(logits, "float32")
@@ -66,6 +67,7 @@ class BatchCheck(keras.metrics.Metric):
             "logit": ops.max(logits),
             "off_one": ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
             "soft": ops.max(soft) if trains and self.no_soft_labels else ops.zeros(()),
+            "bad_weight": ops.zeros(()) if weights is None else _bad_weight(weights),
             "seen": ops.ones(()),
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
@@ -104,6 +106,8 @@ class BatchCheck(keras.metrics.Metric):
         checks.label_range("y", 0 - seen["low_label"], highest, self.num_classes)
         if seen["soft"] > checks.HARD:
             checks.refuse_soft_labels("`y` holds", self.no_soft_labels)
+        if seen["bad_weight"]:
+            checks.refuse_weights("sample_weight")
         if seen["negative"] <= 0 and self._are_probabilities(seen):
             checks.refuse_probabilities("its output")
 
@@ -115,3 +119,10 @@ class BatchCheck(keras.metrics.Metric):
 
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _bad_weight(weights):
+    """1 if there is a weight that a loss cannot be multiplied with, 0 otherwise."""
+    weights = ops.cast(weights, "float32")
+    good = ops.logical_and(weights >= 0, weights < float("inf"))
+    return 1.0 - ops.cast(ops.all(good), "float32")

@@ -181,6 +181,28 @@ def images(x, name="x"):
         pixel_range(name, x.min(), x.max())
 
 
+def image_shape(network, shape, name="x"):
+    """Raises if `network` is not for a batch of images of this shape.
+
+    A `Sequential` does not look at the shape itself: images with their channels first
+    go through flattening and dense layers as if nothing were wrong.
+
+    Args:
+        network: A Keras model, or a function of images, of which nothing is known.
+        shape: Tuple of integers, and `None` where one is not known.
+        name: String, what the images are called.
+    """
+    expected = getattr(network, "input_shape", None)
+    if not isinstance(expected, tuple) or len(expected) != len(shape):
+        return
+    pairs = zip(expected[1:], shape[1:], strict=True)
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            f"`{name}` must hold images of shape {tuple(expected[1:])}, as the network "
+            f"takes them. Received: images of shape {tuple(shape[1:])}"
+        )
+
+
 def labels(y, num_classes, name="y"):
     """The class of each image, if `y` holds labels of `num_classes` classes."""
     y = np.asarray(y)
@@ -195,6 +217,33 @@ def labels(y, num_classes, name="y"):
     if y.size:
         label_range(name, y.min(), y.max(), num_classes)
     return y.astype("int64")
+
+
+def sample_weights(weights, name="sample_weight"):
+    """Raises if the array `weights` is not a weight of each image."""
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold numbers. Received dtype: {weights.dtype}")
+    weight_shape(weights.shape, name)
+    if not np.all((weights >= 0) & (weights < np.inf)):
+        refuse_weights(name)
+
+
+def weight_shape(shape, name="sample_weight"):
+    """Raises if weights of this shape are not one for each image."""
+    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+        raise ValueError(
+            f"`{name}` must have one weight for each image, a shape of (images,). "
+            f"Received: a shape of {tuple(shape)}"
+        )
+
+
+def refuse_weights(name):
+    """Raises the error of weights that a loss cannot be multiplied with."""
+    raise ValueError(
+        f"`{name}` must hold finite numbers that are at least 0. Received: some that "
+        "are negative, infinite or no numbers (NaN)"
+    )
 
 
 def are_soft(y, num_classes):

@@ -112,9 +112,7 @@ class CollapseGuard(keras.callbacks.Callback):
                 "CollapseGuard watches the training attack, and there is none. "
                 f"Received: a model with method={model.method!r}"
             )
-        self.labels = inputs.labels_to_watch(
-            self.images, self._given_labels, model.num_classes
-        )
+        self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
         if not model.optimizer.built:  # it has its variables from the first step on
             model.optimizer.build(model.trainable_variables)
         self._forget()

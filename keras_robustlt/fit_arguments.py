@@ -40,6 +40,7 @@ def check(arguments, class_counts):
         size = arguments.get("validation_batch_size") or batch_size
         names = "validation_data[0]", "validation_data[1]"
         _check_pair(*validation[:2], *names, size, num_classes)
+        _check_weights(*validation[2:], name="validation_data[2]")
     elif isinstance(validation, NO_DATA):
         raise ValueError(
             "`validation_data` must be (x, y), (x, y, sample_weight), or a data set of "
@@ -51,6 +52,7 @@ def check(arguments, class_counts):
             "`x` must be an array of images, or a data set of pairs (images, labels). "
             f"Received: x={x!r}"
         )
+    _check_weights(arguments.get("sample_weight"))
     return _check_pair(x, y, "x", "y", batch_size, num_classes)
 
 
@@ -112,6 +114,11 @@ def _check_numbers(arguments):
             checks.positive_integer(name, arguments[name])
     if "epochs" in arguments:
         checks.integer("epochs", arguments["epochs"], 0)
+
+
+def _check_weights(weights=None, name="sample_weight"):
+    if isinstance(weights, np.ndarray):  # Keras refuses lists
+        checks.sample_weights(weights, name)
 
 
 def _check_pair(x, y, x_name, y_name, batch_size, num_classes):

@@ -313,6 +313,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
         checks.label_type(y, self.num_classes)
+        if sample_weight is not None:
+            checks.weight_shape(sample_weight.shape)
         x, y = self._augmented(ops.cast(x, "float32"), y)
         images = {"clean": x}
         if "adversarial" in self._wanted:
@@ -407,6 +409,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         checks.image_dtype(x)
         checks.label_type(y, self.num_classes)
+        if sample_weight is not None:
+            checks.weight_shape(sample_weight.shape)
         x = ops.cast(x, "float32")
         hard = losses.largest_part(y) if self._are_rows(y) else y
         x_adv = self.evaluation_attack(
@@ -430,6 +434,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
         network = self.network if training else self.inference_network
+        for images in keras.tree.flatten(inputs):
+            checks.image_shape(network, images.shape)
         if not isinstance(inputs, dict):
             return network(inputs, training=training)
         if self.method.uses_features:
@@ -528,7 +534,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if isinstance(y_pred, dict):
             trained_on = next(iter(y_pred))
             self.batch_check.update_state(
-                x["clean"], y, y_pred[trained_on], trains="robust" not in y_pred
+                x["clean"],
+                y,
+                y_pred[trained_on],
+                sample_weight,
+                trains="robust" not in y_pred,
             )
             if "moved" in x:
                 self.attack_moves.update_state(x["moved"], x["moved"] >= 0)
@@ -830,7 +840,7 @@ def _budget(rule, **robustlt):
         return budgets.RobustLT(**given)
     if given:
         raise ValueError(
-            f"{', '.join(f'`{name}`' for name in given)} belong to the budget of "
+            f"{' and '.join(f'`{name}`' for name in given)} set the budget of "
             "RobustLT, and `budget` takes its place. Give a rule its own arguments, "
             "such as budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
             f"Received: budget={rule!r}, {given}"

@@ -144,9 +144,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         from keras_robustlt.evaluation import inputs
 
         model = self.model
-        self.labels = inputs.labels_to_watch(
-            self.images, self._given_labels, model.num_classes
-        )
+        self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
         self.members = np.eye(model.num_classes)[self.labels]
         missing = np.flatnonzero(self.members.sum(axis=0) == 0)
         if len(missing):

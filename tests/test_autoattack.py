@@ -235,6 +235,7 @@ def test_two_classes():
     [
         ("quick", "`version` must be one of 'standard', 'plus', 'rand'"),
         ([], "`version` names no attack"),
+        (0.1, "`version` must be one of 'standard'"),
         (["pgd"], "`version` must be one of 'apgd-ce', .*Received: 'pgd'"),
         ([PGD()], "attacks of the kind of APGD, FAB and Square. Received: PGD\\(eps"),
     ],

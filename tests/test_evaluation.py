@@ -720,6 +720,8 @@ def test_results_need_no_backend():
         ({"cache": "progress.txt"}, "a file whose name ends in .npz"),
         ({"x": [(X, Y[:5])], "y": None}, "Received: 7 images and 5 labels"),
         ({"class_names": ["one"]}, "`class_names` must have 2 names"),
+        ({"class_names": "ab"}, "`class_names` must have 2 names.*Received: 'ab'"),
+        ({"seed": "a"}, "`seed` must be an integer of at least 0. Received: 'a'"),
         ({"x": X[:5]}, "Received: 5 images and 7 labels"),
         ({"y": None}, "`y` is needed where `x` is an array"),
         ({"x": X[:0], "y": Y[:0]}, "has no images"),

@@ -197,6 +197,71 @@ def test_bad_arrays(images, spoil, message):
         model.fit(*images, validation_data=(x, y), verbose=0)
 
 
+def channels_first(x):
+    return np.moveaxis(x, -1, 1)
+
+
+WITH_IMAGES = {
+    "fit": lambda model, x, y: model.fit(x, y, verbose=0),
+    "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),
+    "predict": lambda model, x, y: model.predict(x, verbose=0),
+    "krl.evaluate": lambda model, x, y: krl.evaluate(model, x, y, attacks=["clean"]),
+    "diagnose": lambda model, x, y: krl.diagnose(model.network, x, y),
+    "pgd": lambda model, x, y: krl.attacks.PGD(0.1)(model.network, x, y),
+    "apgd": lambda model, x, y: krl.attacks.APGD(0.1)(model.network, x, y),
+    "guard": lambda model, x, y: krl.callbacks.CollapseGuard(x, y),
+    "drift": lambda model, x, y: krl.callbacks.SkewAndDrift(x, y),
+}
+
+
+@pytest.mark.parametrize("use", WITH_IMAGES)
+@pytest.mark.parametrize("change", [channels_first, lambda x: x[:, :5]])
+def test_images_of_another_shape_than_the_network_takes(images, use, change):
+    """Flattened, they go through a `Sequential` as if nothing were wrong."""
+    x, y = images
+    model = tiny_model()
+    with pytest.raises(
+        ValueError, match=r"images of shape \(6, 6, 3\), as the network"
+    ):
+        callback = WITH_IMAGES[use](model, change(x), y)
+        if isinstance(callback, keras.callbacks.Callback):
+            model.fit(x, y, callbacks=[callback], **FIT)
+    assert int(model.optimizer.iterations) == 0
+
+
+BAD_WEIGHTS = [
+    (lambda w: -w, "at least 0. Received: some that are negative"),
+    (lambda w: np.where(w < 0.5, np.nan, w), "at least 0. Received: some that are"),
+    (lambda w: np.where(w < 0.5, np.inf, w), "at least 0. Received: some that are"),
+    (lambda w: np.stack([w, w], axis=1), r"a shape of \(images,\).*, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_WEIGHTS)
+def test_bad_sample_weights(images, spoil, message):
+    x, y = images
+    weights = spoil(np.linspace(0, 1, len(x), dtype="float32"))
+    for use in (tiny_model().fit, tiny_model().evaluate):
+        with pytest.raises(ValueError, match=f"`sample_weight` must .*{message}"):
+            use(x, y, sample_weight=weights, verbose=0)
+    with pytest.raises(ValueError, match=r"`validation_data\[2\]` must"):
+        tiny_model().fit(x, y, validation_data=(x, y, weights), verbose=0)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("spoil", "message"), BAD_WEIGHTS)
+def test_bad_sample_weights_in_datasets(images, spoil, message):
+    import tensorflow as tf
+
+    x, y = images
+    weights = spoil(np.linspace(0, 1, len(x), dtype="float32"))
+    bad = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4)
+    with pytest.raises(ValueError, match=f"`sample_weight` must .*{message}"):
+        eager_model().fit(bad, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match=f"`sample_weight` must .*{message}"):
+        eager_model().evaluate(bad, verbose=0)
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
 def test_bad_datasets(images, spoil, message):

@@ -57,7 +57,7 @@ def test_against_brute_force(images, tmp_path):
     x, y = images[0][:6], images[1][:6]
     keep = Keep()
     probe = SkewAndDrift(
-        *(x, y), examples=6, attack=PGD, directory=tmp_path, class_names="abc"
+        *(x, y), examples=6, attack=PGD, directory=tmp_path, class_names=list("abc")
     )
     model = tiny_model(conv_network())
     history = model.fit(x, y, epochs=3, callbacks=[probe, keep], **FIT).history

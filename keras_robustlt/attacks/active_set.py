@@ -274,11 +274,7 @@ def integer_seed(seed):
         return random.randrange(2**31)
     if isinstance(seed, keras.random.SeedGenerator):
         return int(np.sum(ops.convert_to_numpy(seed.next()).astype("int64"))) % 2**31
-    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
-        raise ValueError(
-            f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
-        )
-    return int(seed)
+    return checks.integer("seed", seed, 0)
 
 
 def to_array(value, name):

@@ -93,6 +93,11 @@ class AutoAttack(Attack):
     ):
         if isinstance(version, str):
             checks.one_of("version", version, tuple(VERSIONS))
+        elif not isinstance(version, (tuple, list)):
+            raise ValueError(
+                f"`version` must be one of {', '.join(map(repr, VERSIONS))}, or a list "
+                f"of attacks. Received: {version!r}"
+            )
         elif not version:
             raise ValueError(f"`version` names no attack. Received: {version!r}")
         super().__init__(epsilon, norm)

@@ -121,11 +121,12 @@ def _check_weights(network):
 def class_names_of(class_names, num_classes):
     """`class_names` as a list of strings; the indices of the classes without any."""
     names = range(num_classes) if class_names is None else class_names
-    names = [str(name) for name in names]
-    if len(names) != num_classes:
+    is_list = not isinstance(names, (str, bytes, dict)) and hasattr(names, "__iter__")
+    names = [str(name) for name in names] if is_list else names
+    if not is_list or len(names) != num_classes:
         raise ValueError(
             f"`class_names` must have {num_classes} names, as many as the network has "
-            f"outputs. Received: {names}"
+            f"outputs. Received: {names!r}"
         )
     return names
 
@@ -297,13 +298,14 @@ def integer_labels(images, labels, num_classes):
     return labels.reshape(-1).astype("int64")
 
 
-def labels_to_watch(images, labels, num_classes):
+def labels_to_watch(images, labels, model):
     """`integer_labels` of images that training is watched on: none is to be mixed."""
-    if checks.are_soft(labels, num_classes):
+    checks.image_shape(model.network, images.shape)
+    if checks.are_soft(labels, model.num_classes):
         checks.refuse_soft_labels(
             "`y` holds", "training is watched on images as they are, each of one class."
         )
-    return integer_labels(images, labels, num_classes)
+    return integer_labels(images, labels, model.num_classes)
 
 
 # Some of the data
