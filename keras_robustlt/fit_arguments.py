@@ -22,11 +22,12 @@ CLASS_WEIGHTS = {
 NO_DATA = (str, dict, tuple, list, numbers.Number, np.ndarray)
 
 
-def check(arguments, class_counts):
+def check(arguments, network, class_counts):
     """Raises if arrays are no images and labels.
 
     Args:
         arguments: Dictionary of the arguments of `keras.Model.fit` or `evaluate`.
+        network: The Keras model that is to take the images.
         class_counts: Integers of shape `(num_classes,)`.
 
     Returns:
@@ -39,7 +40,7 @@ def check(arguments, class_counts):
     if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
         size = arguments.get("validation_batch_size") or batch_size
         names = "validation_data[0]", "validation_data[1]"
-        _check_pair(*validation[:2], *names, size, num_classes)
+        _check_pair(*validation[:2], *names, size, network, num_classes)
         _check_weights(*validation[2:], name="validation_data[2]")
     elif isinstance(validation, NO_DATA):
         raise ValueError(
@@ -53,7 +54,7 @@ def check(arguments, class_counts):
             f"Received: x={x!r}"
         )
     _check_weights(arguments.get("sample_weight"))
-    return _check_pair(x, y, "x", "y", batch_size, num_classes)
+    return _check_pair(x, y, "x", "y", batch_size, network, num_classes)
 
 
 def check_classes(labels, class_counts, validation_split):
@@ -121,9 +122,10 @@ def _check_weights(weights=None, name="sample_weight"):
         checks.sample_weights(weights, name)
 
 
-def _check_pair(x, y, x_name, y_name, batch_size, num_classes):
+def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
     if isinstance(x, np.ndarray):
         checks.images(x, x_name)
+        checks.image_shape(network, x.shape, x_name)
         checks.equal_parts(len(x), batch_size)
         if y is None:
             checks.label_type(y, num_classes, y_name)

@@ -619,7 +619,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        labels = fit_arguments.check(call.arguments, self.class_counts)
+        labels = fit_arguments.check(call.arguments, self.network, self.class_counts)
         self._check_soft_labels(call.arguments)
         if call.arguments.get("class_weight") is not None:
             call.arguments["class_weight"] = fit_arguments.class_weight(
@@ -661,7 +661,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         if isinstance(arguments["x"], np.ndarray):
             arguments = {**arguments, "batch_size": len(arguments["x"])}
-        fit_arguments.check(arguments, self.class_counts)
+        fit_arguments.check(arguments, self.network, self.class_counts)
         if trains:
             self._check_soft_labels(arguments)
 
@@ -709,7 +709,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             call.arguments.get("callbacks"), keras.callbacks.CallbackList
         )
         if not in_fit:
-            fit_arguments.check(call.arguments, self.class_counts)
+            fit_arguments.check(call.arguments, self.network, self.class_counts)
         with self._evaluation(in_fit):
             result = super().evaluate(*call.args[1:], **call.kwargs)
         seen = ops.convert_to_numpy(self.clean_accuracy.total)
