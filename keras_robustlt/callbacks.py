@@ -68,7 +68,7 @@ class ScheduleInspector(keras.callbacks.Callback):
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
         super().__init__()
-        if tensorboard:
+        if checks.boolean("tensorboard", tensorboard):
             summaries.check(directory)
         self.directory = (
             None if directory is None else files.local_path("directory", directory)

@@ -88,14 +88,14 @@ def seed(value, name="seed"):
     return int(value)
 
 
-def epsilon(value, norm="linf"):
+def epsilon(value, norm="linf", name="epsilon"):
     """The budget `value`, if it makes sense for images in `[0, 1]`."""
     if norm == "linf" and 1 < _number(value) < np.inf:
         raise ValueError(
-            "`epsilon` is in pixel units of images in [0, 1], so at most 1: write "
-            f"8 / 255 for the usual budget. Received: epsilon={value}"
+            f"`{name}` is in pixel units of images in [0, 1], so at most 1: write "
+            f"8 / 255 for the usual budget. Received: {name}={value}"
         )
-    return in_range("epsilon", value, 0, 1 if norm == "linf" else np.inf)
+    return in_range(name, value, 0, 1 if norm == "linf" else np.inf)
 
 
 def equal_parts(num_images, batch_size):

@@ -840,9 +840,10 @@ def _budget(rule, **robustlt):
         return budgets.RobustLT(**given)
     if given:
         raise ValueError(
-            f"{' and '.join(f'`{name}`' for name in given)} set the budget of "
-            "RobustLT, and `budget` takes its place. Give a rule its own arguments, "
-            "such as budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
+            f"{' and '.join(f'`{name}`' for name in given)} "
+            f"belong{'s' * (len(given) == 1)} to the budget of RobustLT, and `budget` "
+            "takes its place. Give a rule its own arguments, such as "
+            "budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
             f"Received: budget={rule!r}, {given}"
         )
     return budgets.get(rule)

@@ -8,6 +8,8 @@ Keras's holds gradients times the learning rate of their time, which differs aft
 every change of the rate.
 """
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -24,13 +26,20 @@ class _TwoRates(keras.optimizers.Optimizer):
     Its update must be proportional to the learning rate that `update_step` is given.
     """
 
-    def __init__(self, *args, backbone_rate=1.0, head="logits", **kwargs):
+    def __init__(self, backbone_rate=1.0, head="logits", **kwargs):
         schedules = keras.optimizers.schedules
         if isinstance(backbone_rate, dict):
             backbone_rate = schedules.deserialize(backbone_rate)
         if not isinstance(backbone_rate, schedules.LearningRateSchedule):
             backbone_rate = checks.in_range("backbone_rate", backbone_rate, 0, 1)
-        super().__init__(*args, **kwargs)
+        if isinstance(kwargs["learning_rate"], (numbers.Number, str)):
+            # Others are schedules and functions, which Keras looks at.
+            checks.in_range("learning_rate", kwargs["learning_rate"], 0, np.inf)
+        decay = checks.in_range("weight_decay", kwargs.pop("weight_decay"), 0, np.inf)
+        for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+            if kwargs.get(name) is not None:
+                checks.positive(name, kwargs[name])
+        super().__init__(weight_decay=decay, **kwargs)
         self.backbone_rate = backbone_rate
         self.head = head
 
@@ -102,9 +111,8 @@ class SGD(_TwoRates):
             `clipnorm`, `use_ema`, `gradient_accumulation_steps` and `name`.
 
     Raises:
-        ValueError: If `momentum`, `weight_decay` or `backbone_rate` is out of range,
-            or if `nesterov=True` comes without momentum; when training begins, if
-            there is no layer called `head`.
+        ValueError: If an argument is out of range, or if `nesterov=True` comes without
+            momentum; when training begins, if there is no layer called `head`.
 
     Example:
 
@@ -134,7 +142,6 @@ class SGD(_TwoRates):
                 "`momentum` must be in [0, 1); 0.9 is the usual value. "
                 f"Received: momentum={momentum}"
             )
-        weight_decay = checks.in_range("weight_decay", weight_decay, 0, np.inf)
         if nesterov and momentum == 0:
             raise ValueError(
                 "`nesterov=True` needs a momentum above 0. Received: "
@@ -142,10 +149,10 @@ class SGD(_TwoRates):
                 "`nesterov=False`."
             )
         super().__init__(
-            learning_rate=learning_rate, weight_decay=float(weight_decay), **kwargs
+            learning_rate=learning_rate, weight_decay=weight_decay, **kwargs
         )
         self.momentum = float(momentum)
-        self.nesterov = bool(nesterov)
+        self.nesterov = checks.boolean("nesterov", nesterov)
 
     def build(self, variables):
         """Creates one momentum buffer a variable, if there is momentum."""

@@ -116,7 +116,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         seed=0,
     ):
         super().__init__()
-        if tensorboard:
+        if checks.boolean("tensorboard", tensorboard):
             summaries.check(directory)
         if attack is not None and not isinstance(attack, attacks.PGD):
             raise ValueError(

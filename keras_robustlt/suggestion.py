@@ -195,7 +195,13 @@ def _images_and_labels(data, y, class_names):
             "`data` and `y` must have the same length. Received: "
             f"{len(x)} images and {len(y)} labels"
         )
-    names = range(int(y.max()) + 1) if class_names is None else class_names
+    classes = int(y.max()) + 1
+    names = range(classes) if class_names is None else class_names
+    if not isinstance(names, (list, tuple, range, np.ndarray)) or len(names) < classes:
+        raise ValueError(
+            f"`class_names` must be a list of at least {classes} names, as `y` has "
+            f"labels up to {classes - 1}. Received: {names!r}"
+        )
     return x, y, tuple(map(str, names))
 
 

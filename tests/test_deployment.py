@@ -64,6 +64,13 @@ def test_saved_model(network, pixels, tmp_path):
     assert class_names_of(path) == NAMES
 
 
+def test_a_folder_of_other_files_is_left_alone(network, tmp_path):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(ValueError, match="`path` must be a new directory.*other files"):
+        krl.export(network, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["photo.png"]
+
+
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 def test_litert(network, pixels, tmp_path):

@@ -722,6 +722,8 @@ def test_results_need_no_backend():
         ({"class_names": ["one"]}, "`class_names` must have 2 names"),
         ({"class_names": "ab"}, "`class_names` must have 2 names.*Received: 'ab'"),
         ({"seed": "a"}, "`seed` must be an integer of at least 0. Received: 'a'"),
+        ({"diagnose": "no"}, "`diagnose` must be True or False. Received: 'no'"),
+        ({"cache": 3}, "`cache` must be a path. Received: 3"),
         ({"x": X[:5]}, "Received: 5 images and 7 labels"),
         ({"y": None}, "`y` is needed where `x` is an array"),
         ({"x": X[:0], "y": Y[:0]}, "has no images"),

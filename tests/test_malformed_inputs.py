@@ -17,6 +17,8 @@ from tiny_models import COUNTS, dense_network, tiny_model
 import keras_robustlt as krl
 
 NAN, INF = float("nan"), float("inf")
+X = np.random.default_rng(0).random((12, 6, 6, 3), "float32")
+Y = np.arange(12) % 3
 NO_NUMBER = [NAN, INF, -INF, "0.1", True, [0.1], np.array([0.1, 0.2])]
 NOT_POSITIVE = [0, -1, 1.5, NAN, INF, "2", True, [2], None]
 NO_SHARE = [*NO_NUMBER, -0.1, 1.1]
@@ -24,6 +26,9 @@ NO_RATE = [*NO_NUMBER, -1]
 NO_EPSILON = [*NO_NUMBER, -0.1, 8, None]
 NO_NAME = ["", "nonsense", 3, None, ["at"]]
 NO_SEED = [0.5, -1, NAN, "1", True, [1]]
+NO_BOOLEAN = ["no", 1, 0.0, None, [True]]
+NO_NAMES = ["abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3]
+NO_COUNTS = [[8, 4], [8, 4, 0], [8, 4, NAN], [8, 4, 1.5], "842", 3, [8, 4, -1]]
 
 
 def model(**arguments):
@@ -47,6 +52,38 @@ def class_budgets(**arguments):
 
 def compiled(**arguments):
     return tiny_model().compile(**arguments)
+
+
+def evaluated(**arguments):
+    arguments = {"attacks": ["clean"], "epsilon": 0.1, "verbose": 0, **arguments}
+    return krl.evaluate(dense_network(), X, Y, **arguments)
+
+
+def curve(**arguments):
+    arguments = {"epsilons": [0.1], "verbose": 0, **arguments}
+    return krl.robustness_curve(dense_network(), X, Y, **arguments)
+
+
+def diagnosed(**arguments):
+    return krl.diagnose(dense_network(), X, Y, **{"epsilon": 0.1, **arguments})
+
+
+def guard(**arguments):
+    return krl.callbacks.CollapseGuard(**{"x": X, "y": Y, **arguments})
+
+
+def drift(**arguments):
+    probe = krl.callbacks.SkewAndDrift(**{"x": X, "y": Y, **arguments})
+    return tiny_model().fit(X, Y, epochs=2, verbose=0, callbacks=[probe])
+
+
+def exported(**arguments):
+    names = {"path": "robust.keras", "class_names": ["a", "b", "c"]}
+    return krl.export(dense_network(), **{**names, **arguments})
+
+
+def suggested(**arguments):
+    return krl.suggest(**{"data": X, "y": Y, **arguments})
 
 
 def made(name, *positional):
@@ -127,16 +164,27 @@ ARGUMENTS = [
             "norm": [*NO_NAME, "l1", 2],
             "loss": [*NO_NAME, "hinge"],
             "restarts": NOT_POSITIVE,
+            "random_start": NO_BOOLEAN,
         },
     ),
     (made("attacks.FGSM"), {"epsilon": NO_EPSILON, "norm": ["l1", 2, None]}),
+    (made("attacks.FGSMRS"), {"epsilon": NO_EPSILON}),
+    (made("attacks.NFGSM"), {"epsilon": NO_EPSILON}),
+    (made("attacks.UDR"), {"rate": NO_RATE, "period": NOT_POSITIVE}),
     (made("attacks.APGD"), {"steps": NOT_POSITIVE, "rho": NO_SHARE}),
     (made("attacks.APGDT"), {"targets": NOT_POSITIVE, "batch_size": NOT_POSITIVE}),
     (made("attacks.FAB"), {"steps": NOT_POSITIVE, "targets": [-1, 1.5, "2"]}),
-    (made("attacks.Square"), {"queries": NOT_POSITIVE, "initial_fraction": NO_SHARE}),
+    (
+        made("attacks.Square"),
+        {
+            "queries": NOT_POSITIVE,
+            "initial_fraction": NO_SHARE,
+            "rescale_schedule": NO_BOOLEAN,
+        },
+    ),
     (
         made("attacks.AutoAttack"),
-        {"version": ["", "nonsense", None], "seed": [0.5, -1]},
+        {"version": ["", "nonsense", None, 0.1, {}], "seed": [0.5, -1, "1"]},
     ),
     (
         made("networks.SmallResNet"),
@@ -160,8 +208,99 @@ ARGUMENTS = [
     ),
     (made("layers.CosineClassifier", 3), {"scale": [*NO_RATE, 0]}),
     (made("layers.CosPlusClassifier", 3), {"gamma": NO_RATE, "eta": NO_RATE}),
-    (made("optimizers.AdamW"), {"backbone_rate": NO_SHARE}),
-    (made("optimizers.SGD", 0.1), {"momentum": NO_SHARE, "weight_decay": NO_RATE}),
+    (
+        made("optimizers.AdamW"),
+        {"backbone_rate": NO_SHARE, "learning_rate": [NAN, INF, -0.1, "0.1", True]},
+    ),
+    (
+        made("optimizers.SGD"),
+        {
+            "learning_rate": [NAN, INF, -0.1, "0.1", True],
+            "momentum": NO_SHARE,
+            "weight_decay": NO_RATE,
+            "clipnorm": [NAN, -1, 0, "1"],
+            "clipvalue": [NAN, -1, 0, "1"],
+        },
+    ),
+    (made("methods.NuAT"), {"strength": NO_RATE, "growth": NO_RATE}),
+    (made("methods.CGR"), {"momentum": NO_SHARE, "start": NOT_POSITIVE[1:]}),
+    (
+        evaluated,
+        {
+            "attacks": [[], 3, "nonsense", None, [None], {}, {"a": 3}, [0.1]],
+            "epsilon": [*NO_NUMBER, -0.1],
+            "class_counts": NO_COUNTS,
+            "tail_fraction": NO_SHARE,
+            "class_names": NO_NAMES,
+            "batch_size": NOT_POSITIVE,
+            "chunk_size": NOT_POSITIVE,
+            "seed": NO_SEED,
+            "per_example": NO_BOOLEAN,
+            "diagnose": NO_BOOLEAN,
+            "cache": [3, "", "cache.txt", True],
+        },
+    ),
+    (
+        curve,
+        {
+            "epsilons": [[], "0.1", 0.1, [NAN], [-0.1], [None], [2.0], ["a"]],
+            "attack": [*NO_NAME, "autoattack", krl.attacks.NFGSM()],
+            "examples": NOT_POSITIVE[:-1],
+            "class_counts": NO_COUNTS,
+            "tail_fraction": NO_SHARE,
+            "batch_size": NOT_POSITIVE,
+            "seed": NO_SEED,
+        },
+    ),
+    (
+        diagnosed,
+        {
+            "epsilon": [*NO_NUMBER, -0.1, 8],
+            "norm": [*NO_NAME, "l1"],
+            "examples": NOT_POSITIVE,
+            "starts": NOT_POSITIVE,
+            "steps": NOT_POSITIVE,
+            "queries": NOT_POSITIVE[1:],
+            "batch_size": NOT_POSITIVE,
+            "seed": NO_SEED,
+        },
+    ),
+    (guard, {"examples": NOT_POSITIVE, "seed": NO_SEED, "x": [None, 3, "x"]}),
+    (
+        drift,
+        {
+            "examples": NOT_POSITIVE,
+            "seed": NO_SEED,
+            "attack": ["pgd", 3, krl.attacks.APGD()],
+            "class_names": NO_NAMES,
+            "directory": [3, ""],
+            "tensorboard": NO_BOOLEAN,
+        },
+    ),
+    (made("callbacks.Checkpoint"), {"directory": [3, "", None]}),
+    (made("callbacks.Checkpoint", "checkpoints"), {"every": NOT_POSITIVE}),
+    (made("callbacks.HistoryCSV"), {"path": [3, "", None]}),
+    (
+        exported,
+        {
+            "path": [3, "", None, "robust.h5", "robust.onnx"],
+            "class_names": NO_NAMES,
+            "input": [*NO_NAME, "int8"],
+        },
+    ),
+    (
+        suggested,
+        {"y": [None, Y[:5], Y - 1, Y / 2, "y"], "class_names": NO_NAMES},
+    ),
+    (
+        made("networks.logit_adjusted", dense_network()),
+        {"class_counts": NO_COUNTS},
+    ),
+    (
+        made("networks.logit_adjusted", dense_network(), COUNTS),
+        {"tau": NO_RATE},
+    ),
+    (made("networks.tau_normalized", dense_network()), {"tau": NO_SHARE}),
     (made("metrics.ClasswiseAccuracy", COUNTS), {"tail_fraction": NO_SHARE}),
     (made("metrics.tail_classes", COUNTS), {"fraction": NO_SHARE}),
     (
@@ -193,8 +332,6 @@ ARGUMENTS = [
     ),
 ]
 
-X = np.random.default_rng(0).random((12, 6, 6, 3), "float32")
-Y = np.arange(12) % 3
 NAN_IMAGE = np.where(np.arange(12)[:, None, None, None] == 3, np.float32(NAN), X)
 # Images and labels as arrays: all are refused before the first step.
 ARRAYS = [

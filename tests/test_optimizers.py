@@ -226,11 +226,18 @@ def test_momentum_survives_saving_a_model(tmp_path):
         ({"weight_decay": -1e-4}, "`weight_decay` must be.*Received: -0.0001"),
         ({"weight_decay": None}, "`weight_decay` must be.*Received: None"),
         ({"nesterov": True}, "`nesterov=True` needs a momentum above 0"),
+        ({"nesterov": "no", "momentum": 0.9}, "`nesterov` must be True or False"),
+        ({"learning_rate": -0.1}, "`learning_rate` must be.*Received: -0.1"),
+        ({"learning_rate": np.nan}, "`learning_rate` must be.*Received: nan"),
+        ({"clipnorm": -1}, "`clipnorm` must be a number above 0. Received: -1"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        optimizers.SGD(0.1, **arguments)
+        optimizers.SGD(**{"learning_rate": 0.1, **arguments})
+    if not {"momentum", "nesterov"} & set(arguments):
+        with pytest.raises(ValueError, match=message):
+            optimizers.AdamW(**arguments)
 
 
 HEAD_FIRST = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.25])

@@ -70,7 +70,7 @@ class PGD(base.Attack):
                 "`step_size` must be above 0: without a step the attack stays where it "
                 f"starts. Received: step_size={step_size}"
             )
-        self.random_start = bool(random_start)
+        self.random_start = checks.boolean("random_start", random_start)
         self.loss = base.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
         if self.restarts > 1 and not self.random_start:

@@ -62,7 +62,7 @@ class Square(active_set.ActiveSetAttack):
         self.initial_fraction = checks.in_range(
             "initial_fraction", initial_fraction, 0, 1
         )
-        self.rescale_schedule = bool(rescale_schedule)
+        self.rescale_schedule = checks.boolean("rescale_schedule", rescale_schedule)
         self._search = {"linf": Stripes(), "l2": Hills()}[norm]
 
     def check_image_shape(self, shape):

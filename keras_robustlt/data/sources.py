@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 from keras_robustlt.data import cifar, folders, prepared, tiny_imagenet
-from keras_robustlt.data.arguments import check_choice, check_seed
+from keras_robustlt.data.arguments import check_choice, check_flag, check_seed
 from keras_robustlt.data.arrays import (
     check_class_names,
     check_images,
@@ -155,6 +155,7 @@ def load(
     check_choice("color_mode", color_mode, COLOR_MODES)
     check_choice("on_bad", on_bad, ("error", "skip"))
     check_seed(seed)
+    check_flag("download", download)
     size = None if image_size is None else height_and_width(image_size)
     folder, read = find_folder(source, data_dir)
     if folder is not None:

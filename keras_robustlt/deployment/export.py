@@ -10,7 +10,7 @@ import keras
 
 from keras_robustlt import checks
 from keras_robustlt.evaluation import inputs
-from keras_robustlt.files import write_atomically
+from keras_robustlt.files import local_path, write_atomically
 from keras_robustlt.networks.conversion import plain
 
 __all__ = ["class_names_of", "export"]
@@ -19,6 +19,10 @@ INPUTS = ("uint8", "float")
 # Where the names of the classes are: inside of a `.keras` file, which is an archive,
 # and inside of or beside other exports.
 NAMES = "class_names.json"
+SAVED_MODEL = {
+    *("assets", "assets.extra", "fingerprint.pb"),
+    *("saved_model.pb", "variables"),
+}
 
 
 def export(model, path, class_names=None, input="uint8"):
@@ -33,7 +37,8 @@ def export(model, path, class_names=None, input="uint8"):
         model: A `RobustLTModel`, of which the network that it predicts with is taken,
             or a functional or sequential `keras.Model` that gives logits of images in
             `[0, 1]`.
-        path: String or path. What is there is replaced.
+        path: String or path. What is there is replaced; a directory must be empty or
+            a SavedModel.
         class_names: List of strings, in the order of the logits. Defaults to the class
             indices.
         input: `"uint8"`, images with values from 0 to 255, as files have them, or
@@ -58,11 +63,16 @@ def export(model, path, class_names=None, input="uint8"):
     network = plain(getattr(model, "inference_network", model))
     checks.logits_not_probabilities(network)
     class_names = inputs.class_names_of(class_names, network.output_shape[-1])
-    path = pathlib.Path(path)
+    path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(
             "`path` must end in .keras or .tflite, or have no ending for the directory "
             f"of a SavedModel. Received: path={str(path)!r}"
+        )
+    if not path.suffix and path.is_dir() and not _is_ours(path):
+        raise ValueError(
+            "`path` must be a new directory, or that of a SavedModel to replace: in "
+            f"this one are other files. Received: path={str(path)!r}"
         )
     whole = _from_raw_images(network, input)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +114,11 @@ def class_names_of(path):
             return json.loads(archive.read(NAMES)) if found else None
     beside = _beside(path)
     return json.loads(beside.read_text("utf-8")) if beside.exists() else None
+
+
+def _is_ours(directory):
+    """Whether a directory is empty, or holds a SavedModel and nothing else."""
+    return {each.name for each in directory.iterdir()} <= SAVED_MODEL
 
 
 def _beside(path):

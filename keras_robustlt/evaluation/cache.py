@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import pathlib
 
 import numpy as np
 from keras import ops
 
 from keras_robustlt.attacks import gradients
-from keras_robustlt.files import read_arrays, replacing
+from keras_robustlt.files import local_path, read_arrays, replacing
 
 __all__ = ["Cache", "NoCache", "Outcome"]
 
@@ -76,7 +75,7 @@ class Cache:
     """
 
     def __init__(self, path, what, network, images):
-        self.path = pathlib.Path(path)
+        self.path = local_path("cache", path)
         self._sizes = {}
         if self.path.suffix != ".npz" or self.path.is_dir():
             raise ValueError(

@@ -84,7 +84,10 @@ def robustness_curve(
             "`epsilons` must be a list of at least one budget. "
             f"Received: epsilons={epsilons!r}"
         )
-    epsilons = [checks.epsilon(epsilon, attack.norm) for epsilon in epsilons]
+    epsilons = [
+        checks.epsilon(epsilon, attack.norm, f"epsilons[{index}]")
+        for index, epsilon in enumerate(epsilons)
+    ]
     if examples is not None:
         x, y = inputs.class_balanced_subset(x, y, examples, seed)
     perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))

@@ -104,6 +104,7 @@ def diagnose(
     """
     epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
     steps = checks.positive_integer("steps", steps)
+    queries = checks.integer("queries", queries, 0)
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)
     if pgd.epsilon == 0:
         raise ValueError("`epsilon` must be more than 0. Received: epsilon=0")

@@ -137,7 +137,7 @@ class CGR(Method):
                 f"about. Received: method={self.method!r}"
             )
         self.strength = checks.in_range("strength", strength, 0, np.inf)
-        self.start = int(checks.in_range("start", start, 0, np.inf))
+        self.start = checks.integer("start", start, 0)
         self.momentum = checks.in_range("momentum", momentum, 0, np.nextafter(1, 0))
         self.inputs = self.method.inputs
         self.attack_compares = self.method.attack_compares
