@@ -96,8 +96,12 @@ def test_folders_refused(tmp_path):
     (tmp_path / "val" / "images").rename(tmp_path / "val" / "bee")
     for part in ("train", "val"):
         (tmp_path / part / "cow").mkdir()
-    with pytest.raises(ValueError, match="cow has no images"):
+    with pytest.raises(ValueError, match=r"without images in a format.*\s+- .*cow"):
         load(tmp_path)
+    # The table does not end there.
+    (tmp_path / "val" / "bee" / "001.png").write_bytes(b"no image")
+    errors = [(each["kind"], each["count"]) for each in check(tmp_path).of("error")]
+    assert errors == [("empty class", 1), ("empty class", 1), ("unreadable", 1)]
 
 
 def test_one_image_cannot_train_and_test(tmp_path):

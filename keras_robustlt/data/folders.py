@@ -56,6 +56,7 @@ def read_layout(
             "`test_fraction` is for folders without test images of their own. "
             f"Received: test_fraction={test_fraction}, and there are test images."
         )
+    classes = set(range(len(layout.class_names)))
     files = [file for part, _ in layout.parts.values() for file in part]
     labels = np.concatenate([labels for _, labels in layout.parts.values()])
     images = ImageFiles(files, check, image_size, color_mode)
@@ -65,6 +66,8 @@ def read_layout(
         check.refuse()
     else:
         images.inspect(check, on_bad)
+        if any(not set(each) >= classes for _, each in layout.parts.values()):
+            return None  # an error that is noted; there are no parts to look at
     groups = None if groups is None else _group_ids(groups, files)
     parts = _parts(layout, images, labels, groups, test_fraction, seed)
     _note_parts(layout, parts, images, labels, groups, check)

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from keras_robustlt.data.findings import NOTE, WARNING
+from keras_robustlt.data.findings import ERROR, NOTE, WARNING
 from keras_robustlt.data.images import is_image, suffixes
 from keras_robustlt.data.selection import chosen_classes
 
@@ -242,7 +242,7 @@ def _note_loose_images(folder, check):
 
 def images_of_classes(root, names, check):
     """The images in the folders `names` of `root`, and their labels."""
-    files, labels, unread = [], [], collections.defaultdict(list)
+    files, labels, empty, unread = [], [], [], collections.defaultdict(list)
     for label, name in enumerate(names):
         _refuse_parts_in_class(root / name)
         found = [
@@ -251,13 +251,18 @@ def images_of_classes(root, names, check):
             if _belongs(path, root / name, unread)
         ]
         if not found:
-            raise ValueError(
-                f"{root / name} has no images in a format that Pillow reads. Add "
-                "some, or remove the folder."
-            )
+            empty.append(root / name)
         files += found
         labels += [label] * len(found)
     _note_unread(unread, check)
+    if empty:
+        check.add(
+            ERROR,
+            "empty class",
+            f"Class folders in {root} without images in a format that Pillow reads. "
+            "Add some, or remove the folders.",
+            empty,
+        )
     return files, labels
 
 
