@@ -605,6 +605,27 @@ def test_time_left_knows_what_methods_cost(monkeypatch, given, costs):
     assert validated.costs[0] == pytest.approx(costs[0] + 42 * 2 / 7)
 
 
+@pytest.mark.parametrize(
+    "given, is_said",
+    [
+        (dict(epochs=1), True),
+        (dict(epochs=2), False),
+        (dict(epochs=1, beta=0.0), False),
+        (dict(epochs=1, granularity="step"), False),
+        (dict(epochs=1, method="standard"), False),
+    ],
+)
+def test_training_without_an_attack_is_said_in_flags(monkeypatch, given, is_said):
+    said = []
+    monkeypatch.setattr(one_run.logging, "warning", lambda text, *_: said.append(text))
+    settings, model = built(**given)
+    data = types.SimpleNamespace(train=[None] * 3, validation=None)
+    one_run.announce(settings, data, model, "run")
+    assert [("there is no attack" in text, "--epochs" in text) for text in said] == (
+        [(True, True)] * is_said
+    )
+
+
 # Runs
 
 # Three trainings in a process of its own, where operations repeat themselves exactly:

@@ -94,14 +94,17 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
     if settings["keep"] == "best":
         callbacks.insert(0, best_epoch(best))
     left = announce(settings, data, model, folder)
-    model.fit(
-        data.train,
-        epochs=settings["epochs"],
-        validation_data=data.validation,
-        class_weight=class_weight(settings),
-        verbose=0,
-        callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
-    )
+    with warnings.catch_warnings():
+        # Of training without an attack, which `announce` says in words of the flags.
+        warnings.filterwarnings("ignore", "In all of this training")
+        model.fit(
+            data.train,
+            epochs=settings["epochs"],
+            validation_data=data.validation,
+            class_weight=class_weight(settings),
+            verbose=0,
+            callbacks=[*callbacks, TrainingProgress(left)] if chief else callbacks,
+        )
     if chief and (settings["keep"] == "best" or settings["averaging"]):
         last = krl.networks.plain(model.network)
         workdir.save_network(last, folder, "network-last.keras")
@@ -481,6 +484,13 @@ def announce(settings, data, model, folder):
             needed / 2**30,
             device(),
             there / 2**30,
+        )
+    if not left.attacks and "adversarial" in model.method.inputs:
+        logging.warning(
+            "The budget is 0 in each of the %d epoch(s), so that there is no attack "
+            "and the network will not be robust. Give more --epochs, "
+            "--granularity=step, or --beta=0, the whole budget from the start.",
+            settings["epochs"],
         )
     if total > 24 * 3600:
         logging.warning(
