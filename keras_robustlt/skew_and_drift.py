@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.attacks.base import check_one_run, check_stays_within
 from keras_robustlt.backend import replicas
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
@@ -124,6 +124,7 @@ class SkewAndDrift(keras.callbacks.Callback):
                 f"Received: attack={attack!r}"
             )
         check_stays_within("attack", attack)
+        check_one_run("attack", attack)
         # It imports the model, which imports the callbacks.
         from keras_robustlt.evaluation import inputs
 
@@ -153,6 +154,13 @@ class SkewAndDrift(keras.callbacks.Callback):
                 f"none of: {', '.join(map(str, missing))}"
             )
         attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
+        if attack.norm != model.attack.norm:
+            # Its ball would have the radius of the other norm's: next to no attack.
+            raise ValueError(
+                "`attack` must have the norm of the model's training attack, whose "
+                f"budgets it gets. Received: attack={attack!r} and a model with "
+                f"attack={model.attack!r}"
+            )
         self.start = ops.convert_to_numpy(
             attack.starting_point(
                 ops.convert_to_tensor(self.images), model.epsilon, self.seed

@@ -80,6 +80,11 @@ def test_number_of_classes(images):
         ({"batchnorm_statistics": "clean"}, "must be one of 'adversarial', 'mixed'"),
         ({"attack": krl.attacks.PGD(0.2)}, "`attack` must have the epsilon of the"),
         ({"evaluation_attack": krl.attacks.PGD(0.2)}, "`evaluation_attack` must have"),
+        ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` .* restarts=1"),
+        (
+            {"evaluation_attack": krl.attacks.PGD(0.1, norm="l2")},
+            "`evaluation_attack` must have the norm of the training attack",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -199,6 +204,23 @@ def test_bad_arrays(images, spoil, message):
 
 def channels_first(x):
     return np.moveaxis(x, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("pgd", "`attack` must be an attack"),
+        (None, "`attack` must be an attack"),
+        (krl.attacks.APGD(0.1), "runs inside a compiled step"),
+        (krl.attacks.PGD(0.2), "must have the epsilon of the model"),
+        (krl.attacks.PGD(0.1, norm="l2"), "must have the norm of the training attack"),
+    ],
+)
+def test_another_training_attack_is_one_for_this_model(attack, message):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.use_attack(attack)
+    assert model.attack_in_use is model.attack
 
 
 WITH_IMAGES = {

@@ -138,6 +138,11 @@ def test_mistakes(images, monkeypatch):
         tiny_model(beta=0).fit(x, y, callbacks=[probe], **FIT)
     with pytest.raises(ValueError, match="`attack` must be a keras_robustlt.attacks"):
         SkewAndDrift(x, y, attack="pgd10")
+    with pytest.raises(ValueError, match="`attack` is one run .* restarts=1"):
+        SkewAndDrift(x, y, attack=krl.attacks.PGD(0.1, restarts=2))
+    probe = SkewAndDrift(x, y, attack=krl.attacks.PGD(0.1, norm="l2"))
+    with pytest.raises(ValueError, match="`attack` must have the norm of the model's"):
+        tiny_model(beta=0).fit(x, y, callbacks=[probe], **FIT)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         SkewAndDrift(255 * x, y)
     with pytest.raises(ValueError, match="needs a `directory`"):
