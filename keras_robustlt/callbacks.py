@@ -458,6 +458,12 @@ def prepared(model, arguments, clock):
     is_list = isinstance(given, keras.callbacks.CallbackList)
     listed = given.callbacks if is_list else keras.tree.flatten(given)
     listed = [each for each in listed if each is not None]
+    for each in listed:
+        if isinstance(each, type) or not hasattr(each, "set_model"):
+            raise ValueError(
+                "`callbacks` must be a list of objects such as "
+                f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
+            )
     added = [clock]
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)

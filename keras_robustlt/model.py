@@ -639,6 +639,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         labels = fit_arguments.check(call.arguments, self.network, self.class_counts)
+        if self.averaging is not None:
+            self.averaging.check_fit(call.arguments)
         self._check_soft_labels(call.arguments)
         if call.arguments.get("class_weight") is not None:
             call.arguments["class_weight"] = fit_arguments.class_weight(
@@ -679,7 +681,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """Looks at the arrays of one batch."""
         arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         if isinstance(arguments["x"], np.ndarray):
-            arguments = {**arguments, "batch_size": len(arguments["x"])}
+            arguments = {**arguments, "batch_size": len(arguments["x"]) or None}
         fit_arguments.check(arguments, self.network, self.class_counts)
         if trains:
             self._check_soft_labels(arguments)
@@ -734,6 +736,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         seen = ops.convert_to_numpy(self.clean_accuracy.total)
         class_frequencies.check_evaluated(seen, in_fit)
         return result
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args, **kwargs):
+        call = inspect.signature(keras.Model.predict).bind(self, *args, **kwargs)
+        fit_arguments.check_to_predict(call.arguments["x"], self.network)
+        return super().predict(*args, **kwargs)
+
+    @functools.wraps(keras.Model.predict_on_batch)
+    def predict_on_batch(self, x):
+        fit_arguments.check_to_predict(x, self.network)
+        return super().predict_on_batch(x)
 
     @contextlib.contextmanager
     def _evaluation(self, in_fit=False):

@@ -251,6 +251,43 @@ def test_images_of_another_shape_than_the_network_takes(images, use, change):
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: 255 * x, "pixels from 0 to 255"),
+        (lambda x: np.uint8(255 * x), "floating-point images"),
+        (lambda x: np.full_like(x, np.nan), "not a number"),
+        (lambda x: keras.ops.convert_to_tensor(2 * x - 1), "Normalisation"),
+        (channels_first, r"images of shape \(6, 6, 3\)"),
+        (lambda x: x[:0], "`x` must hold images"),
+    ],
+)
+def test_predictions_are_for_images_as_training_has_them(images, spoil, message):
+    """The network would answer for others too, and nothing in the logits tells."""
+    x, _ = images
+    model = tiny_model()
+    for use in (model.predict, model.predict_on_batch):
+        use(x)
+        use(x[:5])  # another shape of a batch: what is compiled takes any from here on
+        with pytest.raises(ValueError, match=message):
+            use(spoil(x))
+
+
+@pytest.mark.tensorflow
+def test_an_epoch_must_end(images):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(images).batch(4).repeat()
+    model = eager_model()
+    with pytest.raises(ValueError, match="`x` repeats itself.*`steps_per_epoch`"):
+        model.fit(data, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="`x` repeats itself.*`steps`"):
+        model.evaluate(data, verbose=0)
+    arguments = {"validation_data": data, "steps_per_epoch": 1, "shuffle": False}
+    with pytest.raises(ValueError, match="`validation_data` repeats itself"):
+        model.fit(data, verbose=0, **arguments)
+
+
 BAD_WEIGHTS = [
     (lambda w: -w, "at least 0. Received: some that are negative"),
     (lambda w: np.where(w < 0.5, np.nan, w), "at least 0. Received: some that are"),
