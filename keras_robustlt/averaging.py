@@ -127,9 +127,8 @@ class FAWA(WeightAveraging):
         )
 
     def check_fit(self, arguments):
-        data, split = (
-            arguments.get(f"validation_{what}") for what in ("data", "split")
-        )
+        data = arguments.get("validation_data")
+        split = arguments.get("validation_split")
         every = arguments.get("validation_freq", 1)
         if (data is None and not split) or every != 1:
             self._refuse(

@@ -77,6 +77,7 @@ class ScheduleInspector(keras.callbacks.Callback):
         self.tensorboard = tensorboard
 
     def on_train_begin(self, logs=None):
+        checks.robust_model(self)
         self.names = _column_names(self.class_names, self.model.num_classes)
         self.epochs, self.weights, self.class_epsilon = None, [], []
         self.writes = self.directory is not None and replicas.is_chief(self.model)

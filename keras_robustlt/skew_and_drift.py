@@ -39,7 +39,13 @@ def skewed_objective(class_risks, class_counts):
         Zhang et al., CVPR 2026: the skewed-objective term.
     """
     counts = checks.class_counts(class_counts)
-    risks = np.asarray(class_risks, "float64")
+    risks = np.asarray(class_risks)
+    if risks.shape != counts.shape or risks.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`class_risks` must be {len(counts)} numbers, one for each class of "
+            f"`class_counts`. Received: class_risks={class_risks!r}"
+        )
+    risks = risks.astype("float64")
     excess = risks - risks[counts.argmax()]  # 0 of the largest class itself
     return float(np.sum((1 / len(counts) - counts / counts.sum()) * excess))
 
@@ -144,6 +150,7 @@ class SkewAndDrift(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         from keras_robustlt.evaluation import inputs
 
+        checks.robust_model(self)
         model = self.model
         self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
         self.members = np.eye(model.num_classes)[self.labels]

@@ -223,6 +223,17 @@ def test_another_training_attack_is_one_for_this_model(attack, message):
     assert model.attack_in_use is model.attack
 
 
+def test_where_training_stands_is_told_in_whole_numbers():
+    schedule = tiny_model().schedule
+    for name, tell in {
+        "epochs": lambda: schedule.start(-1),
+        "steps_per_epoch": lambda: schedule.start(2, 1.5),
+        "epoch": lambda: schedule.begin_epoch(-1),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
+            tell()
+
+
 WITH_IMAGES = {
     "fit": lambda model, x, y: model.fit(x, y, verbose=0),
     "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),

@@ -131,6 +131,31 @@ def test_without_an_attack_only_the_risk_moves(images, method):
     assert history["robust_risk_change"][1] != 0
 
 
+@pytest.mark.parametrize("risks", [[0.5], [1, 2, 3], "ab", [True, False], None])
+def test_a_risk_for_each_class(risks):
+    with pytest.raises(ValueError, match="`class_risks` must be 2 numbers"):
+        skewed_objective(risks, [90, 10])
+
+
+def test_callbacks_of_this_package_on_another_model(images):
+    x, y = images
+    network = dense_network()
+    network.compile("sgd", "mse", run_eagerly=True)
+    for callback in (
+        SkewAndDrift(x, y),
+        krl.callbacks.CollapseGuard(x, y),
+        krl.callbacks.ScheduleInspector(),
+    ):
+        with pytest.raises(ValueError, match="of `fit` of a keras_robustlt.RobustLTM"):
+            network.fit(x, np.eye(3)[y], callbacks=[callback], verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["CollapseGuard", "SkewAndDrift"])
+def test_no_images_to_watch(images, kind):
+    with pytest.raises(ValueError, match="`x` has no images to choose from"):
+        getattr(krl.callbacks, kind)(images[0][:0], images[1][:0])
+
+
 def test_mistakes(images, monkeypatch):
     x, y = images
     probe = SkewAndDrift(x[y < 2], y[y < 2])
