@@ -34,6 +34,13 @@ class WeightAveraging(configurable.Configurable):
         """
         return None
 
+    def check_fit(self, arguments):
+        """Raises a ValueError if `fit` is called without what the rule needs.
+
+        Args:
+            arguments: Dictionary of the arguments of `keras.Model.fit`.
+        """
+
     def end_epoch(self, model, logs):
         """Looks at the logs of an epoch when it ends, validation included."""
 
@@ -119,13 +126,19 @@ class FAWA(WeightAveraging):
             (), "zeros", trainable=False, name="averaging_begun"
         )
 
+    def check_fit(self, arguments):
+        data = arguments.get("validation_data")
+        split = arguments.get("validation_split")
+        every = arguments.get("validation_freq", 1)
+        if (data is None and not split) or every != 1:
+            self._refuse(
+                f"validation_data of type {type(data).__name__}, "
+                f"validation_split={split}, validation_freq={every}"
+            )
+
     def end_epoch(self, model, logs):
         if self.MONITOR not in logs:
-            raise ValueError(
-                "FAWA looks at the worst class in validation: give `fit` "
-                "`validation_data`, and validate every epoch. Received logs: "
-                f"{', '.join(logs)}"
-            )
+            self._refuse(f"logs: {', '.join(logs)}")
         t, total = model.schedule.position("epoch")
         started = float(t) > self.start * float(total)
         fair = started and logs[self.MONITOR] >= self.threshold
@@ -135,6 +148,12 @@ class FAWA(WeightAveraging):
             model.update_average(self.momentum)
         if fair:
             self.begun.assign(1.0)
+
+    def _refuse(self, received):
+        raise ValueError(
+            "FAWA looks at the worst class in validation: give `fit` "
+            "`validation_data`, and validate every epoch. Received " + received
+        )
 
     def get_config(self):
         return {

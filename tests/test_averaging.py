@@ -90,8 +90,10 @@ def test_only_fair_epochs_are_averaged():
 def test_fawa_in_fit(images):
     x, y = images
     model = tiny_model(averaging=krl.averaging.FAWA(0.0, momentum=0.5, start=0.0))
-    with pytest.raises(ValueError, match="give `fit` `validation_data`"):
-        model.fit(x, y, **FIT)
+    for arguments in ({}, {"validation_data": images, "validation_freq": 2}):
+        with pytest.raises(ValueError, match="give `fit` `validation_data`"):
+            model.fit(x, y, **arguments, **FIT)
+    assert int(model.optimizer.iterations) == 0
     remember = Remember()
     history = model.fit(
         x, y, epochs=3, validation_data=images, callbacks=[remember], **FIT

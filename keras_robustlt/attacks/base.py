@@ -122,6 +122,16 @@ def check_stays_within(argument, attack):
         )
 
 
+def check_one_run(argument, attack):
+    """Raises if `attack` asks for restarts where it is made step by step, once."""
+    restarts = getattr(attack, "restarts", 1)
+    if restarts > 1:
+        raise ValueError(
+            f"`{argument}` is one run from one random start here, so it must have "
+            f"restarts=1. Received: {argument}={attack!r}"
+        )
+
+
 def check_loss(loss):
     """`loss`, if it is the name of a loss or a function."""
     return loss if callable(loss) else checks.one_of("loss", loss, tuple(LOSSES))
