@@ -531,6 +531,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The loss with the budget's weights, of the clean loss and of the classes."""
         weight = self.budget.loss_weight(self.schedule)
         if weight is not None:
+            if "clean" not in logits:
+                raise ValueError(
+                    f"{self.budget} has a `loss_weight`, which leaves the rest to the "
+                    "loss of the clean images: its `uses_clean_loss` must be True. "
+                    f"Received: uses_clean_loss={self.budget.uses_clean_loss}"
+                )
             clean = _attacked(logits, "clean")
             clean_loss = self.method.loss(targets, clean, self._criterion)
             loss = weight * loss + (1.0 - weight) * clean_loss

@@ -7,9 +7,10 @@ again with the same words. DATA holds CIFAR-100 as TensorFlow Datasets prepares 
 official `cifar-100-python`, or `cifar100.npz`. Without --data_dir, TensorFlow Datasets'
 own directory is used, and CIFAR-100 downloaded into it.
 
-Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), resnet18 (a quarter
-of that), cpu (a small network, 16 epochs: an hour or two on two cores), smoke (two
-minutes: whether it runs).
+Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), strong (the same
+with averaged weights and more), resnet18 (a tenth of its operations), fast (ResNet-18,
+attacks of one step), cpu (a small network, 16 epochs: an hour or two on two cores),
+smoke (two minutes: whether it runs).
 
 The method brings its own hyper-parameters, those of the paper for this data set:
 

@@ -10,10 +10,10 @@ my_images has a sub-folder of images for each class, in train/ and test/ or dire
 as well.
 
     --dry_run                    only say what was found and what would be done
-    --backbone=mobilenet_v2      a pretrained network; --backbone_weights=none: its
-                                 architecture alone
-    --optimizer=adamw --schedule=cosine --freeze=backbone     as one fine-tunes
-    --nocompare                  RobustLT alone
+    --backbone=mobilenet_v2      a pretrained network, with AdamW and a cosine rate;
+                                 --weights=none: its architecture alone
+    --freeze=backbone            only its new last layer learns
+    --nocompare                  RobustLT alone; --norobustlt: the base method alone
 
 `python -m keras_robustlt train --data=my_images` does the same from anywhere.
 """

@@ -11,9 +11,10 @@ prepares it (14 GB to download, for which image-net.org may want you to log in):
 
 The test set are its validation images.
 
-Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), resnet18 (a quarter
-of that), cpu (a small network, 16 epochs: an hour or two on two cores), smoke (three
-minutes: whether it runs).
+Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), strong (the same
+with averaged weights and more), resnet18 (a tenth of its operations), fast (ResNet-18,
+attacks of one step), cpu (a small network, 16 epochs: an hour or two on two cores),
+smoke (three minutes: whether it runs).
 
 The method brings its own hyper-parameters; the paper gives no alpha and beta for this
 data set, so alpha is that of CIFAR10-LT and beta that of TinyImageNet-LT:

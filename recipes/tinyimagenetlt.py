@@ -13,9 +13,10 @@ again with the same words. DATA holds `tiny-imagenet-200` as its zip file
 
 or with the images of `val` sorted into class folders. The test set is `val`.
 
-Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), resnet18 (a quarter
-of that), cpu (a small network, 16 epochs: about an hour on two cores), smoke (two
-minutes: whether it runs).
+Presets, by network: paper (WRN-28-10, 100 epochs: for a large GPU), strong (the same
+with averaged weights and more), resnet18 (a tenth of its operations), fast (ResNet-18,
+attacks of one step), cpu (a small network, 16 epochs: an hour or two on two cores),
+smoke (two minutes: whether it runs).
 
 The method brings its own hyper-parameters, those of the paper for this data set:
 

@@ -101,3 +101,12 @@ def test_class_weights_multiply_the_losses(images, same_network):
     ]
     losses = [loss if np.isscalar(loss) else loss[0] for loss in losses]
     assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
+
+
+def test_a_loss_weight_needs_the_loss_of_clean_images(images):
+    class Half(krl.budget.Budget):
+        def loss_weight(self, schedule):
+            return keras.ops.convert_to_tensor(0.5)
+
+    with pytest.raises(ValueError, match="`uses_clean_loss` must be True"):
+        tiny_model(budget=Half()).fit(*images, **FIT)

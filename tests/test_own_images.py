@@ -138,6 +138,15 @@ def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
     assert {np.asarray(weights).tobytes() for weights in last.get_weights()} <= known
 
 
+def test_a_base_method_alone_is_not_compared(folder, monkeypatch):
+    trained = []
+    monkeypatch.setattr(one_run, "run", lambda settings, *_: trained.append(settings))
+    command("--data=my images", "--norobustlt")
+    command("--data=my images", "--method=standard")
+    assert [each["method"] for each in trained] == ["at_bsl", "standard"]
+    assert {each["budget"] for each in trained} == {"uniform"}
+
+
 def test_compare_trains_each_once(folder, monkeypatch):
     """Its processes must not compare again."""
     from keras_robustlt.experiments import compare

@@ -118,3 +118,26 @@ def test_no_path_of_some_machine():
         if path.search(line) and file != pathlib.Path(__file__).resolve()
     ]
     assert not found, "\n".join(found)
+
+
+def anchors(document):
+    """The anchors of the headings of a Markdown file, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+def test_links_of_the_documents():
+    found = []
+    folders = [ROOT / name for name in ("benchmarks", "docs", "tests")]
+    documents = [path for folder in folders for path in folder.rglob("*.md")]
+    for document in [*ROOT.glob("*.md"), *documents]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8")):
+            if link.startswith(("http://", "https://")):
+                continue
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            if not target.exists() or anchor and anchor not in anchors(target):
+                found.append(f"{document.relative_to(ROOT)}: {link}")
+    assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Training attacks of one step, in about a quarter of the time of ten."""
+"""Training attacks of one step, in a quarter to a third of the time of ten."""
 
 import keras
 from keras import ops

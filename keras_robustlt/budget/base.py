@@ -64,6 +64,8 @@ class Budget(Configurable):
     def loss_weight(self, schedule):
         """Weight of the adversarial loss, the clean loss having the rest.
 
+        A rule that has one also has `uses_clean_loss = True`.
+
         Returns:
             `None` (the adversarial loss alone) or a scalar float32 tensor.
         """

@@ -216,8 +216,8 @@ def define_flags(values, tables, workdir):
     choice(
         "attack",
         list(krl.attacks.TRAINING),
-        "The training attack: pgd; one of a single step, in a quarter of the time; or "
-        "udr, pgd with a soft projection.",
+        "The training attack: pgd; one of a single step, in a quarter to a third of "
+        "the time; or udr, pgd with a soft projection.",
     )
     number(COUNT, "pgd_steps", "Steps of the training attack, if it is pgd or udr.")
     switch(
@@ -297,7 +297,7 @@ def define_flags(values, tables, workdir):
         "compare",
         None,
         "Train without and with the rule for the budget, side by side, and compare. "
-        f"Default: {common(compares)}.",
+        f"Default: {common(compares)}, and false with --norobustlt.",
     )
     switch("dry_run", False, "Say what would be done, and do nothing.")
     switch("print_settings", False, "Print the settings of the run, as JSON, only.")

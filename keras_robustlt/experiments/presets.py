@@ -144,7 +144,7 @@ PRESETS = {
         validation_fraction=0.1,
         keep="best",
     ),
-    # A quarter of the paper's cost.
+    # A tenth of the operations of the paper's network.
     "resnet18": dict(model="resnet18"),
     # An hour or two on two CPU cores: enough to see what a method does.
     "cpu": dict(model="wrn-10-1", epochs=16, batch_size=64, precision="auto"),

@@ -147,7 +147,9 @@ def start(argv, values, table, data):
     if values.print_settings:
         print(json.dumps(settings))
         return
-    compares = table.compares if values.compare is None else values.compare
+    # Without a rule for the budget there is nothing to compare.
+    compares = table.compares and settings["budget"] != "uniform"
+    compares = compares if values.compare is None else values.compare
     if settings["preset"] == "suggested" and SHOWN not in os.environ:
         proposal = table.proposal(values.image_size)
         print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
