@@ -271,6 +271,7 @@ def test_images_of_another_shape_than_the_network_takes(images, use, change):
         (lambda x: keras.ops.convert_to_tensor(2 * x - 1), "Normalisation"),
         (channels_first, r"images of shape \(6, 6, 3\)"),
         (lambda x: x[:0], "`x` must hold images"),
+        (lambda x: x.tolist(), "`x` must be one array"),
     ],
 )
 def test_predictions_are_for_images_as_training_has_them(images, spoil, message):
