@@ -190,9 +190,21 @@ def get(averaging):
 
 def copy_of(network):
     """A network of the same architecture and weights, which are not trained."""
-    copy = network.__class__.from_config(
-        {**network.get_config(), "name": f"{network.name}_average"}
-    )
+    if not network.built:
+        raise ValueError(
+            "`averaging` needs a network that has its weights: give it a keras.Input, "
+            f"or call it on an image first. Received: network={network!r}"
+        )
+    try:
+        copy = network.__class__.from_config(
+            {**network.get_config(), "name": f"{network.name}_average"}
+        )
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "`averaging` needs a network that can be copied, with `get_config` and "
+            f"`from_config` that fit each other. Received: network={network!r} "
+            f"({type(error).__name__}: {error})"
+        ) from error
     copy.set_weights(network.get_weights())
     copy.trainable = False
     return copy

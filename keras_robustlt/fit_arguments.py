@@ -128,6 +128,8 @@ def check_to_predict(x, network):
         x: What `keras.Model.predict` takes.
         network: The Keras model that is to take the images.
     """
+    if isinstance(x, (list, tuple)):
+        refuse_list("x", x)
     if isinstance(x, np.ndarray) or keras.ops.is_tensor(x):
         x = keras.ops.convert_to_numpy(x)
         _check_images(x, "x", network)

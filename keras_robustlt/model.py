@@ -30,7 +30,11 @@ from keras_robustlt import (
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
 from keras_robustlt.attacks import gradients, norms
-from keras_robustlt.attacks.base import check_one_run, check_stays_within
+from keras_robustlt.attacks.base import (
+    check_no_smaller_ball,
+    check_one_run,
+    check_stays_within,
+)
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data import layers, resumption
@@ -283,14 +287,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 f"`{argument}` must have the epsilon of the model. Received: "
                 f"epsilon={self.epsilon} and {argument}.epsilon={attack.epsilon}"
             )
-        # An L2 ball of the radius that is meant for each pixel is next to no budget.
-        norms_of = [getattr(each, "norm", "linf") for each in (self.attack, attack)]
-        if norms_of[0] != norms_of[1]:
-            raise ValueError(
-                f"`{argument}` must have the norm of the training attack, as `epsilon` "
-                f"is in its units. Received: attack.norm={norms_of[0]!r} and "
-                f"{argument}.norm={norms_of[1]!r}"
-            )
+        check_no_smaller_ball(argument, attack, self.attack)
 
     # What happens in a step
 

@@ -6,7 +6,11 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.base import check_one_run, check_stays_within
+from keras_robustlt.attacks.base import (
+    check_no_smaller_ball,
+    check_one_run,
+    check_stays_within,
+)
 from keras_robustlt.backend import replicas
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
@@ -161,13 +165,7 @@ class SkewAndDrift(keras.callbacks.Callback):
                 f"none of: {', '.join(map(str, missing))}"
             )
         attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
-        if attack.norm != model.attack.norm:
-            # Its ball would have the radius of the other norm's: next to no attack.
-            raise ValueError(
-                "`attack` must have the norm of the model's training attack, whose "
-                f"budgets it gets. Received: attack={attack!r} and a model with "
-                f"attack={model.attack!r}"
-            )
+        check_no_smaller_ball("attack", attack, model.attack)
         self.start = ops.convert_to_numpy(
             attack.starting_point(
                 ops.convert_to_tensor(self.images), model.epsilon, self.seed

@@ -83,7 +83,7 @@ def test_number_of_classes(images):
         ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` .* restarts=1"),
         (
             {"evaluation_attack": krl.attacks.PGD(0.1, norm="l2")},
-            "`evaluation_attack` must have the norm of the training attack",
+            "`evaluation_attack` must have the norm of the model's training",
         ),
     ],
 )
@@ -213,7 +213,7 @@ def channels_first(x):
         (None, "`attack` must be an attack"),
         (krl.attacks.APGD(0.1), "runs inside a compiled step"),
         (krl.attacks.PGD(0.2), "must have the epsilon of the model"),
-        (krl.attacks.PGD(0.1, norm="l2"), "must have the norm of the training attack"),
+        (krl.attacks.PGD(0.1, norm="l2"), "must have the norm of the model's training"),
     ],
 )
 def test_another_training_attack_is_one_for_this_model(attack, message):
@@ -271,6 +271,7 @@ def test_images_of_another_shape_than_the_network_takes(images, use, change):
         (lambda x: keras.ops.convert_to_tensor(2 * x - 1), "Normalisation"),
         (channels_first, r"images of shape \(6, 6, 3\)"),
         (lambda x: x[:0], "`x` must hold images"),
+        (lambda x: x.tolist(), "`x` must be one array"),
     ],
 )
 def test_predictions_are_for_images_as_training_has_them(images, spoil, message):

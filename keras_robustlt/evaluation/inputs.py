@@ -23,6 +23,7 @@ __all__ = [
     "class_balanced_subset",
     "class_names_of",
     "network_of",
+    "norm_of",
     "num_classes_of",
     "tail_of",
 ]
@@ -71,6 +72,13 @@ def budget_of(model, epsilon=None, otherwise=EPSILON):
     if epsilon is not None:
         return epsilon
     return model.epsilon if isinstance(model, RobustLTModel) else otherwise
+
+
+def norm_of(model):
+    """The norm of the budget that `budget_of` gives."""
+    if isinstance(model, RobustLTModel):
+        return getattr(model.attack, "norm", "linf")
+    return "linf"
 
 
 def tail_of(model, class_counts=None, tail_fraction=None):
