@@ -19,6 +19,14 @@ class WeightAveraging(configurable.Configurable):
 
     Attributes:
         validates: `"average"` or `"network"`: which of the two `fit` validates.
+
+    Example:
+
+    >>> class LastThird(krl.averaging.WeightAveraging):
+    ...     def keep(self, schedule):
+    ...         t, total = schedule.position("epoch")
+    ...         return keras.ops.where(t > 2 * total / 3, 0.999, 0.0)
+    >>> model = krl.RobustLTModel(network, class_counts, averaging=LastThird())
     """
 
     validates = "average"
@@ -175,6 +183,11 @@ def get(averaging):
 
     Raises:
         ValueError: If it is something else.
+
+    Example:
+
+    >>> krl.averaging.get(0.9995)
+    EMA(momentum=0.9995)
     """
     if averaging is None:
         return None

@@ -126,6 +126,12 @@ def foolbox_batch(x, y):
 
     Raises:
         ValueError: If the images are not in `[0, 1]` or the labels are no integers.
+
+    Example:
+
+    >>> images, labels = krl.interop.foolbox_batch(x, y)
+    >>> tuple(images.shape), tuple(labels.shape)
+    ((6, 4, 4, 1), (6,))
     """
     x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
     checks.images(x)

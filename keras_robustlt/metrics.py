@@ -53,6 +53,9 @@ def summarize(correct, total, tail):
         `"worst"` (lowest class) and the list `"per_class"` (`None` for a class without
         examples).
 
+    Raises:
+        ValueError: If the numbers cannot be of the same classes.
+
     Example:
 
     >>> krl.metrics.summarize([9, 1], [10, 5], tail=[1])

@@ -332,7 +332,20 @@ def contact_sheet(rows, labels):
 
 
 def save(figure, path):
-    """Writes `figure` as a PNG file."""
+    """Writes a figure as a PNG file.
+
+    Args:
+        figure: A `matplotlib.figure.Figure`.
+        path: String or path of the file.
+
+    Returns:
+        The path of the file.
+
+    Example:
+
+    >>> figure = krl.plots.schedule([[0.0, 0.0], [0.02, 0.04]], ["head", "tail"])
+    >>> krl.plots.save(figure, "schedule.png")
+    """
     path = files.local_path("path", path)
     with files.replacing(path) as file:
         figure.savefig(file, dpi=120, format="png")

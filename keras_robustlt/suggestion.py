@@ -47,6 +47,13 @@ class Suggestion:
         reasons: Dictionary from the names of settings to a line each.
         rarest: Float array of shape `(examples, height, width, channels)`: images of
             the rarest class, in `[0, 1]`.
+
+    Example:
+
+    >>> suggestion = krl.suggest("digits")
+    >>> network = krl.networks.SmallResNet(classes=10)
+    >>> model = krl.RobustLTModel(network, **suggestion.model_arguments)
+    >>> krl.plots.save(suggestion.plot(), "rarest.png")
     """
 
     epsilon: float

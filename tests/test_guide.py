@@ -139,7 +139,7 @@ def test_readme_example(tmp_path, monkeypatch, capsys):
     (code,) = shortened(
         python_blocks("README.md"),
         ("epochs=40", "epochs=2"),
-        ("(classes=10)", "(classes=10, widths=(8,))"),
+        ("widths=(16, 32, 64)", "widths=(8,)"),
     )
     run(code, "README.md", {})
     table = capsys.readouterr().out

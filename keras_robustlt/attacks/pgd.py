@@ -163,7 +163,16 @@ class PGD(base.Attack):
                         checks.in_range(name, extreme, 0, 1e9)
 
     def starting_point(self, x, epsilon=None, seed=None):
-        """Where the attack starts: in the ball around `x` and in `[0, 1]`."""
+        """Where the attack starts: in the ball around `x` and in `[0, 1]`.
+
+        Args:
+            x: See `__call__`.
+            epsilon: See `__call__`.
+            seed: See `__call__`.
+
+        Returns:
+            A float32 tensor of the shape of `x`.
+        """
         if not self.random_start:
             return x
         draw = functools.partial(self.noise, seed=seed)
@@ -171,7 +180,15 @@ class PGD(base.Attack):
         return ops.clip(x + noise, 0.0, 1.0)
 
     def noise(self, shape, seed):
-        """What the random start adds to images, in units of their budgets."""
+        """What the random start adds to images, in units of their budgets.
+
+        Args:
+            shape: The shape of the images.
+            seed: See `__call__`.
+
+        Returns:
+            A float32 tensor of that shape.
+        """
         return self._norm.random(shape, seed=seed)
 
     def perturb(
@@ -217,7 +234,15 @@ class PGD(base.Attack):
         return backend.repeat(steps, step, start, at_most=self.steps)
 
     def project(self, perturbation, epsilon):
-        """The perturbation back in the ball, after a step."""
+        """The perturbation back in the ball, after a step.
+
+        Args:
+            perturbation: Float32 tensor of the shape of the images.
+            epsilon: Float, or a tensor that multiplies with it: radius of the ball.
+
+        Returns:
+            A float32 tensor of the shape of the images.
+        """
         return self._norm.project(perturbation, epsilon)
 
     def _better(self, network, first, second, y, training, loss):

@@ -12,8 +12,11 @@ class DataCheck:
     `print` shows it as a table. What `data.load` refuses is an error, what it warns of
     is a warning, and what it does without a word is a note.
 
+    Args:
+        source: What was checked, for a name.
+
     Attributes:
-        source: String, what was checked.
+        source: String, its name.
         class_counts: Dictionary from `"train"`, `"validation"` and `"test"`, as far as
             they are there, to dictionaries from class names to numbers of images.
         findings: List of dictionaries, the most serious ones first, with the keys
@@ -21,6 +24,12 @@ class DataCheck:
             `"message"` (a sentence), `"count"` and `"where"` (a list of strings: all
             the files, images or classes in question). Everything in it can be written
             as JSON.
+
+    Example:
+
+    >>> checked = krl.data.check("digits")
+    >>> checked.ok, checked.class_counts["test"]["0"]
+    (True, 60)
     """
 
     def __init__(self, source):

@@ -32,6 +32,13 @@ class LongTailData:
         name: String, the source.
         fingerprint: String that changes with every image and label, so that a
             training can tell whether it goes on with its data.
+
+    Example:
+
+    >>> data = krl.data.long_tail("digits", imbalance_ratio=50)
+    >>> train, test, class_counts = data
+    >>> data.input_shape, data.num_classes
+    ((8, 8, 1), 10)
     """
 
     train: Any

@@ -48,6 +48,12 @@ class Source:
         y_validation: int64 array, the validation labels. Defaults to `None`.
         groups: Array of shape `(num_train,)`, the group of each training image; or
             `None`. Defaults to `None`.
+
+    Example:
+
+    >>> source = krl.data.load("digits")
+    >>> source.x_train.shape, source.x_test.shape
+    ((1197, 8, 8, 1), (600, 8, 8, 1))
     """
 
     x_train: np.ndarray

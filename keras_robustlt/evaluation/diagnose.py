@@ -180,9 +180,19 @@ class Diagnosis(dict):
 
     Printed, it is a table in percent and the messages of what was found.
 
-    Attributes:
+    Args:
+        numbers: Dictionary, the numbers.
         findings: List of dictionaries with `"check"`, the name of the check,
             `"message"`, what it means and what to do, and the numbers it goes by.
+
+    Attributes:
+        findings: As given.
+
+    Example:
+
+    >>> diagnosis = krl.diagnose(model, x, y, steps=5, queries=50)
+    >>> diagnosis["examples"], diagnosis.findings
+    (6, [])
     """
 
     def __init__(self, numbers, findings):

@@ -27,14 +27,24 @@ class EvaluationResults(dict):
     `"balanced"`, `"worst"`, `"per_class"`, `"confusion"` and `"attack"`. Printed, it is
     a table.
 
-    Attributes:
+    Args:
+        accuracies: Dictionary, as above.
         settings: Dictionary: what the numbers were measured with.
+
+    Attributes:
+        settings: As given.
         robust: Dictionary from the attack's name to a boolean array of shape
             `(examples,)`: which images are robust, in the order of the data. `None`
             unless `evaluate` was asked for them by `per_example=True`.
         labels: Integer array of shape `(examples,)`, likewise.
         curve: What `robustness_curve` gives, if it is put here. Defaults to `None`.
         examples: What `adversarial_examples` gives, likewise.
+
+    Example:
+
+    >>> results = krl.evaluate(model, test, attacks=["clean", "pgd20"])
+    >>> results["pgd20"]["balanced"] == np.mean(results["pgd20"]["per_class"])
+    np.True_
     """
 
     def __init__(self, accuracies, settings):
@@ -167,14 +177,28 @@ class EvaluationResults(dict):
             ) from None
 
     def table(self, per_class=True):
-        """The results as lines of text, in percent."""
+        """The results as lines of text, in percent.
+
+        Args:
+            per_class: Boolean, whether to show each class too. Defaults to `True`.
+
+        Returns:
+            A string.
+        """
         classes = self.settings["class_names"] if per_class else []
         head = ["attack", *SUMMARY, *classes]
         rows = [[name, *self.row(name)][: len(head)] for name in self]
         return text_table(head, rows)
 
     def row(self, attack):
-        """The cells of `attack` in `table`: the summary, then each class."""
+        """The cells of an attack in `table`: the summary, then each class.
+
+        Args:
+            attack: String, its name.
+
+        Returns:
+            A list of strings, `"-"` where there is no accuracy.
+        """
         entry = self[attack]
         values = [*(entry[key] for key in SUMMARY), *entry["per_class"]]
         return ["-" if value is None else f"{100 * value:.1f}" for value in values]
@@ -194,6 +218,12 @@ class RobustnessCurve(dict):
 
     Args:
         **values: These.
+
+    Example:
+
+    >>> curve = krl.robustness_curve(model, test, epsilons=[0.0, 0.05, 0.1])
+    >>> curve["epsilons"]
+    [0.0, 0.05, 0.1]
     """
 
     def __init__(self, **values):
@@ -278,6 +308,13 @@ class AdversarialExamples:
             says of `images`.
         adversarial_probabilities: The same of `adversarial`.
         epsilon: Float. The budget of the attack.
+
+    Example:
+
+    >>> results = krl.evaluate(model, test)
+    >>> results.examples = krl.adversarial_examples(model, test, examples=2)
+    >>> results.examples.images.shape
+    (2, 4, 4, 1)
     """
 
     def __init__(
@@ -300,13 +337,23 @@ class AdversarialExamples:
         return len(self.labels)
 
     def to_npz(self, path):
-        """Writes them to a file."""
+        """Writes them to a file.
+
+        Args:
+            path: String or path of the file.
+        """
         with replacing(path) as file:
             np.savez_compressed(file, **vars(self))
 
     @classmethod
     def from_npz(cls, path):
         """Those that `to_npz` wrote to a file.
+
+        Args:
+            path: String or path of the file.
+
+        Returns:
+            `AdversarialExamples`.
 
         Raises:
             ValueError: If it did not.

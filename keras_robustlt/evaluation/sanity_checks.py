@@ -68,9 +68,24 @@ FLAT = {"cross_entropy": "cross-entropy", "margin": "margin loss"}
 class RobustnessWarning(UserWarning):
     """What `evaluate` warns with if a robust accuracy cannot be trusted.
 
-    Attributes:
+    Args:
+        message: String.
         finding: Dictionary: `"check"`, the name of what was looked for, `"message"`,
-            and the numbers that it goes by.
+            and the numbers that it goes by. Defaults to `None`.
+
+    Attributes:
+        finding: As given.
+
+    Example:
+
+    ```python
+    import warnings
+
+    with warnings.catch_warnings():
+        # A script that is not to go on with a number in doubt.
+        warnings.simplefilter("error", krl.RobustnessWarning)
+        results = krl.evaluate(model, test)
+    ```
     """
 
     def __init__(self, message, finding=None):

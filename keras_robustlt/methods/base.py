@@ -25,6 +25,20 @@ class Method(Configurable):
             mix is the mix of the losses. Others are refused such labels.
         smooths_labels: Whether `criterion` may be one that smooths the labels: whether
             the loss stays what it is meant to be.
+
+    Example:
+
+    ```python
+    class Halves(krl.methods.Method):
+        inputs = ("adversarial", "clean")
+
+        def loss(self, targets, logits, criterion):
+            adversarial = criterion(targets, logits["adversarial"])
+            return (adversarial + criterion(targets, logits["clean"])) / 2
+
+
+    model = krl.RobustLTModel(network, class_counts, method=Halves())
+    ```
     """
 
     inputs = ("adversarial",)
@@ -54,14 +68,31 @@ class Method(Configurable):
         """Changes the state when a training step begins, inside the compiled graph."""
 
     def attacks(self, schedule):
-        """Whether this step attacks at all: `None` (it does) or a boolean scalar."""
+        """Whether this step attacks at all.
+
+        Args:
+            schedule: The model's `Schedule`; its variables say where training is.
+
+        Returns:
+            `None`, which is that it does, or a boolean scalar tensor.
+        """
         return None
 
     def attack_loss(self, targets, logits, clean_logits=None):
         """What the training attack raises, one value for each example.
 
         The plain cross-entropy unless overridden, also for methods that train with
-        another loss. `clean_logits` are there if `attack_compares`.
+        another loss.
+
+        Args:
+            targets: Float32 tensor `(batch, num_classes)`, as in `loss`.
+            logits: Float32 tensor `(batch, num_classes)`, of the images as they are
+                attacked so far.
+            clean_logits: The same of the clean images, if `attack_compares`. Defaults
+                to `None`.
+
+        Returns:
+            A float32 tensor of shape `(batch,)`.
         """
         return losses.cross_entropy(targets, logits)
 
