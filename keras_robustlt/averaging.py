@@ -42,6 +42,13 @@ class WeightAveraging(configurable.Configurable):
         """
         return None
 
+    def check_fit(self, arguments):
+        """Raises a ValueError if `fit` is called without what the rule needs.
+
+        Args:
+            arguments: Dictionary of the arguments of `keras.Model.fit`.
+        """
+
     def end_epoch(self, model, logs):
         """Looks at the logs of an epoch when it ends, validation included."""
 
@@ -127,13 +134,19 @@ class FAWA(WeightAveraging):
             (), "zeros", trainable=False, name="averaging_begun"
         )
 
+    def check_fit(self, arguments):
+        data = arguments.get("validation_data")
+        split = arguments.get("validation_split")
+        every = arguments.get("validation_freq", 1)
+        if (data is None and not split) or every != 1:
+            self._refuse(
+                f"validation_data of type {type(data).__name__}, "
+                f"validation_split={split}, validation_freq={every}"
+            )
+
     def end_epoch(self, model, logs):
         if self.MONITOR not in logs:
-            raise ValueError(
-                "FAWA looks at the worst class in validation: give `fit` "
-                "`validation_data`, and validate every epoch. Received logs: "
-                f"{', '.join(logs)}"
-            )
+            self._refuse(f"logs: {', '.join(logs)}")
         t, total = model.schedule.position("epoch")
         started = float(t) > self.start * float(total)
         fair = started and logs[self.MONITOR] >= self.threshold
@@ -143,6 +156,12 @@ class FAWA(WeightAveraging):
             model.update_average(self.momentum)
         if fair:
             self.begun.assign(1.0)
+
+    def _refuse(self, received):
+        raise ValueError(
+            "FAWA looks at the worst class in validation: give `fit` "
+            "`validation_data`, and validate every epoch. Received " + received
+        )
 
     def get_config(self):
         return {
@@ -184,9 +203,21 @@ def get(averaging):
 
 def copy_of(network):
     """A network of the same architecture and weights, which are not trained."""
-    copy = network.__class__.from_config(
-        {**network.get_config(), "name": f"{network.name}_average"}
-    )
+    if not network.built:
+        raise ValueError(
+            "`averaging` needs a network that has its weights: give it a keras.Input, "
+            f"or call it on an image first. Received: network={network!r}"
+        )
+    try:
+        copy = network.__class__.from_config(
+            {**network.get_config(), "name": f"{network.name}_average"}
+        )
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "`averaging` needs a network that can be copied, with `get_config` and "
+            f"`from_config` that fit each other. Received: network={network!r} "
+            f"({type(error).__name__}: {error})"
+        ) from error
     copy.set_weights(network.get_weights())
     copy.trainable = False
     return copy

@@ -77,6 +77,7 @@ class ScheduleInspector(keras.callbacks.Callback):
         self.tensorboard = tensorboard
 
     def on_train_begin(self, logs=None):
+        checks.robust_model(self)
         self.names = _column_names(self.class_names, self.model.num_classes)
         self.epochs, self.weights, self.class_epsilon = None, [], []
         self.writes = self.directory is not None and replicas.is_chief(self.model)
@@ -458,6 +459,12 @@ def prepared(model, arguments, clock):
     is_list = isinstance(given, keras.callbacks.CallbackList)
     listed = given.callbacks if is_list else keras.tree.flatten(given)
     listed = [each for each in listed if each is not None]
+    for each in listed:
+        if isinstance(each, type) or not hasattr(each, "set_model"):
+            raise ValueError(
+                "`callbacks` must be a list of objects such as "
+                f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
+            )
     added = [clock]
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)

@@ -98,6 +98,16 @@ def epsilon(value, norm="linf", name="epsilon"):
     return in_range(name, value, 0, 1 if norm == "linf" else np.inf)
 
 
+def robust_model(callback):
+    """Raises if a callback that looks at budgets and attacks is on another model."""
+    if not hasattr(callback.model, "schedule"):
+        raise ValueError(
+            f"{type(callback).__name__} must be among the `callbacks` of `fit` of a "
+            "keras_robustlt.RobustLTModel. Received: a model of type "
+            f"{type(callback.model).__name__}"
+        )
+
+
 def equal_parts(num_images, batch_size):
     """Raises a ValueError if a batch cannot be cut into equal parts, as JAX needs."""
     distribution = keras.distribution.distribution()

@@ -106,6 +106,7 @@ class CollapseGuard(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         from keras_robustlt.evaluation import inputs
 
+        checks.robust_model(self)
         model = self.model
         if "adversarial" not in model.method.inputs:
             raise ValueError(

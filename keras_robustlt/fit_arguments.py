@@ -2,6 +2,7 @@
 
 import numbers
 
+import keras
 import numpy as np
 
 from keras_robustlt import checks, class_frequencies, losses
@@ -34,6 +35,7 @@ def check(arguments, network, class_counts):
         The classes of `y` if it is an array, `None` if it is within a data set.
     """
     _check_numbers(arguments)
+    _check_ends(arguments)
     num_classes = len(class_counts)
     batch_size = arguments.get("batch_size") or 32
     validation = arguments.get("validation_data")
@@ -53,6 +55,8 @@ def check(arguments, network, class_counts):
             "`x` must be an array of images, or a data set of pairs (images, labels). "
             f"Received: x={x!r}"
         )
+    if isinstance(x, (list, tuple)):
+        refuse_list("x", x)
     _check_weights(arguments.get("sample_weight"))
     return _check_pair(x, y, "x", "y", batch_size, network, num_classes)
 
@@ -106,7 +110,37 @@ def class_weight(value, class_counts):
                 f"keys, as labels are. Received: {name!r}"
             )
         checks.in_range(f"class_weight[{name}]", weight, 0, np.inf)
-    return {index: float(value.get(index, 1.0)) for index in range(num_classes)}
+    weights = {index: float(value.get(index, 1.0)) for index in range(num_classes)}
+    if not any(weights.values()):
+        raise ValueError(
+            "`class_weight` must have a weight above 0, or nothing is learned. "
+            f"Received: class_weight={value}"
+        )
+    return weights
+
+
+def check_to_predict(x, network):
+    """Raises if `x` is an array, or a tensor, that holds no images for `network`.
+
+    To other images the network would have an answer too, and say it with confidence.
+
+    Args:
+        x: What `keras.Model.predict` takes.
+        network: The Keras model that is to take the images.
+    """
+    if isinstance(x, (list, tuple)):
+        refuse_list("x", x)
+    if isinstance(x, np.ndarray) or keras.ops.is_tensor(x):
+        x = keras.ops.convert_to_numpy(x)
+        _check_images(x, "x", network)
+
+
+def refuse_list(name, value):
+    """Raises the error of a list, which Keras would take for several inputs."""
+    raise ValueError(
+        f"`{name}` must be one array: numpy.asarray makes one of a list. Received: a "
+        f"{type(value).__name__} of {len(value)} entries"
+    )
 
 
 def _check_numbers(arguments):
@@ -115,20 +149,67 @@ def _check_numbers(arguments):
             checks.positive_integer(name, arguments[name])
     if "epochs" in arguments:
         checks.integer("epochs", arguments["epochs"], 0)
+    if arguments.get("initial_epoch") is not None:
+        # A schedule that begins before its first epoch would have budgets below 0.
+        first = checks.integer("initial_epoch", arguments["initial_epoch"], 0)
+        epochs = arguments.get("epochs", 1)
+        if first > epochs:
+            raise ValueError(
+                "`initial_epoch` must be at most `epochs`, which is the number of the "
+                "last epoch and not how many are to come. Received: "
+                f"initial_epoch={first}, epochs={epochs}"
+            )
+    every = arguments.get("validation_freq", 1)
+    if not isinstance(every, (list, tuple, set)):
+        checks.positive_integer("validation_freq", every)
+
+
+def _check_ends(arguments):
+    """Raises if an epoch would never end."""
+    data = {"x": ("steps_per_epoch", "steps"), "validation_data": ("validation_steps",)}
+    for name, of_steps in data.items():
+        found = arguments.get(name)
+        told = any(arguments.get(steps) is not None for steps in of_steps)
+        if not told and _is_endless(found):
+            raise ValueError(
+                f"`{name}` repeats itself for ever, and an epoch must end: leave out "
+                f"`repeat()`, or pass `{'` or `'.join(of_steps)}`. "
+                f"Received: {name}={found!r}"
+            )
+
+
+def _is_endless(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    cardinality = getattr(data, "cardinality", None)
+    return callable(cardinality) and int(cardinality()) == -1  # of tf.data: infinite
 
 
 def _check_weights(weights=None, name="sample_weight"):
-    if isinstance(weights, np.ndarray):  # Keras refuses lists
+    if isinstance(weights, (list, tuple, str)):
+        refuse_list(name, weights)
+    if isinstance(weights, np.ndarray):
         checks.sample_weights(weights, name)
 
 
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
     if isinstance(x, np.ndarray):
-        checks.images(x, x_name)
-        checks.image_shape(network, x.shape, x_name)
+        _check_images(x, x_name, network)
         checks.equal_parts(len(x), batch_size)
         if y is None:
             checks.label_type(y, num_classes, y_name)
-    if isinstance(y, (np.ndarray, list)):
-        return checks.labels(y, num_classes, y_name)
-    return None
+    if not isinstance(y, (np.ndarray, list)):
+        return None
+    classes = checks.labels(y, num_classes, y_name)
+    if isinstance(y, list):
+        refuse_list(y_name, y)
+    return classes
+
+
+def _check_images(x, name, network):
+    checks.images(x, name)
+    checks.image_shape(network, x.shape, name)
+    if not len(x):
+        raise ValueError(
+            f"`{name}` must hold images. Received: an array of shape {x.shape}"
+        )

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt import checks
+
 __all__ = [
     "balanced_softmax",
     "class_balanced",
@@ -101,10 +103,28 @@ def cross_entropy(targets, logits, label_smoothing=0.0):
     """
     logits = ops.cast(logits, "float32")
     targets = ops.cast(targets, "float32")
-    if label_smoothing:
+    if label_smoothing != 0:
+        label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
         uniform = 1.0 / logits.shape[-1]
         targets = (1.0 - label_smoothing) * targets + label_smoothing * uniform
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def _counts(class_counts, logits=None):
+    """Training images of each class as a float64 array, all of them above 0."""
+    counts = np.asarray(class_counts)
+    good = counts.ndim == 1 and counts.dtype.kind in "iuf"
+    if not good or not np.all((counts > 0) & (counts < np.inf)):
+        raise ValueError(
+            "`class_counts` must be a positive number for each class. Received: "
+            f"{class_counts!r}"
+        )
+    if logits is not None and np.shape(logits)[-1] != len(counts):
+        raise ValueError(
+            "`class_counts` must have a number for each logit. Received: "
+            f"{len(counts)} of them and logits of shape {tuple(np.shape(logits))}"
+        )
+    return counts.astype("float64")
 
 
 def balanced_softmax(targets, logits, class_counts, tau=1.0):
@@ -131,7 +151,8 @@ def balanced_softmax(targets, logits, class_counts, tau=1.0):
         Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
         NeurIPS 2020, equation 3.
     """
-    prior = ops.log(ops.cast(class_counts, "float32"))
+    tau = checks.in_range("tau", tau, 0, np.inf)
+    prior = np.log(_counts(class_counts, logits)).astype("float32")
     return cross_entropy(targets, ops.cast(logits, "float32") + tau * prior)
 
 
@@ -183,7 +204,8 @@ def label_distribution_margins(class_counts, max_margin=0.5):
         Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", NeurIPS 2019, equation 10.
     """
-    counts = np.asarray(class_counts, "float64")
+    counts = _counts(class_counts)
+    max_margin = checks.in_range("max_margin", max_margin, 0, np.inf)
     return (max_margin * (counts.min() / counts) ** 0.25).astype("float32")
 
 
@@ -213,7 +235,8 @@ def ldam(targets, logits, class_counts, max_margin=0.5, scale=30.0):
         Loss", NeurIPS 2019, equation 13.
     """
     targets = ops.cast(targets, "float32")
-    margins = label_distribution_margins(class_counts, max_margin)
+    scale = checks.positive("scale", scale)
+    margins = label_distribution_margins(_counts(class_counts, logits), max_margin)
     logits = ops.cast(logits, "float32") - targets * margins
     return cross_entropy(targets, scale * logits)
 
@@ -237,6 +260,7 @@ def focal(targets, logits, gamma=2.0):
     Reference:
         Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4.
     """
+    gamma = checks.in_range("gamma", gamma, 0, np.inf)
     return focal_factor(targets, logits, gamma) * cross_entropy(targets, logits)
 
 
@@ -270,7 +294,8 @@ def effective_number_weights(class_counts, beta=0.9999):
         Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
         CVPR 2019, equation 2.
     """
-    counts = np.asarray(class_counts, "float64")
+    counts = _counts(class_counts)
+    beta = checks.in_range("beta", beta, 0, np.nextafter(1, 0))
     with np.errstate(divide="ignore"):  # beta 0: of any number of images, one counts
         weights = -1.0 / np.expm1(counts * np.log(beta))
     return (weights / weights.mean()).astype("float32")

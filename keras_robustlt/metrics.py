@@ -143,11 +143,20 @@ class ClasswiseAccuracy(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         num_classes = len(self.class_counts)
-        classes = ops.argmax(one_hot(y_true, num_classes), axis=-1)
+        y_pred = ops.convert_to_tensor(y_pred)
+        if y_pred.shape[-1] != num_classes:
+            raise ValueError(
+                f"`y_pred` must have an entry for each of the {num_classes} classes. "
+                f"Received: a shape of {tuple(y_pred.shape)}"
+            )
+        targets = one_hot(y_true, num_classes)
+        classes = ops.argmax(targets, axis=-1)
         hits = ops.cast(ops.equal(classes, ops.argmax(y_pred, axis=-1)), self.dtype)
         weights = ops.ones_like(hits)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+        # A label out of range is one of no class, not of class 0.
+        weights = weights * ops.cast(ops.max(targets, axis=-1) > 0, self.dtype)
         members = ops.one_hot(classes, num_classes, dtype=self.dtype)
         members = members * weights[:, None]
         self.correct.assign_add(ops.sum(members * hits[:, None], axis=0))

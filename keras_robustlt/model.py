@@ -30,7 +30,11 @@ from keras_robustlt import (
 from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
 from keras_robustlt.attacks import gradients, norms
-from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.attacks.base import (
+    check_no_smaller_ball,
+    check_one_run,
+    check_stays_within,
+)
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data import layers, resumption
@@ -212,12 +216,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         _runs_inside_a_step("evaluation_attack", evaluation_attack)
         check_stays_within("evaluation_attack", evaluation_attack)
         for argument in ("attack", "evaluation_attack"):
-            if not np.isclose(getattr(self, argument).epsilon, self.epsilon):
-                raise ValueError(
-                    f"`{argument}` must have the epsilon of the model. Received: "
-                    f"epsilon={self.epsilon} and {argument}.epsilon="
-                    f"{getattr(self, argument).epsilon}"
-                )
+            self._check_budget(argument, getattr(self, argument))
         self.budget = _budget(
             budget,
             alpha=alpha,
@@ -280,6 +279,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
             checks.outputs(network.output_shape, self.num_classes)
+
+    def _check_budget(self, argument, attack):
+        """Raises if an attack of the model is within another ball than the model's."""
+        if not np.isclose(attack.epsilon, self.epsilon):
+            raise ValueError(
+                f"`{argument}` must have the epsilon of the model. Received: "
+                f"epsilon={self.epsilon} and {argument}.epsilon={attack.epsilon}"
+            )
+        check_no_smaller_ball(argument, attack, self.attack)
 
     # What happens in a step
 
@@ -465,7 +473,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         `model.attack` stays what it is, and what is saved: see
         `callbacks.CollapseGuard`.
+
+        Args:
+            attack: An attack object, as the constructor takes it.
+
+        Raises:
+            ValueError: If it is none, or has another budget than the model.
         """
+        _runs_inside_a_step("attack", attack)
+        self._check_budget("attack", attack)
         if attack is not self.attack_in_use:
             self.attack_in_use = attack
             self.make_train_function(force=True)
@@ -626,6 +642,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         labels = fit_arguments.check(call.arguments, self.network, self.class_counts)
+        if self.averaging is not None:
+            self.averaging.check_fit(call.arguments)
         self._check_soft_labels(call.arguments)
         if call.arguments.get("class_weight") is not None:
             call.arguments["class_weight"] = fit_arguments.class_weight(
@@ -666,7 +684,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """Looks at the arrays of one batch."""
         arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         if isinstance(arguments["x"], np.ndarray):
-            arguments = {**arguments, "batch_size": len(arguments["x"])}
+            arguments = {**arguments, "batch_size": len(arguments["x"]) or None}
         fit_arguments.check(arguments, self.network, self.class_counts)
         if trains:
             self._check_soft_labels(arguments)
@@ -721,6 +739,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         seen = ops.convert_to_numpy(self.clean_accuracy.total)
         class_frequencies.check_evaluated(seen, in_fit)
         return result
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args, **kwargs):
+        call = inspect.signature(keras.Model.predict).bind(self, *args, **kwargs)
+        fit_arguments.check_to_predict(call.arguments["x"], self.network)
+        return super().predict(*args, **kwargs)
+
+    @functools.wraps(keras.Model.predict_on_batch)
+    def predict_on_batch(self, x):
+        fit_arguments.check_to_predict(x, self.network)
+        return super().predict_on_batch(x)
 
     @contextlib.contextmanager
     def _evaluation(self, in_fit=False):
@@ -818,6 +847,8 @@ def _runs_inside_a_step(argument, attack):
             "has them, and `keras_robustlt.evaluate(model, x, y, attacks=...)` for "
             f"others. Received: {argument}={attack!r}"
         )
+    if argument == "attack":
+        check_one_run(argument, attack)
 
 
 def _augmenter(augmentation, network, num_classes):

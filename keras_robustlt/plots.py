@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_robustlt import files
 from keras_robustlt.class_names import one_line, wrapped
+from keras_robustlt.evaluation.results import EvaluationResults
 
 __all__ = ["accuracy_per_class", "contact_sheet", "save", "schedule"]
 
@@ -127,6 +128,10 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     >>> figure = krl.plots.schedule([[0.0, 0.0], [0.02, 0.04]], ["head", "tail"])
     >>> krl.plots.save(figure, "schedule.png")
     """
+    if isinstance(class_names, str) or not hasattr(class_names, "__len__"):
+        raise ValueError(
+            f"`class_names` must be a list of names. Received: {class_names!r}"
+        )
     class_epsilon = np.asarray(class_epsilon, "float64")
     if class_epsilon.ndim != 2 or class_epsilon.shape[1] != len(class_names):
         raise ValueError(
@@ -134,6 +139,17 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
             f"`class_names` has {len(class_names)} names. Received: class_epsilon of "
             f"shape {class_epsilon.shape}"
         )
+    if not len(class_epsilon):
+        raise ValueError(
+            "`class_epsilon` must hold the budgets of at least one epoch. Received: "
+            f"class_epsilon of shape {class_epsilon.shape}"
+        )
+    for name, values in (("weights", weights), ("epochs", epochs)):
+        if values is not None and np.shape(values) != class_epsilon.shape[:1]:
+            raise ValueError(
+                f"`{name}` must have a value for each of the {len(class_epsilon)} "
+                f"epochs. Received: {name}={values!r}"
+            )
     epochs = np.arange(len(class_epsilon)) if epochs is None else np.asarray(epochs)
     figure, axes = _axes(8, 4.5)
     from matplotlib import colormaps
@@ -190,6 +206,7 @@ def accuracy_per_class(results, attack="pgd20", title=None):
 
     >>> figure = krl.plots.accuracy_per_class({"AT": at, "AT + RobustLT": ours})
     """
+    _check_results(results, attack)
     runs = list(results)
     settings = results[runs[0]].settings
     counts = np.asarray(settings["class_counts"])
@@ -225,6 +242,39 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     return figure
 
 
+def _check_results(results, attack):
+    """Raises if there are no accuracies of the same classes to put side by side."""
+    if isinstance(results, EvaluationResults) or not isinstance(results, dict):
+        raise ValueError(
+            "`results` must be a dictionary from the name of a run to its "
+            f"EvaluationResults. Received: {type(results).__name__}"
+        )
+    if not results:
+        raise ValueError("`results` must be of at least one run. Received: none")
+    first = next(iter(results))
+    for run, result in results.items():
+        counted = isinstance(result, EvaluationResults) and result.settings.get(
+            "class_counts"
+        )
+        if not counted:
+            raise ValueError(
+                f"`results[{run!r}]` must be EvaluationResults with the training "
+                "images of each class, evaluate(..., class_counts=...). Received: "
+                f"{type(result).__name__} without"
+            )
+        if not {"clean", attack} <= set(result):
+            raise ValueError(
+                f"`results[{run!r}]` must have what is shown, 'clean' and "
+                f"`attack`={attack!r}. Received: {', '.join(map(repr, result))}"
+            )
+        for key in ("class_names", "class_counts"):
+            if list(result.settings[key]) != list(results[first].settings[key]):
+                raise ValueError(
+                    "`results` must be of runs with the same classes and training "
+                    f"images. Received: another {key} for {run!r} than for {first!r}"
+                )
+
+
 def contact_sheet(rows, labels):
     """Images side by side in rows, to look at what an augmentation does.
 
@@ -252,9 +302,10 @@ def contact_sheet(rows, labels):
             "`rows` must hold images of one shape (num_images, height, width, "
             f"channels). Received shapes: {shapes}"
         )
-    if len(labels) != len(rows):
+    if isinstance(labels, str) or len(labels) != len(rows):
         raise ValueError(
-            f"`labels` must name each of the {len(rows)} rows. Received: {labels}"
+            f"`labels` must be a list that names each of the {len(rows)} rows. "
+            f"Received: {labels}"
         )
     num_images, height, width, channels = shapes[0]
     gap = height // 16

@@ -5,7 +5,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_robustlt import class_frequencies
+from keras_robustlt import checks, class_frequencies
 from keras_robustlt.data.resumption import epoch_variables
 
 # Share of the images below which an attack is taken for one without a gradient.
@@ -53,12 +53,13 @@ class Schedule:
 
     def start(self, epochs, steps_per_epoch=None):
         """Says how long training is."""
-        self.epochs.assign(epochs)
-        self.steps_per_epoch.assign(steps_per_epoch or 0)
+        self.epochs.assign(checks.integer("epochs", epochs, 0))
+        steps = checks.integer("steps_per_epoch", steps_per_epoch or 0, 0)
+        self.steps_per_epoch.assign(steps)
 
     def begin_epoch(self, epoch):
         """Says that epoch `epoch`, counted from 0, begins."""
-        self.epoch.assign(epoch)
+        self.epoch.assign(checks.integer("epoch", epoch, 0))
         self.step.assign(0)
 
     def advance(self):

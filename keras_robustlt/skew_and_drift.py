@@ -6,7 +6,11 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks, files, losses, summaries
 from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.attacks.base import (
+    check_no_smaller_ball,
+    check_one_run,
+    check_stays_within,
+)
 from keras_robustlt.backend import replicas
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
@@ -39,7 +43,13 @@ def skewed_objective(class_risks, class_counts):
         Zhang et al., CVPR 2026: the skewed-objective term.
     """
     counts = checks.class_counts(class_counts)
-    risks = np.asarray(class_risks, "float64")
+    risks = np.asarray(class_risks)
+    if risks.shape != counts.shape or risks.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`class_risks` must be {len(counts)} numbers, one for each class of "
+            f"`class_counts`. Received: class_risks={class_risks!r}"
+        )
+    risks = risks.astype("float64")
     excess = risks - risks[counts.argmax()]  # 0 of the largest class itself
     return float(np.sum((1 / len(counts) - counts / counts.sum()) * excess))
 
@@ -124,6 +134,7 @@ class SkewAndDrift(keras.callbacks.Callback):
                 f"Received: attack={attack!r}"
             )
         check_stays_within("attack", attack)
+        check_one_run("attack", attack)
         # It imports the model, which imports the callbacks.
         from keras_robustlt.evaluation import inputs
 
@@ -143,6 +154,7 @@ class SkewAndDrift(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         from keras_robustlt.evaluation import inputs
 
+        checks.robust_model(self)
         model = self.model
         self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
         self.members = np.eye(model.num_classes)[self.labels]
@@ -153,6 +165,7 @@ class SkewAndDrift(keras.callbacks.Callback):
                 f"none of: {', '.join(map(str, missing))}"
             )
         attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
+        check_no_smaller_ball("attack", attack, model.attack)
         self.start = ops.convert_to_numpy(
             attack.starting_point(
                 ops.convert_to_tensor(self.images), model.epsilon, self.seed

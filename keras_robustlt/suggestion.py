@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_robustlt import checks, plots
 from keras_robustlt.budget import classwise_epsilon, largest_alpha
+from keras_robustlt.data.arguments import check_seed
 
 __all__ = ["Suggestion", "suggest"]
 
@@ -100,6 +101,7 @@ class Suggestion:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        check_seed(seed)
         clean = self.rarest[: checks.positive_integer("images", images)]
         rare = int(np.argmin(self.class_counts))
         budget = self.class_epsilon[rare]
@@ -154,6 +156,7 @@ def suggest(data, y=None, class_names=None, seed=0):
         Yang et al., "A Closer Look at Accuracy vs. Robustness", NeurIPS 2020, for the
         distance between classes; Immerkaer, "Fast Noise Variance Estimation", 1996.
     """
+    check_seed(seed)
     x, y, class_names = _images_and_labels(data, y, class_names)
     counts = np.bincount(y, minlength=len(class_names))
     checks.class_counts(counts)
@@ -185,11 +188,22 @@ def suggest(data, y=None, class_names=None, seed=0):
 def _images_and_labels(data, y, class_names):
     """uint8 images, their labels, and the names of the classes."""
     from keras_robustlt.data import Source, load
-    from keras_robustlt.data.arrays import check_images, check_labels
+    from keras_robustlt.data.arrays import (
+        check_class_names,
+        check_images,
+        check_labels,
+    )
 
     if isinstance(data, (str, os.PathLike)):
         data = load(data)
     if isinstance(data, Source):
+        given = {"y": y, "class_names": class_names}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"`{name}` is for `data` that is an array of images: a folder, a file "
+                f"or a Source has its own. Received: {name} of type "
+                f"{type(given[name]).__name__}"
+            )
         return data.x_train, data.y_train, data.class_names
     if y is None:
         raise ValueError(
@@ -202,6 +216,8 @@ def _images_and_labels(data, y, class_names):
             "`data` and `y` must have the same length. Received: "
             f"{len(x)} images and {len(y)} labels"
         )
+    if not len(x):
+        raise ValueError("`data` must hold images. Received: none")
     classes = int(y.max()) + 1
     names = range(classes) if class_names is None else class_names
     if not isinstance(names, (list, tuple, range, np.ndarray)) or len(names) < classes:
@@ -209,7 +225,7 @@ def _images_and_labels(data, y, class_names):
             f"`class_names` must be a list of at least {classes} names, as `y` has "
             f"labels up to {classes - 1}. Received: {names!r}"
         )
-    return x, y, tuple(map(str, names))
+    return x, y, check_class_names(names)
 
 
 def _class_balanced(y, examples, rng):

@@ -70,3 +70,13 @@ def test_what_cannot_be_adjusted_says_so():
         krl.networks.tau_normalized(cosine)
     with pytest.raises(ValueError, match="each of the 3 outputs of the network"):
         krl.networks.logit_adjusted(dense_network(), [3, 2])
+
+
+def test_logits_of_two_layers_have_no_single_one_to_normalize():
+    images = keras.Input((2, 2, 1))
+    flat = keras.layers.Flatten()(images)
+    heads = [keras.layers.Dense(3)(flat), keras.layers.Dense(3)(flat)]
+    network = keras.Model(images, keras.layers.Add()(heads))
+    for model in (network, keras.Sequential([images, keras.layers.Flatten()])):
+        with pytest.raises(ValueError, match="a keras.layers.Dense as its last layer"):
+            krl.networks.tau_normalized(model)

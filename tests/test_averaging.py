@@ -90,8 +90,10 @@ def test_only_fair_epochs_are_averaged():
 def test_fawa_in_fit(images):
     x, y = images
     model = tiny_model(averaging=krl.averaging.FAWA(0.0, momentum=0.5, start=0.0))
-    with pytest.raises(ValueError, match="give `fit` `validation_data`"):
-        model.fit(x, y, **FIT)
+    for arguments in ({}, {"validation_data": images, "validation_freq": 2}):
+        with pytest.raises(ValueError, match="give `fit` `validation_data`"):
+            model.fit(x, y, **arguments, **FIT)
+    assert int(model.optimizer.iterations) == 0
     remember = Remember()
     history = model.fit(
         x, y, epochs=3, validation_data=images, callbacks=[remember], **FIT
@@ -123,3 +125,27 @@ def test_bad_averaging():
         tiny_model(averaging="ema")
     with pytest.raises(ValueError, match="`averaging` must be .*1.5"):
         tiny_model(averaging=1.5)
+
+
+class Uncopied(keras.Model):
+    """A network that says nothing of what it was made with."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, x, training=False):
+        return self.dense(keras.ops.reshape(x, (-1, 108)))
+
+    def get_config(self):
+        return {}
+
+
+def test_an_average_needs_a_network_that_can_be_copied():
+    flat = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    with pytest.raises(ValueError, match="`averaging` needs a network that has its"):
+        tiny_model(keras.Sequential(flat), averaging=0.9)
+    network = Uncopied(3)
+    network(np.zeros((1, 6, 6, 3), "float32"))
+    with pytest.raises(ValueError, match="`averaging` needs a network that can be cop"):
+        tiny_model(network, averaging=0.9)

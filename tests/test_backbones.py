@@ -216,6 +216,28 @@ def test_keras_cv():
             {"preprocessing": "none", "pooling": "token"},
             "needs a backbone that gives tokens",
         ),
+        (
+            small_backbone,
+            {"preprocessing": "none", "weights": "mine.weights.h5"},
+            "`weights` is for a `backbone` that is a name",
+        ),
+        (
+            small_backbone,
+            {"preprocessing": "none", "head": keras.layers.Dense(2, "softmax")},
+            "gives probabilities",
+        ),
+        (
+            lambda: keras.Sequential([keras.layers.Conv2D(2, 3)]),
+            {"preprocessing": "none"},
+            "`backbone` must take one batch of images.*None",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 1)), keras.layers.ReLU()]),
+            {"preprocessing": "imagenet"},
+            "`preprocessing='imagenet'` is for backbones that take 3.*takes 1",
+        ),
+        ("mobilenet_v2", {"input_shape": (8, 8), "weights": None}, "`input_shape`"),
+        ("mobilenet_v2", {"input_shape": "abc", "weights": None}, "`input_shape`"),
         (small_backbone, {"preprocessing": "none", "dropout": 1}, "`dropout` must be"),
         (small_backbone, {"preprocessing": "none", "classes": 1}, "`classes` must be"),
     ],

@@ -173,6 +173,15 @@ def test_labels_of_pictures(monkeypatch):
     assert labels == ["c0", "c29"]
     with pytest.raises(ValueError, match="`class_names` has 3 names"):
         krl.plots.schedule(np.ones((2, 4)), names[:3])
+    for arguments, argument in (
+        ({"class_names": "ab"}, "class_names"),
+        ({"class_epsilon": np.ones((0, 2))}, "class_epsilon"),
+        ({"weights": []}, "weights"),
+        ({"epochs": [1, 2]}, "epochs"),
+    ):
+        good = {"class_epsilon": [[0.1, 0.2]], "class_names": ["a", "b"]}
+        with pytest.raises(ValueError, match=f"`{argument}` must"):
+            krl.plots.schedule(**{**good, **arguments})
 
 
 def test_a_font_that_has_the_letters(monkeypatch):
@@ -201,6 +210,18 @@ def test_pictures_of_accuracy_have_whole_names(monkeypatch):
     names = ["a long name of more than one line", "rare"]
     settings = {"class_counts": [3, 1200], "class_names": names}
     results = krl.EvaluationResults({"clean": entry, "pgd20": entry}, settings)
+    with_other_names = {**settings, "class_names": ["a", "b"]}
+    others = krl.EvaluationResults(results, with_other_names)
+    without = krl.EvaluationResults(results, {**settings, "class_counts": None})
+    for runs, attack, message in (
+        ({}, "pgd20", "`results` must be of at least one run"),
+        (results, "pgd20", "`results` must be a dictionary.*EvaluationResults"),
+        ({"AT": results}, "cw20", "'clean' and `attack`='cw20'"),
+        ({"AT": without}, "pgd20", r"evaluate\(..., class_counts"),
+        ({"AT": results, "B": others}, "pgd20", "another class_names for 'B'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            krl.plots.accuracy_per_class(runs, attack)
     figure = krl.plots.accuracy_per_class({"AT": results})
     ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     # From the largest class at the top.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import conv_network
+from tiny_models import conv_network, dense_network
 
 import keras_robustlt as krl
 from keras_robustlt import __main__ as command_line
@@ -69,6 +69,32 @@ def test_a_folder_of_other_files_is_left_alone(network, tmp_path):
     with pytest.raises(ValueError, match="`path` must be a new directory.*other files"):
         krl.export(network, tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_folder_is_never_replaced_by_a_file(network, tmp_path):
+    folder = tmp_path / "robust.keras"
+    folder.mkdir()
+    (folder / "photo.png").touch()
+    with pytest.raises(ValueError, match="`path` must not be that of a directory"):
+        krl.export(network, folder)
+    assert [each.name for each in folder.iterdir()] == ["photo.png"]
+    (tmp_path / "notes").touch()
+    with pytest.raises(ValueError, match="`path` must not be that of a file"):
+        krl.export(network, tmp_path / "notes")
+
+
+def test_only_what_can_tell_classes_apart_is_exported(tmp_path):
+    path = tmp_path / "robust.keras"
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        krl.export(dense_network(1), path)
+    with pytest.raises(ValueError, match="`model` must be built"):
+        krl.export(keras.Sequential([keras.layers.Dense(2)]), path)
+    diverged = dense_network()
+    diverged.set_weights([np.nan * w for w in diverged.get_weights()])
+    with pytest.raises(ValueError, match="`model` must have weights that are finite"):
+        krl.export(diverged, path)
+    with pytest.raises(FileNotFoundError, match="`path` must be what `export` wrote"):
+        class_names_of(path)
 
 
 @pytest.mark.tensorflow

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from tiny_models import dense_network
+from tiny_models import COUNTS, dense_network, tiny_model
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation import sanity_checks
@@ -16,6 +16,7 @@ from keras_robustlt.evaluation.diagnose import _depends_on_start
 from keras_robustlt.evaluation.sanity_checks import (
     Run,
     _outdone_by_weaker,
+    _short_of_budget,
     chance_of_reaching,
     outdone,
     outdone_by_black_box,
@@ -183,6 +184,50 @@ def test_black_box_after_an_ensemble_may_find_less():
         run = Run("square", square, flags(slice(0, 30 + found)), before=before)
         finding = outdone_by_black_box(run, [*before, run])
         assert (finding and finding["missed"]) == expected
+
+
+def test_somebody_has_the_whole_budget():
+    """An attack object has its own epsilon, not that of the evaluation."""
+    pgd = krl.attacks.PGD
+
+    def found(*attacks, norm="linf"):
+        named = {str(index): attack for index, attack in enumerate(attacks)}
+        return _short_of_budget(named, 0.1, norm)
+
+    finding = found(None, pgd(0.03), krl.attacks.AutoAttack(epsilon=0.05))
+    assert (finding["largest"], finding["epsilon"]) == (0.05, 0.1)
+    assert "may change pixels by 0.05 at most" in finding["message"]
+    assert found(pgd(0.03, norm="l2"), norm="l2")
+    # Budgets below it beside it, in other norms and those of functions are all right.
+    for attacks in ([None], [pgd(0.03), pgd(0.1)], [pgd(0.03, norm="l2")], [len]):
+        assert found(*attacks) is None
+    assert _short_of_budget({"a": pgd(0.03)}, None, "linf") is None
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_default_epsilon_in_the_evaluation_of_a_model_of_another(images):
+    with pytest.warns(krl.RobustnessWarning, match="epsilon of this evaluation is 0.1"):
+        krl.evaluate(
+            tiny_model(), *images, attacks={"pgd": krl.attacks.PGD(steps=2)}, verbose=0
+        )
+
+
+def test_names_of_attacks_are_in_the_norm_of_the_model(images):
+    """Its epsilon is, so that another norm's ball would be another budget."""
+    attack = krl.attacks.PGD(2.0, steps=2, norm="l2")
+    model = krl.RobustLTModel(dense_network(), COUNTS, epsilon=2.0, attack=attack)
+    names = ["pgd2", "fgsm", "apgd-ce"]
+    results = krl.evaluate(model, *images, attacks=names, verbose=0, diagnose=False)
+    for name in names:
+        described = results[name]["attack"]
+        assert (described["norm"], described["epsilon"]) == ("l2", 2.0)
+    curve = krl.robustness_curve(model, *images, attack="pgd2", verbose=0)
+    assert (curve["attack"]["norm"], curve["epsilons"][-1]) == ("l2", 4.0)
+    arguments = {"starts": 2, "steps": 2, "queries": 0}
+    diagnosis = krl.diagnose(model, *images, **arguments)
+    assert (diagnosis["norm"], diagnosis["epsilon"]) == ("l2", 2.0)
+    with pytest.raises(ValueError, match="'fgsm-rs' is an attack in the norm 'linf'"):
+        krl.evaluate(model, *images, attacks=["fgsm-rs"], verbose=0)
 
 
 def test_which_attack_should_outdo_which():

@@ -225,3 +225,23 @@ def test_methods_of_the_long_tail_losses(name):
     options = method.get_config()
     expected = getattr(krl.losses, name)(TARGETS, logits, *counts, **options)
     np.testing.assert_allclose(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments", "argument"),
+    [
+        ("cross_entropy", {"label_smoothing": 2}, "label_smoothing"),
+        ("balanced_softmax", {"class_counts": [5, 3]}, "class_counts"),
+        ("balanced_softmax", {"class_counts": [5, 3, 0]}, "class_counts"),
+        ("logit_adjusted", {"class_counts": [5, 3, 1], "tau": "1"}, "tau"),
+        ("ldam", {"class_counts": [5, 3, 1], "max_margin": -1}, "max_margin"),
+        ("ldam", {"class_counts": [5, 3, 1], "scale": 0}, "scale"),
+        ("ldam", {"class_counts": [5, 3, np.nan]}, "class_counts"),
+        ("focal", {"gamma": -1}, "gamma"),
+        ("class_balanced", {"class_counts": [5, 3, 1], "beta": 1}, "beta"),
+        ("class_balanced", {"class_counts": "531"}, "class_counts"),
+    ],
+)
+def test_settings_that_make_no_loss(loss, arguments, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must"):
+        getattr(krl.losses, loss)(np.eye(3), np.zeros((3, 3), "float32"), **arguments)

@@ -364,6 +364,12 @@ ARRAYS = [
     (X, np.array(3), "Received shape"),
     (X, list("abcabcabcabc"), "integer labels"),
 ]
+# In a data set these would be others, or come to nothing.
+ONLY_ARRAYS = [
+    (X, Y.tolist(), "`y` must be one array.*a list of 12 entries"),
+    (list(X), Y, "`x` must be one array.*a list of 12 entries"),
+    (X[:0], Y[:0], "`x` must hold images"),
+]
 # What `fit` takes beside x and y.
 FIT_ARGUMENTS = [
     ({"validation_data": (255 * X, Y)}, r"validation_data\[0\]"),
@@ -387,6 +393,19 @@ FIT_ARGUMENTS = [
     ({"validation_split": -0.5}, "validation_split"),
     ({"validation_split": NAN}, "validation_split"),
     ({"validation_split": "0.2"}, "validation_split"),
+    ({"validation_data": (X[:0], Y[:0])}, r"`validation_data\[0\]` must hold images"),
+    ({"validation_freq": 0}, "`validation_freq`"),
+    ({"validation_freq": -1}, "`validation_freq`"),
+    ({"validation_freq": "2"}, "`validation_freq`"),
+    ({"initial_epoch": -1}, "`initial_epoch`"),
+    ({"initial_epoch": 0.5}, "`initial_epoch`"),
+    ({"initial_epoch": "1"}, "`initial_epoch`"),
+    ({"initial_epoch": 3, "epochs": 2}, "`initial_epoch`.*initial_epoch=3, epochs=2"),
+    ({"sample_weight": [1.0] * 12}, "`sample_weight` must be one array"),
+    ({"sample_weight": "balanced"}, "`sample_weight` must be one array"),
+    ({"class_weight": {0: 0, 1: 0, 2: 0}}, "`class_weight` must have a weight above 0"),
+    ({"callbacks": ["csv"]}, "`callbacks` must be"),
+    ({"callbacks": [krl.callbacks.ScheduleInspector]}, "`callbacks` must be"),
     ({"x": X, "y": np.sort(Y), "validation_split": 0.25}, "grouped by class"),
     ({"x": X, "y": np.repeat([2, 0, 1], [8, 3, 1])}, "in another order"),
 ]
@@ -499,7 +518,7 @@ def one_model():
 
 
 @pytest.mark.parametrize("use", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
-@pytest.mark.parametrize("x, y, message", ARRAYS)
+@pytest.mark.parametrize("x, y, message", [*ARRAYS, *ONLY_ARRAYS])
 def test_arrays(one_model, use, x, y, message):
     one_model.schedule.start(1, 1)
     refused(lambda: getattr(one_model, use)(x, y), message)

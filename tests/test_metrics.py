@@ -124,3 +124,11 @@ def test_in_an_ordinary_keras_model():
     logs = model.evaluate(x, np.array([0, 0, 1]), verbose=0, return_dict=True)
     assert logs["tail_accuracy"] == 1
     assert logs["balanced_accuracy"] == pytest.approx(0.75)
+
+
+def test_a_label_out_of_range_is_of_no_class():
+    metric = ClasswiseAccuracy([5, 3, 1])
+    metric.update_state([7, -1, 1], np.eye(3)[[0, 0, 1]])
+    assert keras.ops.convert_to_numpy(metric.total).tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="`y_pred` must have an entry for each of"):
+        metric.update_state([0, 1], np.eye(4)[:2])

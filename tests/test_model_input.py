@@ -80,6 +80,11 @@ def test_number_of_classes(images):
         ({"batchnorm_statistics": "clean"}, "must be one of 'adversarial', 'mixed'"),
         ({"attack": krl.attacks.PGD(0.2)}, "`attack` must have the epsilon of the"),
         ({"evaluation_attack": krl.attacks.PGD(0.2)}, "`evaluation_attack` must have"),
+        ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` .* restarts=1"),
+        (
+            {"evaluation_attack": krl.attacks.PGD(0.1, norm="l2")},
+            "`evaluation_attack` must have the norm of the model's training",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -201,6 +206,34 @@ def channels_first(x):
     return np.moveaxis(x, -1, 1)
 
 
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("pgd", "`attack` must be an attack"),
+        (None, "`attack` must be an attack"),
+        (krl.attacks.APGD(0.1), "runs inside a compiled step"),
+        (krl.attacks.PGD(0.2), "must have the epsilon of the model"),
+        (krl.attacks.PGD(0.1, norm="l2"), "must have the norm of the model's training"),
+    ],
+)
+def test_another_training_attack_is_one_for_this_model(attack, message):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.use_attack(attack)
+    assert model.attack_in_use is model.attack
+
+
+def test_where_training_stands_is_told_in_whole_numbers():
+    schedule = tiny_model().schedule
+    for name, tell in {
+        "epochs": lambda: schedule.start(-1),
+        "steps_per_epoch": lambda: schedule.start(2, 1.5),
+        "epoch": lambda: schedule.begin_epoch(-1),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
+            tell()
+
+
 WITH_IMAGES = {
     "fit": lambda model, x, y: model.fit(x, y, verbose=0),
     "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),
@@ -227,6 +260,44 @@ def test_images_of_another_shape_than_the_network_takes(images, use, change):
         if isinstance(callback, keras.callbacks.Callback):
             model.fit(x, y, callbacks=[callback], **FIT)
     assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: 255 * x, "pixels from 0 to 255"),
+        (lambda x: np.uint8(255 * x), "floating-point images"),
+        (lambda x: np.full_like(x, np.nan), "not a number"),
+        (lambda x: keras.ops.convert_to_tensor(2 * x - 1), "Normalisation"),
+        (channels_first, r"images of shape \(6, 6, 3\)"),
+        (lambda x: x[:0], "`x` must hold images"),
+        (lambda x: x.tolist(), "`x` must be one array"),
+    ],
+)
+def test_predictions_are_for_images_as_training_has_them(images, spoil, message):
+    """The network would answer for others too, and nothing in the logits tells."""
+    x, _ = images
+    model = tiny_model()
+    for use in (model.predict, model.predict_on_batch):
+        use(x)
+        use(x[:5])  # another shape of a batch: what is compiled takes any from here on
+        with pytest.raises(ValueError, match=message):
+            use(spoil(x))
+
+
+@pytest.mark.tensorflow
+def test_an_epoch_must_end(images):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(images).batch(4).repeat()
+    model = eager_model()
+    with pytest.raises(ValueError, match="`x` repeats itself.*`steps_per_epoch`"):
+        model.fit(data, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="`x` repeats itself.*`steps`"):
+        model.evaluate(data, verbose=0)
+    arguments = {"validation_data": data, "steps_per_epoch": 1, "shuffle": False}
+    with pytest.raises(ValueError, match="`validation_data` repeats itself"):
+        model.fit(data, verbose=0, **arguments)
 
 
 BAD_WEIGHTS = [

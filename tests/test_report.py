@@ -580,6 +580,12 @@ def test_expected_robustness_is_the_area_under_the_curve(tmp_path):
     for epsilon in (0.5, 0.0, -0.1):
         with pytest.raises(ValueError, match="from 0 to `epsilon`"):
             curve.expected_robustness(epsilon)
+    for epsilon in ("0.1", [0.1], True):
+        with pytest.raises(ValueError, match="`epsilon` must be a number"):
+            curve.expected_robustness(epsilon)
+    for values in ({}, {**curve, "epsilons": []}, {**curve, "all": [0.5]}):
+        with pytest.raises(ValueError, match="an accuracy for each of them"):
+            krl.RobustnessCurve(**values).expected_robustness(0.1)
 
 
 @pytest.mark.parametrize(
@@ -590,7 +596,7 @@ def test_expected_robustness_is_the_area_under_the_curve(tmp_path):
         ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` must be 'pgdN'"),
         ({"epsilons": []}, "`epsilons` must be a list"),
         ({"epsilons": 0.1}, "`epsilons` must be a list .*epsilons=0.1"),
-        ({"epsilons": [8]}, "`epsilon` is in pixel units"),
+        ({"epsilons": [8]}, r"`epsilons\[0\]` is in pixel units"),
         ({"examples": 0}, "`examples` must be an integer"),
     ],
 )

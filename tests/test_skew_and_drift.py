@@ -131,6 +131,31 @@ def test_without_an_attack_only_the_risk_moves(images, method):
     assert history["robust_risk_change"][1] != 0
 
 
+@pytest.mark.parametrize("risks", [[0.5], [1, 2, 3], "ab", [True, False], None])
+def test_a_risk_for_each_class(risks):
+    with pytest.raises(ValueError, match="`class_risks` must be 2 numbers"):
+        skewed_objective(risks, [90, 10])
+
+
+def test_callbacks_of_this_package_on_another_model(images):
+    x, y = images
+    network = dense_network()
+    network.compile("sgd", "mse", run_eagerly=True)
+    for callback in (
+        SkewAndDrift(x, y),
+        krl.callbacks.CollapseGuard(x, y),
+        krl.callbacks.ScheduleInspector(),
+    ):
+        with pytest.raises(ValueError, match="of `fit` of a keras_robustlt.RobustLTM"):
+            network.fit(x, np.eye(3)[y], callbacks=[callback], verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["CollapseGuard", "SkewAndDrift"])
+def test_no_images_to_watch(images, kind):
+    with pytest.raises(ValueError, match="`x` has no images to choose from"):
+        getattr(krl.callbacks, kind)(images[0][:0], images[1][:0])
+
+
 def test_mistakes(images, monkeypatch):
     x, y = images
     probe = SkewAndDrift(x[y < 2], y[y < 2])
@@ -138,6 +163,11 @@ def test_mistakes(images, monkeypatch):
         tiny_model(beta=0).fit(x, y, callbacks=[probe], **FIT)
     with pytest.raises(ValueError, match="`attack` must be a keras_robustlt.attacks"):
         SkewAndDrift(x, y, attack="pgd10")
+    with pytest.raises(ValueError, match="`attack` is one run .* restarts=1"):
+        SkewAndDrift(x, y, attack=krl.attacks.PGD(0.1, restarts=2))
+    probe = SkewAndDrift(x, y, attack=krl.attacks.PGD(0.1, norm="l2"))
+    with pytest.raises(ValueError, match="`attack` must have the norm of the model's"):
+        tiny_model(beta=0).fit(x, y, callbacks=[probe], **FIT)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         SkewAndDrift(255 * x, y)
     with pytest.raises(ValueError, match="needs a `directory`"):

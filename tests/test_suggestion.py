@@ -115,6 +115,11 @@ def test_reads_files(tmp_path):
         ((np.zeros((4, 8, 8, 1)), [0, 1]), "4 images and 2 labels"),
         ((np.full((4, 8, 8, 1), 9.0), [0, 1, 0, 1]), "must be in \\[0, 1\\]"),
         ((np.zeros((4, 8, 8, 1)), [0, 2, 0, 2]), "class_counts"),
+        ((np.zeros((0, 8, 8, 1)), np.zeros(0, int)), "`data` must hold images"),
+        (("digits", [0, 1]), "`y` is for `data` that is an array"),
+        (("digits", None, ["a", "b"]), "`class_names` is for `data` that is an array"),
+        ((np.zeros((4, 8, 8, 1)), [0, 1, 0, 1], ["a", "a"]), "all different"),
+        ((np.zeros((4, 8, 8, 1)), [0, 1, 0, 1], None, "1"), "`seed` must be"),
     ],
 )
 def test_mistakes(arguments, message):

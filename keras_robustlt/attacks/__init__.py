@@ -47,7 +47,7 @@ TRAINING = {
 STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
 
 
-def get(attack, epsilon=8 / 255, batch_size=250):
+def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
     """An attack from its name or itself.
 
     Args:
@@ -62,6 +62,7 @@ def get(attack, epsilon=8 / 255, batch_size=250):
             Defaults to `8 / 255`.
         batch_size: Integer. Images that an attack given by name computes at once, if
             it decides that. Defaults to `250`.
+        norm: `"linf"` or `"l2"`, of an attack given by name. Defaults to `"linf"`.
 
     Returns:
         An `Attack`, the object or function that `attack` is, or `None`.
@@ -81,13 +82,18 @@ def get(attack, epsilon=8 / 255, batch_size=250):
     if isinstance(attack, str):
         name, steps = re.fullmatch(r"(.*?)(\d*)", attack, re.DOTALL).groups()
         if attack == "fgsm":
-            return FGSM(epsilon)
+            return FGSM(epsilon, norm)
         if attack == "fgsm-rs":
+            if norm != "linf":
+                raise ValueError(
+                    "'fgsm-rs' is an attack in the norm 'linf'; of 'l2' there is "
+                    f"'fgsm'. Received: norm={norm!r}"
+                )
             return FGSMRS(epsilon)
         if name in STEPPED and steps:
-            return PGD(epsilon, int(steps), epsilon / 8, loss=STEPPED[name])
+            return PGD(epsilon, int(steps), epsilon / 8, norm, loss=STEPPED[name])
         if attack in BY_NAME:
-            return BY_NAME[attack](epsilon=epsilon, batch_size=batch_size)
+            return BY_NAME[attack](epsilon=epsilon, norm=norm, batch_size=batch_size)
     raise ValueError(
         "An attack must be 'clean', 'fgsm', 'fgsm-rs', 'pgdN' or 'cwN' with a number "
         f"of steps N, {', '.join(map(repr, BY_NAME))}, or an object such as "

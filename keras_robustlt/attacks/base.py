@@ -122,6 +122,35 @@ def check_stays_within(argument, attack):
         )
 
 
+def check_one_run(argument, attack):
+    """Raises if `attack` asks for restarts where it is made step by step, once."""
+    restarts = getattr(attack, "restarts", 1)
+    if restarts > 1:
+        raise ValueError(
+            f"`{argument}` is one run from one random start here, so it must have "
+            f"restarts=1. Received: {argument}={attack!r}"
+        )
+
+
+def check_no_smaller_ball(argument, attack, training):
+    """Raises if an attack has the radius of another one, in a norm of smaller balls.
+
+    The L2 ball of a radius that is meant for each pixel is next to no budget.
+
+    Args:
+        argument: String, what the attack is called.
+        attack: The attack.
+        training: The training attack, in whose norm the radius is meant.
+    """
+    norm, meant = (getattr(each, "norm", "linf") for each in (attack, training))
+    if (norm, meant) == ("l2", "linf"):
+        raise ValueError(
+            f"`{argument}` must have the norm of the model's training attack, in whose "
+            f"units epsilon is. Received: norm={norm!r}, and {meant!r} of the training "
+            "attack"
+        )
+
+
 def check_loss(loss):
     """`loss`, if it is the name of a loss or a function."""
     return loss if callable(loss) else checks.one_of("loss", loss, tuple(LOSSES))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import pathlib
-import shutil
 import zipfile
 
 import keras
@@ -62,12 +60,26 @@ def export(model, path, class_names=None, input="uint8"):
     checks.one_of("input", input, INPUTS)
     network = plain(getattr(model, "inference_network", model))
     checks.logits_not_probabilities(network)
+    if not network.built or network.output_shape[-1] < 2:
+        shape = network.output_shape if network.built else "not known yet"
+        raise ValueError(
+            "`model` must be built, and give a logit for each of at least 2 classes: "
+            "the probability of a single one is 1 for every image. Received: "
+            f"{network.name!r} with outputs of shape {shape}"
+        )
+    inputs.check_weights(network)
     class_names = inputs.class_names_of(class_names, network.output_shape[-1])
     path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(
             "`path` must end in .keras or .tflite, or have no ending for the directory "
             f"of a SavedModel. Received: path={str(path)!r}"
+        )
+    if path.is_dir() if path.suffix else path.is_file():
+        raise ValueError(
+            "`path` must not be that of a "
+            f"{'directory' if path.suffix else 'file'} that is there, which nobody "
+            f"may want to lose. Received: path={str(path)!r}"
         )
     if not path.suffix and path.is_dir() and not _is_ours(path):
         raise ValueError(
@@ -107,7 +119,12 @@ def class_names_of(path):
     >>> krl.class_names_of(path)
     ['cat', 'dog']
     """
-    path = pathlib.Path(path)
+    path = local_path("path", path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"`path` must be what `export` wrote. Received: path={str(path)!r}, which "
+            "does not exist"
+        )
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             found = NAMES in archive.namelist()
@@ -152,8 +169,6 @@ def _save(whole, path, class_names):
         whole.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(NAMES, _as_json(class_names))
-        if path.is_dir():
-            shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

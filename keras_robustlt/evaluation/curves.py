@@ -174,7 +174,8 @@ def adversarial_examples(
 def _attack(attack, model):
     """The PGD that a name stands for, with the budget of the model, or is given."""
     if isinstance(attack, str) and attack != "clean":
-        attack = attacks.get(attack, inputs.budget_of(model))
+        epsilon, norm = inputs.budget_of(model), inputs.norm_of(model)
+        attack = attacks.get(attack, epsilon, norm=norm)
     if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
         raise ValueError(
             "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "

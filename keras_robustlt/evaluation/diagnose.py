@@ -39,7 +39,7 @@ def diagnose(
     x,
     y=None,
     epsilon=None,
-    norm="linf",
+    norm=None,
     examples=256,
     starts=5,
     steps=20,
@@ -79,7 +79,8 @@ def diagnose(
         y: See `evaluate`.
         epsilon: Float. The budget, in pixel units. Defaults to that of a
             `RobustLTModel`, and to `8 / 255` for others.
-        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        norm: `"linf"` or `"l2"`. Defaults to that of a `RobustLTModel`'s attack, and to
+            `"linf"` for others.
         examples: Integer. How many images to look at, drawn from all classes as evenly
             as they come. Defaults to `256`.
         starts: Integer, at least 2. How many random starts. Defaults to `5`.
@@ -103,6 +104,7 @@ def diagnose(
     []
     """
     epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
+    norm = inputs.norm_of(model) if norm is None else norm
     steps = checks.positive_integer("steps", steps)
     queries = checks.integer("queries", queries, 0)
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)

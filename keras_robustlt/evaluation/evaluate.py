@@ -61,7 +61,8 @@ def evaluate(
             `attack(network, x, y, seed)` that returns images, or `None` for none.
             Defaults to `("clean", "pgd20")`.
         epsilon: Float. The budget of the attacks given by name, in pixel units.
-            Defaults to that of a `RobustLTModel`, and to `8 / 255` for others.
+            Defaults to that of a `RobustLTModel`, whose norm these attacks have too,
+            and to `8 / 255` for others.
         class_counts: Integers of shape `(num_classes,)`: training images of each
             class, which say what the tail is. Defaults to those of a
             `RobustLTModel`. Without any no class is the tail, and `"tail"` is `None`.
@@ -108,11 +109,12 @@ def evaluate(
     per_example = checks.boolean("per_example", per_example)
     diagnose = checks.boolean("diagnose", diagnose)
     seed = active_set.integer_seed(seed)
+    norm = inputs.norm_of(model)
     network = inputs.network_of(model)
     data = inputs.Batches(x, y, batch_size)
     num_classes = inputs.num_classes_of(network, data.first, class_counts)
     attacks = runners.attacks_of(
-        attacks, num_classes, data.first.shape[1:], epsilon, batch_size
+        attacks, num_classes, data.first.shape[1:], epsilon, batch_size, norm
     )
     class_names = inputs.class_names_of(class_names, num_classes)
 
@@ -149,7 +151,7 @@ def evaluate(
     }
     if diagnose:
         settings["findings"] = sanity_checks.examine(
-            network, attacks, outcomes, labels, sample, said
+            network, attacks, outcomes, labels, sample, said, norm
         )
         sanity_checks.warn(settings["findings"])
     results = EvaluationResults(dict(entries), settings)

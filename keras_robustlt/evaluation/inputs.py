@@ -18,16 +18,19 @@ __all__ = [
     "Batches",
     "ClassBalancedSubset",
     "budget_of",
+    "check_weights",
     "class_balanced_indices",
     "class_balanced_subset",
     "class_names_of",
     "network_of",
+    "norm_of",
     "num_classes_of",
     "tail_of",
 ]
 
 EPSILON = 8 / 255
 TAIL_FRACTION = 0.8
+NONE_TO_CHOOSE = "`x` has no images to choose from."
 
 
 # The model
@@ -71,6 +74,13 @@ def budget_of(model, epsilon=None, otherwise=EPSILON):
     return model.epsilon if isinstance(model, RobustLTModel) else otherwise
 
 
+def norm_of(model):
+    """The norm of the budget that `budget_of` gives."""
+    if isinstance(model, RobustLTModel):
+        return getattr(model.attack, "norm", "linf")
+    return "linf"
+
+
 def tail_of(model, class_counts=None, tail_fraction=None):
     """Training images of each class, or `None`, and the share of classes in the tail.
 
@@ -88,7 +98,7 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
-    _check_weights(network)
+    check_weights(network)
     logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:1]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
@@ -105,7 +115,8 @@ def num_classes_of(network, images, class_counts=None):
     return num_classes
 
 
-def _check_weights(network):
+def check_weights(network):
+    """Raises if the network has weights that are no finite numbers."""
     for variable in network.weights:
         value = ops.convert_to_numpy(ops.cast(variable, "float32"))
         if not np.isfinite(value).all():
@@ -334,6 +345,8 @@ def class_balanced_subset(x, y=None, examples=100, seed=0):
     x, y = _pair(x, y)
     if y is not None:
         x, y = _arrays(x, y)
+        if not len(x):
+            raise ValueError(NONE_TO_CHOOSE)
         chosen = class_balanced_indices(y, examples, seed)
         return x[chosen], y[chosen]
     subset = ClassBalancedSubset(examples, seed)
@@ -389,7 +402,7 @@ class ClassBalancedSubset:
 
     def _array(self, number):
         if self._kept is None:
-            raise ValueError("`x` has no images to choose from.")
+            raise ValueError(NONE_TO_CHOOSE)
         return self._kept[number]
 
 

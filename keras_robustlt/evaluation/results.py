@@ -1,6 +1,7 @@
 """What evaluations give: as a table, as rows, to and from files. Needs no backend."""
 
 import json
+import numbers
 import pathlib
 import re
 import zipfile
@@ -261,8 +262,19 @@ class RobustnessCurve(dict):
         Reference:
             Used to compare robust fine-tuning in arXiv 2509.23325, ICLR 2026.
         """
+        lengths = {len(self[key]) for key in ("epsilons", *SUMMARY) if self.get(key)}
+        if len(lengths) != 1 or not self.get("epsilons"):
+            raise ValueError(
+                "The curve must have a list of budgets, `epsilons`, and an accuracy "
+                f"for each of them. Received: {dict(self)}"
+            )
         if epsilon is None:
-            epsilon = self["attack"]["epsilon"]
+            epsilon = self.get("attack", {}).get("epsilon")
+        if isinstance(epsilon, bool) or not isinstance(epsilon, numbers.Real):
+            raise ValueError(
+                "`epsilon` must be a number, or the curve tell that of its `attack`. "
+                f"Received: epsilon={epsilon!r}"
+            )
         order = np.argsort(self["epsilons"], kind="stable")
         budgets = np.asarray(self["epsilons"], "float64")[order]
         if not (budgets[0] == 0 and 0 < epsilon <= budgets[-1]):

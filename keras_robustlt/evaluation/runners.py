@@ -31,7 +31,7 @@ RESERVED = {
 NO_CLASS = -1
 
 
-def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size):
+def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="linf"):
     """The attacks as a dictionary, with `None` for none.
 
     Args:
@@ -40,6 +40,7 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size):
         image_shape: Tuple of integers, likewise.
         epsilon: Float: the budget of those that are given by name.
         batch_size: Integer, likewise.
+        norm: `"linf"` or `"l2"`, likewise.
     """
     if isinstance(attacks, str):
         attacks = [attacks]
@@ -50,7 +51,7 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size):
         )
     if not isinstance(attacks, dict):
         attacks = {
-            name: known_attacks.get(name, epsilon, batch_size) for name in attacks
+            name: known_attacks.get(name, epsilon, batch_size, norm) for name in attacks
         }
     if not attacks:
         raise ValueError(f"`attacks` names no attack. Received: attacks={attacks}")

@@ -93,7 +93,7 @@ class RobustnessWarning(UserWarning):
         self.finding = finding
 
 
-def examine(network, attacks, outcomes, labels, sample, budget=None):
+def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"):
     """What the results of an evaluation say against themselves.
 
     Args:
@@ -103,6 +103,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None):
         labels: Integer array of shape `(examples,)`.
         sample: `ClassBalancedSubset` of the images.
         budget: Float: that of the evaluation, if somebody has said it.
+        norm: `"linf"` or `"l2"`: that of this budget.
 
     Returns:
         List of findings, dictionaries with `"check"`, `"message"` and numbers.
@@ -122,6 +123,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None):
             runs.append(run)
     n = len(sample.index)
     found = [_without_class(outcomes), _beyond_budget(outcomes, budget)]
+    found.append(_short_of_budget(attacks, budget, norm))
     found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
     overstated = [_overstated(run, runs) for run in runs]
@@ -455,6 +457,31 @@ def _beyond_budget(outcomes, budget):
         "What these attacks leave says nothing about robustness within this budget. "
         "Clip what they add, or call `evaluate` for them with an epsilon of their own.",
         "largest_change": beyond,
+        "epsilon": budget,
+    }
+
+
+def _short_of_budget(attacks, budget, norm):
+    """No attack has the whole budget of the evaluation."""
+    # One whose budget is not known, or is in another norm, may have it.
+    own = {name: attack for name, attack in attacks.items() if attack is not None}
+    known = all(
+        getattr(attack, "epsilon", None) is not None
+        and getattr(attack, "norm", None) == norm
+        for attack in own.values()
+    )
+    if not own or not known or budget is None:
+        return None
+    largest = max(attack.epsilon for attack in own.values())
+    if largest >= budget * (1 - 1e-3):
+        return None
+    return {
+        "check": "short_of_budget",
+        "message": f"{', '.join(own)} may change pixels by {largest:.3g} at most, and "
+        f"the epsilon of this evaluation is {budget:.3g}: what they leave says nothing "
+        "about robustness within it. Give the attacks this epsilon, or name them "
+        "('pgd20', 'autoattack'); or call `evaluate` with the epsilon that they have.",
+        "largest": float(largest),
         "epsilon": budget,
     }
 

@@ -93,7 +93,7 @@ def tau_normalized(network, tau=1.0):
     copy = _copy(network)
     last = copy
     while isinstance(last, keras.Model):
-        last = [layer for layer in last.layers if layer.weights][-1]
+        last = _last_with_weights(last)
     if not isinstance(last, keras.layers.Dense):
         raise ValueError(
             "`network` must have a keras.layers.Dense as its last layer with weights; "
@@ -106,6 +106,19 @@ def tau_normalized(network, tau=1.0):
     if last.use_bias:
         last.bias.assign(np.zeros(kernel.shape[1], "float32"))
     return copy
+
+
+def _last_with_weights(network):
+    """The layer with weights that the logits come from, where it is a single one."""
+    operations = getattr(network, "operations", network.layers)
+    for operation in reversed(operations):
+        # Beyond a sum, a layer would be one of several that make the logits.
+        several = not isinstance(operation, keras.layers.InputLayer) and isinstance(
+            operation.input, (list, tuple, dict)
+        )
+        if getattr(operation, "weights", None) or several:
+            return operation
+    return operations[0]
 
 
 def _copy(network):

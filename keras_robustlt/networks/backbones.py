@@ -6,6 +6,7 @@ family in its own way; here that scaling becomes the first layers of the classif
 """
 
 import importlib
+import numbers
 import pathlib
 import re
 
@@ -132,7 +133,15 @@ def from_backbone(
     dropout = checks.in_range("dropout", dropout, 0, 1 - 1e-9)
     if preprocessing is not None and not isinstance(preprocessing, keras.Layer):
         checks.one_of("preprocessing", preprocessing, tuple(PREPROCESSING))
-    if not isinstance(backbone, keras.Model):
+    if input_shape is not None:
+        parts.check_arguments(classes, input_shape, head)
+    if isinstance(backbone, keras.Model):
+        if weights not in ("imagenet", None):
+            raise ValueError(
+                "`weights` is for a `backbone` that is a name: a model has its own, "
+                f"and `load_weights` gives it others. Received: weights={weights!r}"
+            )
+    else:
         check_name(backbone)
         found = _application(backbone, input_shape, weights)
         backbone, known = found or _hub_backbone(
@@ -311,7 +320,7 @@ def _rescales(network):
 
 
 def _input_shape_of(backbone):
-    shape = backbone.input_shape
+    shape = backbone.input_shape if backbone.built else None
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
             "`backbone` must take one batch of images, of shape (batch, height, width, "
@@ -321,7 +330,7 @@ def _input_shape_of(backbone):
 
 
 def _freeze(backbone, freeze):
-    if isinstance(freeze, int) and not isinstance(freeze, bool):
+    if isinstance(freeze, numbers.Integral) and not isinstance(freeze, bool):
         if not 0 <= freeze <= len(backbone.layers):
             raise ValueError(
                 f"`freeze` must be at most the {len(backbone.layers)} layers of the "
@@ -355,6 +364,11 @@ def _preprocessed(images, preprocessing):
     if isinstance(preprocessing, keras.Layer):
         return preprocessing(images)
     order, mean, std = PREPROCESSING[preprocessing]
+    if isinstance(mean, tuple) and images.shape[-1] != len(mean):
+        raise ValueError(
+            f"`preprocessing={preprocessing!r}` is for backbones that take "
+            f"{len(mean)} channels. Received: one that takes {images.shape[-1]}"
+        )
     if order == "bgr":
         images = ops.flip(images, axis=-1)
     if preprocessing == "none":
@@ -402,4 +416,9 @@ def _pooled(outputs, pooling):
         ("avg", 4): keras.layers.GlobalAveragePooling2D,
         ("max", 4): keras.layers.GlobalMaxPooling2D,
     }
+    if (pooling, rank) not in kinds:
+        raise ValueError(
+            "`backbone` must give feature maps, tokens or features. Received: outputs "
+            f"of shape {tuple(outputs.shape)}"
+        )
     return kinds[pooling, rank](**common)(outputs)

@@ -46,6 +46,8 @@ def check_arguments(classes, input_shape, head):
             f"`head` must be one of {', '.join(_HEADS)}, or a Keras layer that maps "
             f"features to logits. Received: head={head!r}"
         )
+    if isinstance(head, keras.layers.Layer):
+        checks.logits_not_probabilities(head)
 
 
 def _is_image_shape(shape):
