@@ -116,12 +116,15 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     Args:
         class_epsilon: Floats of shape `(epochs, num_classes)`, in pixel units.
         class_names: List of strings.
-        weights: Floats of shape `(epochs,)`: `w_t`, for the axis on top. Defaults to
-            `None`.
+        weights: Floats of shape `(epochs,)`: `w_t`, whose first and last value the
+            title says. Defaults to `None`.
         epochs: Integers of shape `(epochs,)`, from 0. Defaults to `0, 1, ...`.
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If these are not of the same epochs and classes.
 
     Example:
 
@@ -201,6 +204,10 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     Returns:
         A `matplotlib.figure.Figure`: clean accuracy as pale bars, accuracy under the
         attack as full ones, classes from the most to the fewest training images.
+
+    Raises:
+        ValueError: If the results are not of the same classes, with `class_counts`, or
+            lack `"clean"` or `attack`.
 
     Example:
 

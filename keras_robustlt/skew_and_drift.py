@@ -34,6 +34,9 @@ def skewed_objective(class_risks, class_counts):
     Returns:
         A float: positive where rare classes have the larger risks.
 
+    Raises:
+        ValueError: If there is not a number for each class.
+
     Example:
 
     >>> krl.callbacks.skewed_objective([0.5, 1.5], class_counts=[90, 10])

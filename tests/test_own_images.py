@@ -145,6 +145,8 @@ def test_a_base_method_alone_is_not_compared(folder, monkeypatch):
     command("--data=my images", "--method=standard")
     assert [each["method"] for each in trained] == ["at_bsl", "standard"]
     assert {each["budget"] for each in trained} == {"uniform"}
+    with pytest.raises(app.UsageError, match="both are AT-BSL"):
+        command("--data=my images", "--norobustlt", "--compare", "--dry_run")
 
 
 def test_compare_trains_each_once(folder, monkeypatch):

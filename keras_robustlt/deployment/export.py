@@ -113,6 +113,9 @@ def class_names_of(path):
     Returns:
         A list of strings, or `None` if the file has none: it is of someone else.
 
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+
     Example:
 
     >>> path = krl.export(model, "robust.keras", class_names=["cat", "dog"])

@@ -172,9 +172,15 @@ def start(argv, values, table, data):
 def _say_what_would_be_done(settings, compares, folder):
     base = {**settings, "budget": "uniform"}
     runs = [base, settings] if compares else [settings]
-    names = " and ".join(map(presets.name_of, runs))
+    names = list(map(presets.name_of, runs))
+    if len(set(names)) < len(names):
+        raise app.UsageError(
+            "--compare trains without and with a rule for the budget, and with these "
+            f"flags there is no difference: both are {names[0]}."
+        )
     print(
-        f"Would train {names}: {settings['backbone'] or settings['model']}, "
+        f"Would train {' and '.join(names)}: "
+        f"{settings['backbone'] or settings['model']}, "
         f"{settings['epochs']} epochs of batches of {settings['batch_size']} images, "
         f"{settings['optimizer']} with the schedule {settings['schedule']}, into "
         f"{folder}.\n{json.dumps(settings)}"
