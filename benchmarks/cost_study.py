@@ -347,13 +347,21 @@ def draw(cells, seconds):
     FigureCanvasAgg(figure)
     # A budget costs nothing: an arm without one stands beside the arm with it.
     attacks = {arm: arm.removesuffix("-uniform") for arm in ARMS}
-    shown = [arm for arm in ARMS if {attacks[arm], "pgd-10"} <= set(seconds)]
+    seeds = {
+        arm: len(values(cells, arm, "last", "autoattack", "all"))
+        for arm in {name for name, _ in cells}
+    }
+    # Seeds differ more than arms do: a mean over some of them is not to be compared.
+    shown = [
+        arm
+        for arm in ARMS
+        if {attacks[arm], "pgd-10"} <= set(seconds)
+        and seeds.get(arm) == max(seeds.values())
+    ]
     for axes, group in zip(figure.subplots(1, 2), GROUPS, strict=True):
         ticks = {}
         for arm in shown:
             found = list(values(cells, arm, "last", "autoattack", group).values())
-            if not found:
-                continue
             attack = attacks[arm]
             x = 100 * seconds[attack] / seconds["pgd-10"]
             colour = COLOURS[arm != attack]
