@@ -61,3 +61,39 @@ def test_so_does_the_table_of_a_larger_budget(attack, title, group):
         for row in (results / "README.md").read_text().splitlines()
         if row.startswith(f"| {title}, {group} ") and row.endswith(line)
     )
+
+
+COLUMNS = [
+    *(("clean", "all"), ("clean", "tail"), ("pgd20", "all"), ("pgd20", "tail")),
+    *(("pgd20", "worst"), ("cw20", "all"), ("cw20", "tail")),
+]
+
+
+def row_of_imbalance(folder, budget):
+    """What a budget changes in the runs of a folder, as a row of the docs."""
+
+    def accuracies(name, attack, group):
+        paths = (folder / f"digits/{name}/seed{seed}" for seed in range(6, 16))
+        runs = [json.loads((path / "results.json").read_text()) for path in paths]
+        return [run["attacks"][attack][group] for run in runs]
+
+    cells = []
+    for column in COLUMNS:
+        ours = accuracies(f"at_bsl-{budget}", *column)
+        base = accuracies("at_bsl", *column)
+        pairs = [a - b for a, b in zip(ours, base, strict=True)]
+        line = zip(
+            ("difference", "low", "high"), comparison.interval(pairs), strict=True
+        )
+        cells.append(comparison.cell(dict(line)))
+    ratio = folder.name.rpartition("-")[2]
+    return f"| {ratio} | `{budget}` | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("budget", ["robustlt", "auto"])
+def test_so_do_the_rows_of_other_imbalances(budget):
+    results = BUILD.with_name("results")
+    folders = sorted(results.glob("runs-imbalance-*"))
+    assert folders
+    for folder in folders:
+        assert row_of_imbalance(folder, budget) in (results / "README.md").read_text()
