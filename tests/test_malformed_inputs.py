@@ -256,7 +256,7 @@ ARGUMENTS = [
         diagnosed,
         {
             "epsilon": [*NO_NUMBER, -0.1, 8],
-            "norm": [*NO_NAME, "l1"],
+            "norm": ["", "nonsense", 3, ["l2"], "l1"],
             "examples": NOT_POSITIVE,
             "starts": NOT_POSITIVE,
             "steps": NOT_POSITIVE,
