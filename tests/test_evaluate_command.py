@@ -214,3 +214,64 @@ def test_command_line(files):
     assert code == 0, errors
     assert "fgsm: chunk 1/1, done in" in printed
     assert "attack" in printed and "tail" in printed
+
+
+def write_folder(root, names="ab", images=10, blue=0):
+    """Grey images in one folder a class; each class has a grey of its own."""
+    for index, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for number in range(images):
+            grey = Image.new("RGB", (6, 6), (9 * number, 80 * index, blue))
+            grey.save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder without a test part, and what a run on it leaves."""
+    data = write_folder(tmp_path / "photos")
+    kept = {"imbalance_ratio": None, "validation_fraction": 0.2, "seed": 7}
+    divided = krl.data.long_tail_arrays(data, **kept)
+    settings = {**kept, "imbalance_type": "exp", "largest_class": None, "epsilon": 0.1}
+    config = {
+        "settings": settings,
+        "class_names": list(divided.class_names),
+        "class_counts": divided.class_counts.tolist(),
+        "fingerprint": divided.fingerprint,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    dense_network(2, (6, 6, 3)).save(tmp_path / "network.keras")
+    return tmp_path
+
+
+def test_images_that_were_held_out(run):
+    results = command(run, f"--data={run / 'photos'}", "--attacks=clean")
+    assert results.settings["findings"] == []
+    with pytest.raises(SystemExit, match="--data_seed=8 .* its seed 7"):
+        command(run, f"--data={run / 'photos'}", "--data_seed=8")
+
+
+@pytest.mark.parametrize("change", ["images", "config"])
+def test_images_that_may_have_been_trained_on(run, change):
+    if change == "images":
+        write_folder(run / "more", "a")
+        (run / "more" / "a" / "0.png").rename(run / "photos" / "a" / "more.png")
+    else:
+        (run / "config.json").unlink()
+    with pytest.warns(krl.RobustnessWarning, match="may have been trained on"):
+        results = command(run, f"--data={run / 'photos'}", "--attacks=clean")
+    assert [each["check"] for each in results.settings["findings"]] == ["held_out"]
+
+
+def test_classes_in_the_order_of_the_network(run):
+    """Folders are read in the order of their names; the network's is its own."""
+    config = json.loads((run / "config.json").read_text())
+    arguments = f"--data={run / 'parts'}", "--attacks=clean"
+    for blue, part in enumerate(("train", "test")):
+        write_folder(run / "parts" / part, "0ab", blue=blue)
+    results = command(run, *arguments)
+    assert results.settings["class_names"] == ["a", "b"]
+    assert results.settings["examples"] == 20
+    (run / "config.json").write_text(json.dumps({**config, "class_names": ["b", "x"]}))
+    with pytest.raises(SystemExit, match="they lack x. Received: 0, a, b"):
+        command(run, *arguments)

@@ -279,6 +279,48 @@ def _select(
             f"keeps every image. Received: {largest_class=}"
         )
     found = load(source, data_dir=data_dir, seed=seed, **source_options)
+    return found, *_divided(
+        found,
+        imbalance_ratio,
+        imbalance_type,
+        seed,
+        validation_fraction,
+        largest_class,
+    )
+
+
+def fingerprint_of(
+    found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
+):
+    """The `fingerprint` of the data that `long_tail` makes of a source.
+
+    Args:
+        found: `Source`.
+        imbalance_ratio: As in `long_tail`, and so are the others.
+        imbalance_type: String.
+        seed: Integer.
+        validation_fraction: Float.
+        largest_class: Integer or `None`.
+
+    Returns:
+        A string.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a division that nobody trains with now
+        train, validation, _ = _divided(
+            found,
+            imbalance_ratio,
+            imbalance_type,
+            seed,
+            validation_fraction,
+            largest_class,
+        )
+    return _fingerprint(train, validation, (found.x_test, found.y_test))
+
+
+def _divided(
+    found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
+):
     counts = None
     if imbalance_ratio is not None:
         if largest_class is None:
@@ -300,7 +342,7 @@ def _select(
         _warn_about_validation(found, held_out[1])
     elif found.x_validation is not None:
         held_out = found.x_validation, found.y_validation
-    return found, rows(train), held_out, train_counts.astype(np.int64)
+    return rows(train), held_out, train_counts.astype(np.int64)
 
 
 def _fingerprint(*parts):
@@ -320,12 +362,12 @@ def _warn_about_validation(found, labels):
             f"The validation images have none of the classes {', '.join(lacking[:10])}"
             f"{', ...' if len(lacking) > 10 else ''}, which have {reason} each: "
             "validation metrics leave them out.",
-            stacklevel=4,
+            stacklevel=5,
         )
     if found.x_validation is not None:
         warnings.warn(
             f"{found.name} has validation images of its own, and "
             "`validation_fraction` holds out others, of the training images. Leave "
             "it out to use those of the data.",
-            stacklevel=4,
+            stacklevel=5,
         )

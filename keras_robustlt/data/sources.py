@@ -26,6 +26,7 @@ from keras_robustlt.data.images import (
     resize,
     with_color_mode,
 )
+from keras_robustlt.data.layout import find_layout
 from keras_robustlt.data.selection import check_groups, chosen_classes
 
 NAMES = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
@@ -229,6 +230,14 @@ def find_folder(source, data_dir=None):
             ".npz. Unpack archives, and pass the folder of an image file."
         )
     return None, None
+
+
+def holds_test_images_out(source, data_dir=None):
+    """Whether `load` draws the test images of a source, by its seed."""
+    folder, read = find_folder(source, data_dir)
+    if read is not folders.read_folder:
+        return isinstance(source, str) and source == "digits"
+    return "all" in find_layout(folder, None, DataCheck(folder)).parts
 
 
 _EXPECTED = (

@@ -18,12 +18,15 @@ results.npz, which images are robust. The backend is that of Keras, such as
 KERAS_BACKEND=jax.
 """
 
+import functools
 import json
 import pathlib
 
 from absl import app, flags
 
 import keras_robustlt as krl
+from keras_robustlt.data.long_tailed import fingerprint_of
+from keras_robustlt.data.sources import holds_test_images_out
 from keras_robustlt.files import make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
@@ -132,6 +135,7 @@ def main(argv, values):
 
 
 def _evaluate(path, values):
+    from keras_robustlt.evaluation import sanity_checks
     from keras_robustlt.evaluation.inputs import class_balanced_subset
 
     for name in values.attacks:
@@ -146,17 +150,7 @@ def _evaluate(path, values):
     if values.class_counts is not None:
         class_counts = _integers("--class_counts", values.class_counts)
     network = _network(path)
-    data_seed = values.data_seed
-    if data_seed is None:
-        data_seed = settings.get("seed", DEFAULT_SEED)
-    data = krl.data.load(
-        values.data,
-        data_dir=values.data_dir,
-        seed=data_seed,
-        classes=settings.get("num_classes"),
-        image_size=settings.get("image_size"),
-        on_bad=settings.get("on_bad", "error"),
-    )
+    data, doubts = _data(values, config)
     x, y = data.x_test, data.y_test
     if values.examples is not None:
         x, y = class_balanced_subset(x, y, values.examples, values.seed)
@@ -174,6 +168,8 @@ def _evaluate(path, values):
         per_example=values.per_example,
         cache=values.cache,
     )
+    results.settings["findings"] += doubts
+    sanity_checks.warn(doubts)
     try:
         # First: a terminal may fail.
         if output:
@@ -184,6 +180,93 @@ def _evaluate(path, values):
         print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
         print(results.table(per_class=data.num_classes <= 20))
     return results
+
+
+def _data(values, config):
+    """The images, and findings about what the network may have seen of them.
+
+    Raises:
+        ValueError: If they are not for the network that the config is of.
+    """
+    settings = config["settings"]
+    seed = settings.get("seed", DEFAULT_SEED)
+    held_out = holds_test_images_out(values.data, values.data_dir)
+    if values.data_seed is not None:
+        if held_out and "seed" in settings and values.data_seed != seed:
+            raise ValueError(
+                f"--data_seed={values.data_seed} holds other test images out than the "
+                f"training did, with its seed {seed}: most of them would be images "
+                "that the network was trained on. Leave --data_seed out."
+            )
+        seed = values.data_seed
+    read = functools.partial(
+        krl.data.load,
+        values.data,
+        data_dir=values.data_dir,
+        seed=seed,
+        image_size=settings.get("image_size"),
+        on_bad=settings.get("on_bad", "error"),
+    )
+    data = _in_order(read, settings.get("num_classes"), config.get("class_names"))
+    doubts = []
+    # Who names a seed where no config does, knows it.
+    known = values.data_seed is not None and "seed" not in settings
+    if held_out and not known and not _is_as_in_training(data, config):
+        doubts.append(
+            {
+                "check": "held_out",
+                "message": f"The test images are a part of {data.name} that was drawn "
+                f"with --data_seed={seed}, and {_why(config)}: the network may "
+                "have been trained on some of them, and is then less robust than "
+                "this says. Put images that it has not seen into a folder `test`, "
+                "beside `train`.",
+            }
+        )
+    return data, doubts
+
+
+def _in_order(read, count, names):
+    """The data with their classes in the order of the network's, `names`.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    data = read(classes=count)
+    known = list(data.class_names)
+    # Arrays often have no names.
+    if not names or known == names or known == [str(c) for c in range(len(known))]:
+        return data
+    if list(names) == [str(c) for c in range(len(names))]:
+        return data
+    known = list(read().class_names)
+    lacking = [name for name in names if name not in known]
+    if lacking:
+        raise ValueError(
+            "the classes of --data are not those that the network was trained on, "
+            f"which its config.json names: they lack {', '.join(map(str, lacking))}. "
+            f"Received: {', '.join(known)}"
+        )
+    return read(classes=names)
+
+
+def _is_as_in_training(data, config):
+    """Whether the config is of a run on these images, divided in the same way."""
+    settings = config["settings"]
+    keys = ("imbalance_ratio", "imbalance_type", "seed", "validation_fraction")
+    keys += ("largest_class",)
+    if "fingerprint" not in config or any(key not in settings for key in keys):
+        return False
+    try:
+        found = fingerprint_of(data, **{key: settings[key] for key in keys})
+    except ValueError:  # these images cannot be divided so
+        return False
+    return found == config["fingerprint"]
+
+
+def _why(config):
+    if "fingerprint" in config:
+        return "these are not the images of its training, or not as they were then"
+    return "no config.json beside the network says how its training divided them"
 
 
 def _check_files(network, values):
