@@ -205,6 +205,13 @@ def test_somebody_has_the_whole_budget():
 
 
 @pytest.mark.usefixtures("eagerly")
+def test_a_budget_of_nothing(images):
+    """What attacks leave looks robust, and is the clean accuracy."""
+    with pytest.warns(krl.RobustnessWarning, match="pgd2 may change nothing"):
+        krl.evaluate(dense_network(), *images, ["clean", "pgd2"], epsilon=0, verbose=0)
+
+
+@pytest.mark.usefixtures("eagerly")
 def test_a_default_epsilon_in_the_evaluation_of_a_model_of_another(images):
     with pytest.warns(krl.RobustnessWarning, match="epsilon of this evaluation is 0.1"):
         krl.evaluate(

@@ -300,6 +300,12 @@ def test_backbone(folder):
             "--method_options has label_smoothing too",
         ),
         (["--class_weight=balanced", "--method=taet"], "nothing with --method=taet"),
+        (
+            ["--backbone=resnet50", "--weights=none", "--freeze=backbone"],
+            "--freeze=backbone contradicts --backbone_weights=none",
+        ),
+        (["--epsilon=0"], "--epsilon=0 is no budget: nothing would be attacked"),
+        (["--validation_fraction=0"], "such as 0.2, or --keep=last"),
     ],
 )
 def test_what_does_nothing_is_refused(folder, arguments, message):

@@ -123,6 +123,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
             runs.append(run)
     n = len(sample.index)
     found = [_without_class(outcomes), _beyond_budget(outcomes, budget)]
+    found.append(_without_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
     found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
@@ -458,6 +459,21 @@ def _beyond_budget(outcomes, budget):
         "Clip what they add, or call `evaluate` for them with an epsilon of their own.",
         "largest_change": beyond,
         "epsilon": budget,
+    }
+
+
+def _without_budget(attacks):
+    """An attack may change nothing, and leaves the clean accuracy."""
+    budgets = {name: getattr(each, "epsilon", None) for name, each in attacks.items()}
+    idle = [name for name, each in budgets.items() if np.all(np.equal(each, 0))]
+    if not idle:
+        return None
+    return {
+        "check": "no_budget",
+        "message": f"{', '.join(idle)} may change nothing, as epsilon is 0: what they "
+        "leave is the accuracy on clean images and says nothing about robustness. "
+        "Give an epsilon above 0, such as 8/255.",
+        "attacks": idle,
     }
 
 

@@ -411,7 +411,7 @@ def settings_from_flags(values, table):
         if not table.has_validation(given):
             raise ValueError(
                 "--keep=best chooses by validation images: give --validation_fraction, "
-                "such as 0.2."
+                "such as 0.2, or --keep=last."
             )
     _check_names(given, settings)
     _check_augmentation(settings, lambda: table.has_validation(given))
@@ -456,6 +456,12 @@ def _check_places(values, table):
 def _check_what_does_nothing(given, settings):
     """Raises a ValueError if what is given for a rule meets another rule."""
     refuse = functools.partial(_refuse, given)
+    if settings["epsilon"] == 0:
+        raise ValueError(
+            "--epsilon=0 is no budget: nothing would be attacked, in training and in "
+            "the evaluation. Give one above 0, such as 8/255; --method=standard trains "
+            "without attacks."
+        )
     if settings["method"] == "standard":
         rule = [key for key in ("budget",) if given.get(key) != "uniform"]
         of_attacks = [*rule, *OF_ROBUSTLT, *OF_ATTACK]
@@ -499,6 +505,12 @@ def _check_fine_tuning(given, settings, initial_weights):
     rates = "backbone_rate", "head_epochs"
     if settings["backbone"] is None and initial_weights is None:
         _refuse(given, rates, "without --backbone or --initial_weights")
+    untrained = settings["backbone_weights"] == "none" and initial_weights is None
+    if settings["freeze"] == "backbone" and untrained:
+        raise ValueError(
+            "--freeze=backbone contradicts --backbone_weights=none: the weights that "
+            "stay as they are would be random ones."
+        )
     if settings["freeze"] == "backbone":
         _refuse(given, rates, "with --freeze=backbone: the last layer alone learns")
     if settings["head_epochs"] >= settings["epochs"]:
