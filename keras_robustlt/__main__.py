@@ -5,11 +5,15 @@
 The commands; `python -m keras_robustlt COMMAND --help` says more of each:
 """
 
+import contextlib
 import importlib
 import os
 import sys
+import warnings
 
 from absl import app, flags
+
+from keras_robustlt.flag_types import in_words_of_flags
 
 # Each is a module whose docstring is its help, with `define_flags(values)`, which
 # defines its flags in an `absl.flags.FlagValues`, and `main(argv, values)`.
@@ -61,10 +65,31 @@ def call(name, arguments, help, define_flags, main):
         print(help)
         print(values.get_help(include_special_flags=False).strip("\n"))
         return
-    try:
+    with _in_words_of_flags(values):
         main(values([name, *arguments]), values)
+
+
+@contextlib.contextmanager
+def _in_words_of_flags(values):
+    """Messages of the package name flags, and warnings no line of its code."""
+    format_before = warnings.formatwarning
+
+    def in_one_line(message, category, *where, **options):
+        if not issubclass(category, UserWarning):
+            return format_before(message, category, *where, **options)
+        return f"warning: {in_words_of_flags(str(message), values)}\n"
+
+    warnings.formatwarning = in_one_line
+    try:
+        yield
     except (app.UsageError, flags.Error) as error:
-        _exit(error)
+        _exit(in_words_of_flags(str(error), values))
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            error.code = in_words_of_flags(error.code, values)
+        raise
+    finally:
+        warnings.formatwarning = format_before
 
 
 def _asks_for_help(argument):

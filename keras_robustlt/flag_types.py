@@ -1,8 +1,18 @@
 """Types of the flags of the commands: numbers within bounds, which NaN is never."""
 
 import math
+import re
 
 from absl import flags
+
+# What the package calls what a flag of another name sets.
+OTHER_NAMES = {"classes": "num_classes", "source": "data"}
+# A trained network, and not the name that the flag wants.
+NO_FLAGS = ("model",)
+# An argument as messages name it, `image_size`, and with its value, on_bad='skip'.
+ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`])(\w+)=('[^']*'|[\w.]*\w)(?!\w|\()")
+# Objects as Python shows them, RobustLT(alpha=0.3, beta=0.6), stay as they are.
+OBJECT = re.compile(r"(\w\([^()]*\))")
 
 
 class Number(flags.ArgumentParser):
@@ -37,6 +47,34 @@ def fraction(text):
         return float(text)
     numerator, slash, denominator = text.partition("/")
     return float(numerator) / float(denominator) if slash else float(numerator)
+
+
+def in_words_of_flags(text, values):
+    """A message of the package, to somebody who gave flags and no arguments.
+
+    Args:
+        text: String.
+        values: The `absl.flags.FlagValues`, whose flags are meant.
+
+    Returns:
+        A string.
+    """
+    parts = OBJECT.split(text)
+    parts[::2] = [ARGUMENT.sub(lambda m: _flag(m, values), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _flag(match, values):
+    alone, name, value = match.groups()
+    flag = alone or name
+    flag = flag if flag in values else OTHER_NAMES.get(flag)
+    if flag not in values or flag in NO_FLAGS:
+        return match[0]
+    if alone:
+        return f"--{flag}"
+    if value in ("None", "False"):
+        return f"no --{flag}"
+    return f"--{flag}" if value == "True" else f"--{flag}={value.strip(chr(39))}"
 
 
 COUNT = Number(int, "a whole number of at least 1", lambda value: value >= 1)

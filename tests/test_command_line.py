@@ -4,11 +4,13 @@ import io
 import subprocess
 import sys
 import types
+import warnings
 
 import pytest
 from absl import app, flags
 
 from keras_robustlt import __main__ as command_line
+from keras_robustlt.flag_types import in_words_of_flags
 
 
 @pytest.fixture
@@ -24,6 +26,10 @@ def command(monkeypatch):
             raise app.UsageError("give one argument.")
         if argv[1] == "full":
             raise OSError(28, "No space left on device", "results.json")
+        if argv[1] == "refused":
+            raise SystemExit("error: `number` is 1, pass number='2'. f(number=1)")
+        if argv[1] == "warned":
+            warnings.warn("`number` is large. Received: number=9", stacklevel=1)
         if argv[1] == "interrupted":
             raise KeyboardInterrupt
         print(argv[1], values.number)
@@ -122,3 +128,35 @@ def test_asking_for_help_loads_no_backend():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Measures how robust a saved network is")
+
+
+def test_the_package_speaks_of_flags(command, capsys, monkeypatch):
+    """Whoever uses the command line has no arguments of Python to give."""
+    with pytest.raises(SystemExit) as ended:
+        command("show", "refused")
+    assert ended.value.code == "error: --number is 1, pass --number=2. f(number=1)"
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings,
+            "showwarning",
+            lambda *given: shown.append(warnings.formatwarning(*given[:4])),
+        )
+        command("show", "warned")
+    assert shown == ["warning: --number is large. Received: --number=9\n"]
+
+
+def test_arguments_that_are_flags():
+    values = flags.FlagValues()
+    for name in ("num_classes", "on_bad", "imbalance_ratio", "model"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    for text, expected in (
+        ("pass on_bad='skip' to", "pass --on_bad=skip to"),
+        ("`classes` is 9, classes=9.", "--num_classes is 9, --num_classes=9."),
+        ("imbalance_ratio=None keeps all", "no --imbalance_ratio keeps all"),
+        ("--on_bad=skip", "--on_bad=skip"),
+        ("Rule(on_bad='x', imbalance_ratio=2)", "Rule(on_bad='x', imbalance_ratio=2)"),
+        ("`model` and `x` on_bad=f(3)", "`model` and `x` on_bad=f(3)"),
+    ):
+        assert in_words_of_flags(text, values) == expected

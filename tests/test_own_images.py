@@ -83,6 +83,13 @@ def test_size(tmp_path, sizes, expected):
     assert "image_size" not in own.propose(str(root), image_size=16).settings
 
 
+def test_a_file_by_any_suffix(tmp_path):
+    np.savez(tmp_path / "photos.npz", x_train=np.zeros(3))
+    (tmp_path / "photos.npz").rename(tmp_path / "photos.NPZ")
+    source = str(tmp_path / "photos.NPZ")
+    assert presets.table_of(source).source == source
+
+
 def test_a_folder_with_its_own_validation_images(tmp_path):
     for part in ("train", "val", "test"):
         make_folder(tmp_path / "data" / part, bad=False)
@@ -106,6 +113,13 @@ def test_dry_run_says_all_and_writes_nothing(folder, capsys):
     settings = json.loads(out.splitlines()[-1])
     assert settings["epochs"] == 7 and settings["preset"] == "suggested"
     assert sorted(folder.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("preset", ["fast", "strong"])
+def test_presets_are_for_grey_images_too(folder, capsys, preset):
+    """AutoAugment, that of the method, would be refused."""
+    command("--data=my images", f"--preset={preset}", "--print_settings")
+    assert json.loads(capsys.readouterr().out)["augmentation"] == "base"
 
 
 def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):

@@ -5,7 +5,8 @@
 FOLDER has one sub-folder of images a class, in train/ and test/ or directly; an .npz
 file or a name such as cifar10 will do, too. Errors are what training would refuse,
 warnings what it would warn of, notes what it does without a word. The exit status is
-1 if there are errors.
+1 if there are errors. Files that cannot be read are errors, which `train` leaves out
+of a folder of one's own with a warning, as --on_bad=skip does here.
 """
 
 import json
@@ -13,6 +14,7 @@ import json
 from absl import app, flags
 
 from keras_robustlt.data.checking import check
+from keras_robustlt.flag_types import in_words_of_flags
 
 
 def define_flags(values):
@@ -25,6 +27,13 @@ def define_flags(values):
         None,
         "Height and width that images of several sizes will be resized to.",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "on_bad",
+        "error",
+        ["error", "skip"],
+        "What files that cannot be read as images are: an error, or left out.",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -48,9 +57,17 @@ def main(argv, values):
     if len(argv) != 2:
         raise app.UsageError(f"give one folder, file or name. Received: {argv[1:]}")
     try:
-        checked = check(argv[1], data_dir=values.data_dir, image_size=values.image_size)
+        checked = check(
+            argv[1],
+            data_dir=values.data_dir,
+            image_size=values.image_size,
+            on_bad=values.on_bad,
+        )
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
-    print(json.dumps(checked.findings, indent=1) if values.json else checked)
+    if values.json:
+        print(json.dumps(checked.findings, indent=1))
+    else:
+        print(in_words_of_flags(str(checked), values))
     if not checked.ok:
         raise SystemExit(1)

@@ -345,9 +345,14 @@ class OwnImages(DataSet):
     """Images of one's own, whose settings follow from what they are."""
 
     def preset(self, name, given):
-        if name != "suggested" or not pathlib.Path(self.source).expanduser().exists():
+        if not pathlib.Path(self.source).expanduser().exists():
             return super().preset(name, given)
         proposal = self.proposal(given.get("image_size"))
+        if name != "suggested":
+            # AutoAugment, which a method may ask for, is for colour images.
+            grey = proposal.suggestion.rarest.shape[-1] != 3
+            augmentation = {"augmentation": "base"} if grey else {}
+            return {**augmentation, **super().preset(name, given)}
         return {**super().preset(name, given), **proposal.settings}
 
     def has_validation(self, given):
@@ -410,7 +415,7 @@ def table_of(data):
         if name in (known, table.source):
             return table
     path = pathlib.Path(data).expanduser()
-    if data and (path.is_dir() or path.suffix == ".npz" and path.is_file()):
+    if data and (path.is_dir() or path.suffix.lower() == ".npz" and path.is_file()):
         return dataclasses.replace(OWN, source=data)
     raise ValueError(
         f"--data={data} is neither one of {', '.join(BY_NAME)}, nor a folder with a "
