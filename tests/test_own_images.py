@@ -68,6 +68,18 @@ def test_proposal(folder):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [{}, {"num_classes": 2}, {"imbalance_ratio": 1.5}, {"validation_fraction": 0.5}],
+)
+def test_what_is_said_of_the_classes_is_of_those_of_training(folder, given):
+    proposal = presets.table_of(str(folder)).proposal(given)
+    arguments = {"imbalance_ratio": None, "validation_fraction": 0.2, **given}
+    arguments["classes"] = arguments.pop("num_classes", None)
+    data = krl.data.long_tail_arrays(folder, on_bad="skip", **arguments)
+    assert proposal.suggestion.class_counts.tolist() == data.class_counts.tolist()
+
+
+@pytest.mark.parametrize(
     ("sizes", "expected"),
     [([(20, 20)], None), ([(20, 30), (24, 24)], 22), ([(90, 80)], 64)],
 )

@@ -55,12 +55,26 @@ class Proposal:
 
 
 @functools.cache
-def propose(source, image_size=None):
+def propose(
+    source,
+    image_size=None,
+    num_classes=None,
+    imbalance_ratio=None,
+    imbalance_type="exp",
+    largest_class=None,
+    validation_fraction=None,
+):
     """What a run on images of one's own begins with.
 
     Args:
         source: String, the path of a folder or an .npz file.
-        image_size: Integer, where it is given. Defaults to `None`.
+        image_size: Integer, where it is given. Defaults to `None`, and so do the next
+            ones.
+        num_classes: Integer.
+        imbalance_ratio: Float.
+        imbalance_type: String. Defaults to `"exp"`.
+        largest_class: Integer.
+        validation_fraction: Float.
 
     Returns:
         A `Proposal`.
@@ -79,12 +93,19 @@ def propose(source, image_size=None):
     if wanted is not None:
         say("image_size", *wanted)
         image_size = settings["image_size"]
-    check = krl.data.check(source, image_size=image_size, on_bad="skip")
+    options = {"image_size": image_size, "classes": num_classes, "on_bad": "skip"}
+    check = krl.data.check(source, **options)
     check.refuse()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the check says already
-        found = krl.data.load(source, image_size=image_size, on_bad="skip")
-    suggestion = krl.suggest(found)
+        found = krl.data.load(source, **options)
+    if validation_fraction is None:
+        validation_fraction = VALIDATION_FRACTION if found.x_validation is None else 0.0
+    # As they will be counted: one image less is much in a class of three.
+    kept = _of_training(
+        found, imbalance_ratio, imbalance_type, largest_class, validation_fraction
+    )
+    suggestion = krl.suggest(kept)
     say("model", *_model(found.x_train.shape[1:3], accelerator))
     say("augmentation", *_augmentation(found.x_train.shape[1:3]))
     say("method", "at_bsl", "weighs the loss by how rare a class is")
@@ -107,6 +128,18 @@ def propose(source, image_size=None):
         + ("" if few else ": --attacks=clean,autoattack is the strict measure"),
     )
     return Proposal(settings, reasons, check, suggestion)
+
+
+def _of_training(found, ratio, kind, largest, validation_fraction):
+    """The source with those training images that a run trains with."""
+    counts = None
+    if ratio is not None:
+        largest = np.bincount(found.y_train).min() if largest is None else largest
+        counts = krl.data.long_tail_counts(largest, found.num_classes, ratio, kind)
+    train, _ = krl.data.long_tail_indices(found.y_train, counts, 0, validation_fraction)
+    return dataclasses.replace(
+        found, x_train=found.x_train[train], y_train=found.y_train[train]
+    )
 
 
 def _accelerator():

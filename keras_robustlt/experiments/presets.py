@@ -341,13 +341,24 @@ DIGITSLT = DataSet(
 )
 
 
+# What may be given and changes which images there are to train with, and so the rest.
+OF_IMAGES = (
+    "image_size",
+    "num_classes",
+    "imbalance_ratio",
+    "imbalance_type",
+    "largest_class",
+    "validation_fraction",
+)
+
+
 class OwnImages(DataSet):
     """Images of one's own, whose settings follow from what they are."""
 
     def preset(self, name, given):
         if not pathlib.Path(self.source).expanduser().exists():
             return super().preset(name, given)
-        proposal = self.proposal(given.get("image_size"))
+        proposal = self.proposal(given)
         if name != "suggested":
             # AutoAugment, which a method may ask for, is for colour images.
             grey = proposal.suggestion.rarest.shape[-1] != 3
@@ -356,15 +367,20 @@ class OwnImages(DataSet):
         return {**super().preset(name, given), **proposal.settings}
 
     def has_validation(self, given):
-        proposal = self.proposal(given.get("image_size"))
+        proposal = self.proposal(given)
         return "validation_fraction" not in proposal.settings
 
-    def proposal(self, image_size=None):
-        """The settings that the images suggest, an `own.Proposal`."""
+    def proposal(self, given):
+        """The settings that the images suggest, an `own.Proposal`.
+
+        Args:
+            given: Dictionary of the settings that the user asks for.
+        """
         # Looks at the images, and loads the backend for that.
         from keras_robustlt.experiments import own
 
-        return own.propose(self.source, image_size)
+        known = {key: given[key] for key in OF_IMAGES if given.get(key) is not None}
+        return own.propose(self.source, **known)
 
 
 # Images of one's own, with the imbalance that they have. `source` is where they are.

@@ -151,7 +151,7 @@ def start(argv, values, table, data):
     compares = table.compares and settings["budget"] != "uniform"
     compares = compares if values.compare is None else values.compare
     if settings["preset"] == "suggested" and SHOWN not in os.environ:
-        proposal = table.proposal(values.image_size)
+        proposal = table.proposal({k: values[k].value for k in presets.OF_IMAGES})
         print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
         os.environ[SHOWN] = "1"  # for the processes of a comparison
     if values.dry_run:
