@@ -183,3 +183,22 @@ def test_damaged_files_are_named(network, tmp_path, damaged):
         predict(path, image)
     with pytest.raises(SystemExit, match="error: there is no file nowhere.png"):
         predict(path, "nowhere.png")
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"class_names": ["a"]}'])
+def test_a_config_that_does_not_tell_the_names(network, tmp_path, capsys, config):
+    network.save(tmp_path / "network.keras")
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(SystemExit, match=r"config.json, .* is damaged \("):
+        predict(tmp_path / "network.keras", tmp_path / "image.png")
+    (tmp_path / "config.json").write_text("{}")
+    predict(tmp_path / "network.keras", tmp_path / "image.png", "--top=1")
+    assert capsys.readouterr().out
+
+
+def test_images_of_other_channels_than_files_have(tmp_path):
+    krl.networks.SmallResNet(2, (8, 8, 4), widths=(4,)).save(tmp_path / "network.keras")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "image.png")
+    with pytest.raises(SystemExit, match="takes images of 4 channels"):
+        predict(tmp_path / "network.keras", tmp_path / "image.png")

@@ -130,8 +130,9 @@ def test_dry_run_says_all_and_writes_nothing(folder, capsys):
 @pytest.mark.parametrize("preset", ["fast", "strong"])
 def test_presets_are_for_grey_images_too(folder, capsys, preset):
     """AutoAugment, that of the method, would be refused."""
-    command("--data=my images", f"--preset={preset}", "--print_settings")
-    assert json.loads(capsys.readouterr().out)["augmentation"] == "base"
+    command("--data=my images", f"--preset={preset}", "--dry_run")
+    settings = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert settings["augmentation"] == "none"  # of 8x8 pixels
 
 
 def test_one_command_trains_and_keeps_the_best_epoch(folder, capsys):
@@ -345,3 +346,22 @@ def test_data_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises((app.UsageError, SystemExit), match="empty"):
         command(f"--data={tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--augmentation=aua"], "augmentation='aua' shifts images by up to 4"),
+        (["--num_classes=9"], "from 2 to 3"),
+        (["--on_bad=error"], "broken.png"),
+        (["--workdir=my images/common é/broken.png"], "is a file"),
+        (["--workdir=single"], "holds a single run"),
+        (["--workdir=comparison", "--nocompare"], "holds a comparison"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(folder, arguments, message):
+    for name, file in (("single", "config.json"), ("comparison", "comparison.txt")):
+        (folder.parent / name).mkdir()
+        (folder.parent / name / file).write_text("{}")
+    with pytest.raises((app.UsageError, SystemExit), match=message):
+        command("--data=my images", "--dry_run", *arguments)

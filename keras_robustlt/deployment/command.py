@@ -69,10 +69,25 @@ def _loaded(path):
         raise SystemExit(f"error: {path} cannot be read: {error}") from None
     config = pathlib.Path(path).with_name("config.json")
     if names is None and config.exists():
-        names = json.loads(config.read_text("utf-8"))["class_names"]
+        names = _names_in(config, classes)
     if names is None:
         names = [str(index) for index in range(classes)]
     return network, names
+
+
+def _names_in(config, classes):
+    """The names of the classes in the config.json of a run; `None` if it has none."""
+    try:
+        content = json.loads(config.read_text("utf-8"))
+        names = content.get("class_names")
+        if names is not None and len(names) != classes:
+            raise ValueError(f"it has {len(names)} class_names for {classes} classes")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SystemExit(
+            f"error: {config}, which tells the names of the classes, is damaged "
+            f"({error}). Put it back as it was, or remove it to see numbers."
+        ) from None
+    return names
 
 
 def _read(file, shape):
@@ -81,6 +96,11 @@ def _read(file, shape):
     from keras_robustlt.data.images import ImageFiles
 
     height, width, channels = shape
+    if channels not in (1, 3):
+        raise SystemExit(
+            f"error: the network takes images of {channels} channels, and files are "
+            "read as grey (1) or in colour (3)."
+        )
     check = DataCheck(file)
     size = None if height is None else (height, width)
     color_mode = "grayscale" if channels == 1 else "rgb"

@@ -29,6 +29,7 @@ def compare(settings, commands, folder, threads=None):
             "--compare trains without and with a rule for the budget, and with these "
             f"flags there is no difference: both are {next(iter(names.values()))}."
         )
+    workdir.check_comparison(folder, settings)
     todo = [
         jobs.Job(
             names[key],
@@ -45,7 +46,7 @@ def compare(settings, commands, folder, threads=None):
         for key, name in names.items()
     }
     text = side_by_side(results)
-    (folder / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+    (folder / workdir.COMPARISON).write_text(text + "\n", encoding="utf-8")
     title = "Accuracy of each class"
     figure = krl.plots.accuracy_per_class(results, _attacks(results)[-1], title=title)
     krl.plots.save(figure, folder / "comparison.png")

@@ -356,15 +356,19 @@ class OwnImages(DataSet):
     """Images of one's own, whose settings follow from what they are."""
 
     def preset(self, name, given):
+        chosen = super().preset(name, given)
+        suggested = name == "suggested"
+        if not suggested and "augmentation" in {**chosen, **given}:
+            return chosen
         if not pathlib.Path(self.source).expanduser().exists():
-            return super().preset(name, given)
+            return chosen
         proposal = self.proposal(given)
-        if name != "suggested":
-            # AutoAugment, which a method may ask for, is for colour images.
-            grey = proposal.suggestion.rarest.shape[-1] != 3
-            augmentation = {"augmentation": "base"} if grey else {}
-            return {**augmentation, **super().preset(name, given)}
-        return {**super().preset(name, given), **proposal.settings}
+        if suggested:
+            return {**chosen, **proposal.settings}
+        # AutoAugment, which a method may ask for, is for colour images.
+        if proposal.suggestion.rarest.shape[-1] == 3:
+            return chosen
+        return {**chosen, "augmentation": proposal.settings["augmentation"]}
 
     def has_validation(self, given):
         proposal = self.proposal(given)

@@ -27,6 +27,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 
 # Before the backend is loaded. TensorFlow's messages about itself are not wanted, and
 # it leaves oneDNN off on CPUs without AVX-512, where it is faster all the same.
@@ -154,11 +155,17 @@ def start(argv, values, table, data):
         proposal = table.proposal({k: values[k].value for k in presets.OF_IMAGES})
         print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
         os.environ[SHOWN] = "1"  # for the processes of a comparison
+    folder = pathlib.Path(values.workdir)
     if values.dry_run:
-        _say_what_would_be_done(settings, compares, values.workdir)
+        runs = {"": settings}
+        if compares:
+            runs, _ = _compared(settings, given_flags(values), data)
+        _check_names(runs)
+        with _mistakes(folder):
+            _check_without_training(runs, folder, table)
+        _say_what_would_be_done(runs, settings, folder)
         return
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
-    folder = pathlib.Path(values.workdir)
     with ends_in_one_line(), _mistakes(folder):
         if compares:
             _compare(settings, given_flags(values), data, folder, table)
@@ -169,17 +176,35 @@ def start(argv, values, table, data):
             run(settings, folder, values.data_dir, *devices)
 
 
-def _say_what_would_be_done(settings, compares, folder):
-    base = {**settings, "budget": "uniform"}
-    runs = [base, settings] if compares else [settings]
-    names = list(map(presets.name_of, runs))
+def _check_names(runs):
+    names = list(map(presets.name_of, runs.values()))
     if len(set(names)) < len(names):
         raise app.UsageError(
             "--compare trains without and with a rule for the budget, and with these "
             f"flags there is no difference: both are {names[0]}."
         )
+
+
+def _check_without_training(runs, folder, table):
+    """Raises what the runs would, of their directories and of one's own images."""
+    from keras_robustlt.experiments import workdir
+
+    if len(runs) > 1:
+        workdir.check_comparison(folder, runs)
+    else:
+        workdir.check(folder, *runs.values())
+    if not isinstance(table, presets.OwnImages):
+        return  # others may be somewhere else
+    from keras_robustlt.experiments.run import load_data
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what was shown
+        load_data(next(iter(runs.values())), None)  # a comparison has one for both
+
+
+def _say_what_would_be_done(runs, settings, folder):
     print(
-        f"Would train {' and '.join(names)}: "
+        f"Would train {' and '.join(map(presets.name_of, runs.values()))}: "
         f"{settings['backbone'] or settings['model']}, "
         f"{settings['epochs']} epochs of batches of {settings['batch_size']} images, "
         f"{settings['optimizer']} with the schedule {settings['schedule']}, into "
@@ -223,7 +248,14 @@ def _compare(settings, given, data, folder, table):
     """The base method and what the flags say, each in a process of its own."""
     from keras_robustlt.experiments.compare import compare
 
-    own = ("compare", "data", "workdir")
+    settings, arguments = _compared(settings, given, data)
+    commands = {key: [*COMMAND, *each] for key, each in arguments.items()}
+    compare(settings, commands, folder, table.compare_threads)
+
+
+def _compared(settings, given, data):
+    """The settings of the two runs of a comparison, and the arguments of `train`."""
+    own = ("compare", "data", "workdir", "dry_run")
     of_both = {k: v for k, v in given.items() if k not in own}
     of_budget = ("budget", "robustlt", *OF_ROBUSTLT)
     of_base = [v for k, v in of_both.items() if k not in of_budget]
@@ -231,12 +263,8 @@ def _compare(settings, given, data, folder, table):
         "base": [f"--data={data}", *of_base, "--budget=uniform"],
         settings["budget"]: [f"--data={data}", *of_both.values()],
     }
-    compare(
-        {"base": settings_of(arguments["base"]), settings["budget"]: settings},
-        {key: [*COMMAND, *each] for key, each in arguments.items()},
-        folder,
-        table.compare_threads,
-    )
+    runs = {"base": settings_of(arguments["base"]), settings["budget"]: settings}
+    return runs, arguments
 
 
 @contextlib.contextmanager

@@ -25,6 +25,9 @@ import time
 
 from keras_robustlt.files import write_atomically
 
+# What a comparison leaves beside the directories of its runs.
+COMPARISON = "comparison.txt"
+
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows: there, nothing is locked
@@ -33,6 +36,33 @@ except ModuleNotFoundError:  # Windows: there, nothing is locked
 
 def check(folder, settings):
     """Raises a ValueError if a run of these settings cannot work in `folder`."""
+    _check_place(folder)
+    if (folder / COMPARISON).exists():
+        raise ValueError(
+            f"--workdir={folder} holds a comparison, whose report a single run would "
+            "replace. Give another --workdir."
+        )
+    is_begun(folder, settings)
+
+
+def check_comparison(folder, settings):
+    """Raises a ValueError if a comparison cannot work in `folder`.
+
+    Args:
+        folder: Path.
+        settings: Dictionary from its sub-folders to the settings of each run.
+    """
+    _check_place(folder)
+    if (folder / "config.json").exists():
+        raise ValueError(
+            f"--workdir={folder} holds a single run, whose report a comparison would "
+            "replace. Give another --workdir, or --nocompare to go on with the run."
+        )
+    for key, each in settings.items():
+        check(folder / key, each)
+
+
+def _check_place(folder):
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -40,7 +70,6 @@ def check(folder, settings):
         raise ValueError(f"--workdir={folder}: {there} is a file, not a directory.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"--workdir={folder}: there is no permission to write there.")
-    is_begun(folder, settings)
 
 
 def write_config(folder, content):
