@@ -46,10 +46,11 @@ def main(argv):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module = importlib.import_module(f"keras_robustlt.{COMMANDS[command][0]}")
     name = f"{argv[0]} {command}"
-    call(name, arguments, module.__doc__, module.define_flags, module.main)
+    hint = getattr(module, "UNKNOWN_FLAG", "")
+    call(name, arguments, module.__doc__, module.define_flags, module.main, hint)
 
 
-def call(name, arguments, help, define_flags, main):
+def call(name, arguments, help, define_flags, main, of_unknown_flags=""):
     """Calls a command, or shows its help.
 
     Args:
@@ -58,6 +59,8 @@ def call(name, arguments, help, define_flags, main):
         help: String, what it says of itself.
         define_flags: Function that defines flags in an `absl.flags.FlagValues`.
         main: Function of the name with what is no flag, and of the parsed flags.
+        of_unknown_flags: String, to say of flags that are not defined. Defaults to
+            `""`.
     """
     values = flags.FlagValues()
     define_flags(values)
@@ -66,7 +69,11 @@ def call(name, arguments, help, define_flags, main):
         print(values.get_help(include_special_flags=False).strip("\n"))
         return
     with _in_words_of_flags(values):
-        main(values([name, *arguments]), values)
+        try:
+            argv = values([name, *arguments])
+        except flags.UnrecognizedFlagError as error:
+            raise app.UsageError(f"{error}. {of_unknown_flags}".rstrip(". ")) from None
+        main(argv, values)
 
 
 @contextlib.contextmanager

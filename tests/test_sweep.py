@@ -353,12 +353,22 @@ def test_runs_of_other_settings_are_no_mean(run):
         (("--", "--seed=7"), "--seed=7 after -- would be the same for all runs"),
         (("--", "--data=digits"), "--data=digits after --"),
         (("--", "--budget=cfa"), "--budget=cfa after --"),
+        (("--", "--dry_run"), "--dry_run after -- leaves no run"),
+        (("--", "--print_settings"), "--print_settings after -- leaves no run"),
+        (("--", "--compare"), "--compare after -- leaves no run"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(run, flags, message):
     end, printed = run(*flags)
     assert message in end and not printed
     assert not RUNS.exists()
+
+
+def test_where_the_flags_of_the_runs_go(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["robustlt", "sweep", "--epochs=2"])
+    message = "Unknown command line flag 'epochs'. Flags of the runs go behind --, such"
+    assert message in capsys.readouterr().err
 
 
 def test_flags_of_a_budget_go_to_its_runs():

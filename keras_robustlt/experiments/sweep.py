@@ -33,6 +33,10 @@ from keras_robustlt.flag_types import COUNT, SEED, define_number
 HALVES = {"cpb": "beta", "aiw": "alpha"}
 # Those that a sweep gives to its runs.
 OWN_FLAGS = ("data", "method", "budget", "robustlt", "seed", "workdir")
+# With these `train` makes no run, or two.
+NO_RUN = ("compare", "dry_run", "print_settings")
+# After the message on a flag that a sweep does not have.
+UNKNOWN_FLAG = "Flags of the runs go behind --, such as: -- --epochs=20"
 
 
 def define_flags(values):
@@ -178,6 +182,12 @@ def runs_of(points, extra):
                 f"{given[name]} after -- would be the same for all runs, and a sweep "
                 "sets it for each: see --data, --methods, --budgets, --seeds and "
                 "--workdir."
+            )
+    for name in NO_RUN:
+        if given.get(name, f"--no{name}") != f"--no{name}":
+            raise app.UsageError(
+                f"{given[name]} after -- leaves no run to show in a table: it is a "
+                "flag of `train` alone."
             )
     of_others = dict(given)
     if any(point.is_robustlt for point in points):
