@@ -9,8 +9,9 @@ from absl import flags
 OTHER_NAMES = {"classes": "num_classes", "source": "data"}
 # A trained network, and not the name that the flag wants.
 NO_FLAGS = ("model",)
-# An argument as messages name it, `image_size`, and with its value, on_bad='skip'.
-ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`])(\w+)=('[^']*'|[\w.]*\w)(?!\w|\()")
+# An argument as messages name it, `image_size`, and with its value, on_bad='skip'; no
+# part of a path, such as runs/seed=2.
+ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`/\\])(\w+)=('[^']*'|[\w.]*\w)(?![\w(/\\])")
 # Objects as Python shows them, RobustLT(alpha=0.3, beta=0.6), stay as they are.
 OBJECT = re.compile(r"(\w\([^()]*\))")
 

@@ -15,6 +15,7 @@ import pytest
 from absl import app, flags
 from test_repository import run_python
 
+from keras_robustlt import __main__ as command_line
 from keras_robustlt.experiments import jobs, summary, sweep, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
