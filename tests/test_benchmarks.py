@@ -4,6 +4,7 @@ import ast
 import graphlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -364,6 +365,41 @@ def test_the_tables_in_the_docs_follow_from_the_cells():
     for text in (cost, transfer_study.markdown(cells)):
         assert text.count("\n") > 6
         assert text.strip() in (results / "README.md").read_text("utf-8")
+
+
+def test_the_first_table_of_the_readme_is_that_of_the_results():
+    def row(text, *begins):
+        lines = (line for line in text.splitlines() if line.startswith("|"))
+        rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+        (found,) = (row for row in rows if row[: len(begins)] == list(begins))
+        return found
+
+    def change(cell):
+        return re.search(r"[+-]\d+\.\d\*?", cell)[0]
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    results = (ROOT / "docs" / "results" / "README.md").read_text("utf-8")
+    tuned = "fine-tuned, AT + CPB + AIW, minus fine-tuned, AT"
+    expected = {
+        "AT-BSL by PGD-10, a fifth of CIFAR10-LT, WRN-10-2": row(
+            results, "pgd-10 minus pgd-10-uniform", "last epoch"
+        )[2:],
+        "AT-BSL by N-FGSM, a fifth of CIFAR10-LT, WRN-10-2": row(
+            results, "n-fgsm minus n-fgsm-uniform", "last epoch"
+        )[2:],
+        "AT, fine-tuning on five classes of CIFAR-10, WRN-10-1": row(results, tuned)[
+            1:
+        ],
+    }
+    for name, (seeds, *cells) in expected.items():
+        autoattack = -4 if "fine-tuning" in name else -2  # `expected` follows it
+        found = [change(cell) for cell in cells]
+        attacked = found[autoattack : autoattack + 2 or None]
+        assert row(readme, name)[1:] == [seeds, *found[:2], "AutoAttack", *attacked]
+    clean, attacked = (row(results, n) for n in ("clean", "AutoAttack, 200 images"))
+    found = [change(cell) for cell in (*clean[1:3], *attacked[1:3])]
+    digits = row(readme, "AT-BSL, digits, small ResNet")
+    assert digits[1:] == ["10", *found[:2], "AutoAttack", *found[2:]]
 
 
 @pytest.mark.tensorflow
