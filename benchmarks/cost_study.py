@@ -66,8 +66,8 @@ PAIRS = [
 ]
 WEIGHTS = {"last": "last epoch", "average": "average"}
 # Attacks, on how many test images, and of which weights: AutoAttack takes ten minutes
-# of a core, as long as training with an attack of one step. In float32 it would be twice
-# that, and only the first are run.
+# of a core, as long as training with an attack of one step. In float32 it would be
+# twice that, and only the first are run.
 MEASURED = [
     (("clean", "pgd20", "cw20"), 1000, ("last", "average")),
     (("autoattack",), 500, ("last",)),
