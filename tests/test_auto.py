@@ -59,7 +59,7 @@ def test_alpha_and_growth_follow_the_errors():
     # 13/24 of the data are wrong, more than 7/16: one epoch further, not four.
     epochs.see([0.5, 0.5, 1])
     second = 45 / 72 - SHARES @ [5 / 12, 13 / 24, 11 / 12]
-    skew = (7 / 12 - 7 / 16 + second) / 2
+    skew = 7 / 12 - 7 / 16 + second
     assert epochs.begin(3) == pytest.approx((alpha_of(skew), 5 / 8), 1e-6)
     # A class that an epoch has not is as it was.
     before = keras.ops.convert_to_numpy(epochs.rule.risk)
@@ -101,6 +101,32 @@ def test_the_rarest_class_gets_at_most_twice_epsilon():
         budgets = keras.ops.convert_to_numpy(epochs.model.class_epsilon())
         assert budgets.max() == pytest.approx(most, 1e-5)
         assert budgets @ [1000, 10, 1] / 1011 == pytest.approx(epsilon, 1e-5)
+
+
+def test_alpha_stays_without_skew_and_falls_where_frequent_classes_err_more():
+    epochs = Epochs()
+    epochs.begin(1)
+    alphas = []
+    for epoch, errors in enumerate(([0, 0.25, 0.5], [0, 0, 0], [1, 0, 0], [1, 0, 0]), 2):
+        epochs.rule.risk.assign(errors)
+        epochs.see(errors)
+        alphas.append(epochs.begin(epoch)[0])
+    assert alphas[0] == alphas[1] > alphas[2]
+    assert alphas[3] == 0
+
+
+def test_a_tenth_of_training_has_the_same_effect_in_a_longer_one():
+    alphas = []
+    for total in (10, 20):
+        epochs = Epochs()
+        epochs.schedule.start(total)
+        epochs.begin(1)
+        for epoch in range(2, 2 + total // 10):
+            epochs.rule.risk.assign([0, 0.1, 0.2])
+            epochs.see([0, 0.1, 0.2], images=10)
+            alpha, _ = epochs.begin(epoch)
+        alphas.append(alpha)
+    assert alphas[0] == pytest.approx(alphas[1]) and alphas[0] > 0
 
 
 def test_balanced_classes_have_nothing_to_balance():
@@ -155,7 +181,7 @@ def test_training_goes_on_after_an_interruption_and_anew_after_its_end(
     assert float(part.budget.lead) == float(first.budget.lead)
     x, y = images
     first.fit(x, y, epochs=1, **FIT)
-    assert float(first.budget.lead) == float(first.budget.skew) == 0
+    assert float(first.budget.lead) == float(first.budget.strength) == 0
 
 
 def test_other_lengths_are_other_trainings(images, tmp_path):

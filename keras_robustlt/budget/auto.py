@@ -10,6 +10,8 @@ MOST_OF_RAREST = 2.0
 # The growth is between those of the paper's largest beta, TAET's apart, and of its
 # smallest, which is a fourth of it.
 SLOWEST, PACE = 0.8, 4.0
+# Parts of training: after one of them, a skew that stays has all of its effect once.
+PARTS = 10.0
 
 
 def largest_alpha(class_counts, epsilon, norm="linf"):
@@ -61,13 +63,14 @@ class Auto(Budget):
     another class. `R_y` is its running average: `1 - 1 / C`, which is guessing, before
     the first epoch, and `(R_y + r_y) / 2` after each.
 
-    - `alpha` is as much as makes the budgets differ as the errors do. The skewed
+    - `alpha` starts at 0 and moves on with each epoch, by what is left of the skewed
       objective `S = mean(R) - sum(P(y) R_y)`, with the shares `P(y)` of the training
-      data, is that of errors which rise by `S / (mean(rarity) - E_P[rarity])` with
-      each unit of `rarity_y = sqrt(log K_y)`; and by that, in units of epsilon, the
-      budget rises. `S` is the mean over the epochs so far, so that budgets move
-      slowly. Errors that are the same for all classes, or larger for frequent ones,
-      give 0. The rarest class gets no more than twice epsilon.
+      data. Such an `S` have errors that rise by `S / (mean(rarity) - E_P[rarity])` with
+      each unit of `rarity_y = sqrt(log K_y)`. The `alpha` with which the budgets, in
+      units of epsilon, rise as much is what a tenth of training adds. So budgets grow
+      apart while rare classes err more, stay when all err alike, as they do once their
+      images are known by heart, and come together when frequent ones err more. The
+      rarest class gets no more than twice epsilon.
     - `w` is that of `RobustLT` with `beta = 0.8`, `w_t = min(s_t / (0.8 T), 1)`, by a
       clock `s` that starts at 0 and moves on by 1 an epoch; but by 4 after an epoch
       in which the network kept up with its own attack, with `sum(P(y) r_y)` not above
@@ -79,8 +82,7 @@ class Auto(Budget):
 
     Attributes:
         risk: Variable of shape `(num_classes,)`, once a model has it: `R_y`.
-        skew: Variable, a scalar: the mean of `S`.
-        epochs: Variable, a scalar: of how many epochs.
+        strength: Variable, a scalar: `alpha`.
         lead: Variable, a scalar: by how many epochs the clock is ahead.
         errors: Variable of shape `(num_classes,)`: images of this epoch that are
             wrong so far.
@@ -118,8 +120,7 @@ class Auto(Budget):
 
         classes = model.num_classes
         self.risk = weight("risk", classes, value=self._guessing)
-        self.skew = weight("skew")
-        self.epochs = weight("epochs")
+        self.strength = weight("strength")
         self.lead = weight("lead")
         self.errors = weight("errors", classes)
         self.seen = weight("seen", classes)
@@ -136,9 +137,10 @@ class Auto(Budget):
         gained = ops.where(ops.logical_and(measured, keeps_up), PACE - 1.0, 0.0)
         risk = ops.where(measured, (before + latest) / 2.0, before)
         skew = ops.mean(risk) - self._of_training(risk)
-        self.epochs.assign_add(ops.cast(measured, "float32"))
-        change = (skew - self.skew) / ops.maximum(self.epochs.value, 1.0)
-        self.skew.assign_add(ops.where(measured, change, 0.0))
+        _, total = schedule.position("epoch")
+        change = PARTS / total * self._alpha_of_skew * skew
+        strength = ops.clip(self.strength + change, 0.0, self._largest_alpha)
+        self.strength.assign(ops.where(measured, strength, self.strength.value))
         self.risk.assign(risk)
         self.lead.assign_add(gained)
         for count in (self.errors, self.seen):
@@ -146,7 +148,7 @@ class Auto(Budget):
 
     def _reset_if(self, first):
         self.risk.assign(ops.where(first, self._guessing, self.risk.value))
-        for state in (self.skew, self.epochs, self.lead, self.errors, self.seen):
+        for state in (self.strength, self.lead, self.errors, self.seen):
             state.assign(ops.where(first, 0.0, state.value))
 
     def update(self, targets, logits):
@@ -161,8 +163,7 @@ class Auto(Budget):
         Returns:
             A float32 scalar tensor.
         """
-        alpha = self._alpha_of_skew * self.skew.value
-        return ops.clip(alpha, 0.0, self._largest_alpha)
+        return self.strength.value
 
     def iteration_weight(self, schedule):
         t, total = schedule.position("epoch")
