@@ -78,7 +78,7 @@ class Auto(Budget):
       and `beta = 0.8`, and over when a fifth of training is left.
 
     In training, rare classes are seen at their own, larger budgets, which raises what
-    is measured of them, and `alpha`, a little.
+    is measured of them, and so `alpha`: where they stay hard it ends at the most.
 
     Attributes:
         risk: Variable of shape `(num_classes,)`, once a model has it: `R_y`.
