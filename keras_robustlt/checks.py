@@ -304,10 +304,16 @@ def image_shape(network, shape, name="x"):
         name: String, what the images are called.
     """
     expected = getattr(network, "input_shape", None)
-    if not isinstance(expected, tuple) or len(expected) != len(shape):
+    if not isinstance(expected, tuple):
         return
-    pairs = zip(expected[1:], shape[1:], strict=True)
-    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+    if len(expected) != len(shape):
+        # A last dimension of 1 Keras adds or takes away itself.
+        longer = max(expected, shape, key=len)
+        differs = abs(len(expected) - len(shape)) > 1 or longer[-1] != 1
+    else:
+        pairs = zip(expected[1:], shape[1:], strict=True)
+        differs = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    if differs:
         raise ValueError(
             f"`{name}` must hold images of shape {tuple(expected[1:])}, as the network "
             f"takes them. Received: images of shape {tuple(shape[1:])}"

@@ -45,6 +45,8 @@ def check(arguments, network, class_counts):
         names = "validation_data[0]", "validation_data[1]"
         _check_pair(*validation[:2], *names, size, network, num_classes)
         _check_weights(*validation[2:], name="validation_data[2]")
+        if len(validation) == 3 and validation[2] is not None:
+            _check_length(validation[2], "validation_data[2]", validation[0], names[0])
     elif isinstance(validation, NO_DATA):
         raise ValueError(
             "`validation_data` must be (x, y), (x, y, sample_weight), or a data set of "
@@ -58,7 +60,10 @@ def check(arguments, network, class_counts):
         )
     if isinstance(x, (list, tuple)):
         refuse_list("x", x)
-    _check_weights(arguments.get("sample_weight"))
+    weights = arguments.get("sample_weight")
+    _check_weights(weights)
+    if weights is not None:
+        _check_length(weights, "sample_weight", x, "x")
     return _check_pair(x, y, "x", "y", batch_size, network, num_classes)
 
 
@@ -231,12 +236,17 @@ def _check_numbers(arguments):
 
 
 def _check_ends(arguments):
-    """Raises if an epoch would never end."""
+    """Raises if an epoch would never end, or would have no step."""
     data = {"x": ("steps_per_epoch", "steps"), "validation_data": ("validation_steps",)}
     for name, of_steps in data.items():
         found = arguments.get(name)
         told = any(arguments.get(steps) is not None for steps in of_steps)
-        if not told and _is_endless(found):
+        if _num_batches(found) == 0:
+            raise ValueError(
+                f"`{name}` must hold images. Received: a data set without a batch, "
+                f"{name}={found!r}"
+            )
+        if not told and _num_batches(found) == -1:
             raise ValueError(
                 f"`{name}` repeats itself for ever, and an epoch must end: leave out "
                 f"`repeat()`, or pass `{'` or `'.join(of_steps)}`. "
@@ -244,11 +254,12 @@ def _check_ends(arguments):
             )
 
 
-def _is_endless(data):
+def _num_batches(data):
+    """How many batches a data set has; -1, as of tf.data, for one without an end."""
     if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches is None
+        return -1 if data.num_batches is None else data.num_batches
     cardinality = getattr(data, "cardinality", None)
-    return callable(cardinality) and int(cardinality()) == -1  # of tf.data: infinite
+    return int(cardinality()) if callable(cardinality) else None
 
 
 def _check_weights(weights=None, name="sample_weight"):
@@ -265,6 +276,15 @@ def _check_weights(weights=None, name="sample_weight"):
         checks.sample_weights(weights, name)
 
 
+def _check_length(values, name, x, x_name):
+    if not hasattr(x, "shape") or len(values) == len(x):
+        return
+    raise ValueError(
+        f"`{name}` must have an entry for each of the {len(x)} images of `{x_name}`. "
+        f"Received: {len(values)} of them"
+    )
+
+
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
     if isinstance(x, np.ndarray):
         _check_images(x, x_name, network)
@@ -279,6 +299,8 @@ def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
     if not isinstance(y, (np.ndarray, list)):
         return None
     classes = checks.labels(y, num_classes, y_name)
+    # Of validation data, Keras would find it out after the first epoch.
+    _check_length(y, y_name, x, x_name)
     if isinstance(y, list):
         refuse_list(y_name, y)
     return classes

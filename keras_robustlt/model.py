@@ -457,7 +457,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
         network = self.network if training else self.inference_network
-        for images in keras.tree.flatten(inputs):
+        given = inputs
+        if isinstance(inputs, dict):  # which also says what moved
+            given = [inputs[name] for name in INPUT_KEYS if name in inputs]
+        for images in keras.tree.flatten(given):
             checks.image_shape(network, images.shape)
         if not isinstance(inputs, dict):
             return network(inputs, training=training)

@@ -552,7 +552,7 @@ ARGUMENTS = [
         on_a_batch,
         {
             "y": [3, "y", object(), len],
-            "sample_weight": [3, "x", np.ones((12, 3))],
+            "sample_weight": [3, "x", np.ones((12, 3)), np.ones(5), np.ones(0)],
             "class_weight": [
                 "even",
                 3,
@@ -712,6 +712,14 @@ FIT_ARGUMENTS = [
     ({"validation_data": (X, Y + 1)}, r"validation_data\[1\]"),
     ({"validation_data": (X, None)}, r"validation_data\[1\]"),
     ({"validation_data": (X, Y / 2)}, r"validation_data\[1\]"),
+    ({"validation_data": (X, Y[:5])}, r"`validation_data\[1\]` must have an entry"),
+    (
+        {"validation_data": (X, Y, np.ones(5))},
+        r"`validation_data\[2\]` must have an entry",
+    ),
+    ({"x": X[:, 0]}, r"`x` must hold images of shape \(6, 6, 3\)"),
+    ({"x": X[:, 0, 0, 0]}, r"`x` must hold images of shape \(6, 6, 3\)"),
+    ({"y": Y[:5]}, "`y` must have an entry for each of the 12 images of `x`"),
     ({"validation_data": 3}, "`validation_data` must be"),
     ({"validation_data": X}, "`validation_data` must be"),
     ({"validation_data": (X,)}, "`validation_data` must be"),
@@ -839,11 +847,22 @@ OTHERS = [
     (lambda: krl.optimizers.SGD(nesterov=True), "`nesterov=True` needs"),
     (lambda: krl.attacks.PGD(restarts=2, random_start=False), "`restarts` above 1"),
     (lambda: tiny_model().fit(), "`x` must be"),
+    (lambda: tiny_model().fit(NoBatches()), "`x` must hold images"),
+    (
+        lambda: tiny_model().fit(X, Y, validation_data=NoBatches()),
+        "`validation_data` must hold images",
+    ),
+    (lambda: krl.evaluate(dense_network(), X[:, 0], Y), "`x` must hold images of"),
     (lambda: tiny_model().fit(3), "`x` must be"),
     (lambda: tiny_model().evaluate(), "`x` must be"),
     (lambda: tiny_model().fit(X), "`y` is missing"),
     (lambda: tiny_model().evaluate(X), "`y` is missing"),
 ]
+
+
+class NoBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 0
 
 
 def named(function):
