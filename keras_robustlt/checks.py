@@ -125,26 +125,27 @@ def epsilon(value, norm="linf", name="epsilon"):
     return in_range(name, value, 0, 1 if norm == "linf" else np.inf)
 
 
-def function(name, value, arguments):
-    """`value`, if it can be called with these arguments, of which only names are known.
+def function(name, value, arguments, keywords=()):
+    """`value`, if it is a function that can be called with these arguments.
 
     Args:
         name: String, what the value is called.
         value: What should be a function.
-        arguments: Tuple of strings, the names of its arguments by position.
+        arguments: Tuple of strings, what to call its arguments by position.
+        keywords: Tuple of strings, the names of those given by name.
     """
     # A class and a layer can be called too, and what they give is something else.
     fits = callable(value) and not isinstance(value, (type, keras.Layer))
     try:
         if fits:
-            inspect.signature(value).bind(*arguments)
+            inspect.signature(value).bind(*arguments, **dict.fromkeys(keywords))
     except TypeError:
         fits = False
     except ValueError:  # one without a signature
         pass
     if not fits:
         raise ValueError(
-            f"`{name}` must be a function of ({', '.join(arguments)}). "
+            f"`{name}` must be a function of ({', '.join((*arguments, *keywords))}). "
             f"Received: {_short(value)}"
         )
     return value

@@ -87,7 +87,7 @@ def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
     if isinstance(attack, Attack):
         return attack
     if callable(attack) and not isinstance(attack, (type, keras.Layer)):
-        return checks.function("attack", attack, ("network", "x", "y", "seed"))
+        return checks.function("attack", attack, ("network", "x", "y"), ("seed",))
     if isinstance(attack, str):
         name, steps = re.fullmatch(r"(.*?)(\d*)", attack, re.DOTALL).groups()
         if attack == "fgsm":

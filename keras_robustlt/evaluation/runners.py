@@ -63,7 +63,8 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
                 f"{name!r}: {attack!r}"
             )
         if attack is not None and not isinstance(attack, known_attacks.Attack):
-            checks.function(f"attacks[{name!r}]", attack, ("network", "x", "y", "seed"))
+            function = f"attacks[{name!r}]"
+            checks.function(function, attack, ("network", "x", "y"), ("seed",))
         if name in RESERVED:
             raise ValueError(
                 f"`attacks` must not call an attack {name!r}: that is the name of "
