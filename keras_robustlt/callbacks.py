@@ -9,6 +9,7 @@ from keras import ops
 from keras_robustlt import checks, files, plots, provenance, summaries
 from keras_robustlt.backend import replicas
 from keras_robustlt.class_names import as_text
+from keras_robustlt.class_names import check as check_class_names
 from keras_robustlt.collapse_guard import CollapseGuard
 from keras_robustlt.data import resumption
 from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
@@ -73,6 +74,8 @@ class ScheduleInspector(keras.callbacks.Callback):
         self.directory = (
             None if directory is None else files.local_path("directory", directory)
         )
+        if class_names is not None:
+            check_class_names(class_names)
         self.class_names = class_names
         self.tensorboard = tensorboard
 
@@ -153,7 +156,7 @@ class ScheduleInspector(keras.callbacks.Callback):
 def _column_names(names, num_classes):
     """A name for the column of each class, none of them twice."""
     names = list(range(num_classes)) if names is None else names
-    if isinstance(names, (str, bytes, dict)) or len(names) != num_classes:
+    if len(names) != num_classes:
         raise ValueError(
             f"`class_names` must be a list of {num_classes} names, one a class. "
             f"Received: class_names={names!r}"
@@ -457,14 +460,7 @@ def prepared(model, arguments, clock):
     """
     given = arguments.get("callbacks")
     is_list = isinstance(given, keras.callbacks.CallbackList)
-    listed = given.callbacks if is_list else keras.tree.flatten(given)
-    listed = [each for each in listed if each is not None]
-    for each in listed:
-        if isinstance(each, type) or not hasattr(each, "set_model"):
-            raise ValueError(
-                "`callbacks` must be a list of objects such as "
-                f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
-            )
+    listed = checks.callbacks(given)
     added = [clock]
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)

@@ -1,6 +1,8 @@
 """What is wrong with the input, said in words that tell the user what to do."""
 
+import inspect
 import itertools
+import numbers
 import reprlib
 import warnings
 
@@ -32,10 +34,10 @@ def positive(name, value):
 
 def _number(value):
     """`value` as a float; NaN, which is in no range, for what is not a number."""
-    if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value):
-        return np.nan
     try:
-        return float(value)
+        if isinstance(value, (bool, np.bool_, str, bytes, np.datetime64)):
+            return np.nan
+        return np.nan if np.ndim(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         return np.nan
 
@@ -58,6 +60,31 @@ def boolean(name, value):
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False. Received: {_short(value)}")
     return bool(value)
+
+
+def verbose(value):
+    """Raises if `value` is none of what Keras has for what to show."""
+    if not isinstance(value, (str, bool, numbers.Integral)) or value not in VERBOSE:
+        raise ValueError(
+            f"`verbose` must be 'auto', 0, 1 or 2. Received: {_short(value)}"
+        )
+
+
+VERBOSE = ("auto", 0, 1, 2)
+
+
+def callbacks(given):
+    """The callbacks in what `fit` is given for them, as a list."""
+    is_list = isinstance(given, keras.callbacks.CallbackList)
+    listed = given.callbacks if is_list else keras.tree.flatten(given)
+    listed = [each for each in listed if each is not None]
+    for each in listed:
+        if isinstance(each, type) or not hasattr(each, "set_model"):
+            raise ValueError(
+                "`callbacks` must be a list of objects such as "
+                f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
+            )
+    return listed
 
 
 def positive_integer(name, value):
@@ -96,6 +123,81 @@ def epsilon(value, norm="linf", name="epsilon"):
             f"8 / 255 for the usual budget. Received: {name}={value}"
         )
     return in_range(name, value, 0, 1 if norm == "linf" else np.inf)
+
+
+def function(name, value, arguments, keywords=()):
+    """`value`, if it is a function that can be called with these arguments.
+
+    Args:
+        name: String, what the value is called.
+        value: What should be a function.
+        arguments: Tuple of strings, what to call its arguments by position.
+        keywords: Tuple of strings, the names of those given by name.
+    """
+    # A class and a layer can be called too, and what they give is something else.
+    fits = callable(value) and not isinstance(value, (type, keras.Layer))
+    try:
+        if fits:
+            inspect.signature(value).bind(*arguments, **dict.fromkeys(keywords))
+    except TypeError:
+        fits = False
+    except ValueError:  # one without a signature
+        pass
+    if not fits:
+        raise ValueError(
+            f"`{name}` must be a function of ({', '.join((*arguments, *keywords))}). "
+            f"Received: {_short(value)}"
+        )
+    return value
+
+
+def no_class(name, value):
+    """Raises if `value` is a class where an object of the class is meant."""
+    if isinstance(value, type):
+        raise ValueError(
+            f"`{name}` must be an object, not its class: write {value.__name__}(...). "
+            f"Received: {value!r}"
+        )
+
+
+def floats(name, value, shape, like=""):
+    """`value` as a float32 tensor, if it holds numbers and has the shape.
+
+    Sizes that are not known yet, inside compiled code, may be any.
+
+    Args:
+        name: String, what the value is called.
+        value: A tensor, an array or lists of numbers.
+        shape: Tuple with the size of each dimension, an integer, or a name for one
+            that may be any; the same in all dimensions of that name.
+        like: String, what else has this shape.
+    """
+    try:
+        if not isinstance(value, keras.KerasTensor):
+            value = ops.convert_to_tensor(value)
+        found, dtype = tuple(value.shape), _dtype(value)
+    except Exception:  # each backend has its own for what it makes no tensor of
+        found, dtype = type(value).__name__, ""
+    fits = dtype.startswith(("float", "bfloat", "int", "uint", "bool"))
+    if not fits or not _has_shape(found, shape):
+        sizes = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        raise ValueError(
+            f"`{name}` must hold numbers, in the shape {sizes}"
+            + (f" of `{like}`. Received: " if like else ". Received: ")
+            + (f"shape {found} and dtype {dtype}" if dtype else found)
+        )
+    return ops.cast(value, "float32")
+
+
+def _has_shape(found, shape):
+    if len(found) != len(shape):
+        return False
+    sizes = {}
+    for name, size in zip(shape, found, strict=True):
+        expected = sizes.setdefault(name, size) if isinstance(name, str) else name
+        if None not in (size, expected) and size != expected:
+            return False
+    return True
 
 
 def robust_model(callback):
@@ -203,10 +305,16 @@ def image_shape(network, shape, name="x"):
         name: String, what the images are called.
     """
     expected = getattr(network, "input_shape", None)
-    if not isinstance(expected, tuple) or len(expected) != len(shape):
+    if not isinstance(expected, tuple):
         return
-    pairs = zip(expected[1:], shape[1:], strict=True)
-    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+    if len(expected) != len(shape):
+        # A last dimension of 1 Keras adds or takes away itself.
+        longer = max(expected, shape, key=len)
+        differs = abs(len(expected) - len(shape)) > 1 or longer[-1] != 1
+    else:
+        pairs = zip(expected[1:], shape[1:], strict=True)
+        differs = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    if differs:
         raise ValueError(
             f"`{name}` must hold images of shape {tuple(expected[1:])}, as the network "
             f"takes them. Received: images of shape {tuple(shape[1:])}"

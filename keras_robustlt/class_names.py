@@ -3,7 +3,25 @@
 import textwrap
 import unicodedata
 
-__all__ = ["as_text", "display_width", "ljust", "one_line", "rjust", "wrapped"]
+import numpy as np
+
+__all__ = ["as_text", "check", "display_width", "ljust", "one_line", "rjust", "wrapped"]
+
+
+def check(value):
+    """Raises if `value` is no list of names: how many there must be, others know."""
+    if isinstance(value, (str, bytes, dict, set, type)) or not hasattr(
+        value, "__len__"
+    ):
+        raise ValueError(
+            "`class_names` must be a list of names, one a class, in the order of the "
+            f"labels. Received: class_names={value!r:.200}"
+        )
+    if np.ndim(np.asarray(value, object)) != 1:
+        raise ValueError(
+            "`class_names` must be one list of names. Received: "
+            f"class_names={value!r:.200}"
+        )
 
 
 def as_text(name):

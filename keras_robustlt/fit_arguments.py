@@ -34,6 +34,7 @@ def check(arguments, network, class_counts):
     Returns:
         The classes of `y` if it is an array, `None` if it is within a data set.
     """
+    _check_settings(arguments)
     _check_numbers(arguments)
     _check_ends(arguments)
     num_classes = len(class_counts)
@@ -44,20 +45,25 @@ def check(arguments, network, class_counts):
         names = "validation_data[0]", "validation_data[1]"
         _check_pair(*validation[:2], *names, size, network, num_classes)
         _check_weights(*validation[2:], name="validation_data[2]")
+        if len(validation) == 3 and validation[2] is not None:
+            _check_length(validation[2], "validation_data[2]", validation[0], names[0])
     elif isinstance(validation, NO_DATA):
         raise ValueError(
             "`validation_data` must be (x, y), (x, y, sample_weight), or a data set of "
             f"pairs (images, labels). Received a {type(validation).__name__}"
         )
     x, y = arguments.get("x"), arguments.get("y")
-    if x is None or isinstance(x, (str, numbers.Number)):
+    if not _holds_data(x):
         raise ValueError(
             "`x` must be an array of images, or a data set of pairs (images, labels). "
             f"Received: x={x!r}"
         )
     if isinstance(x, (list, tuple)):
         refuse_list("x", x)
-    _check_weights(arguments.get("sample_weight"))
+    weights = arguments.get("sample_weight")
+    _check_weights(weights)
+    if weights is not None:
+        _check_length(weights, "sample_weight", x, "x")
     return _check_pair(x, y, "x", "y", batch_size, network, num_classes)
 
 
@@ -69,7 +75,9 @@ def check_classes(labels, class_counts, validation_split):
         class_counts: Integers of shape `(num_classes,)`.
         validation_split: Float, as `fit` takes it.
     """
-    split = checks.in_range("validation_split", validation_split or 0, 0, 1)
+    if validation_split is None:
+        validation_split = 0
+    split = checks.in_range("validation_split", validation_split, 0, 1)
     if split:
         class_frequencies.check_split(labels, split)
         labels = labels[: class_frequencies.training_part(labels, split)]
@@ -119,15 +127,58 @@ def class_weight(value, class_counts):
     return weights
 
 
-def check_to_predict(x, network):
+def check_some_weight(arguments):
+    """Raises if all images of `fit` or `evaluate` have a weight of 0.
+
+    Those of a single batch may have.
+
+    Args:
+        arguments: Dictionary of the arguments of `keras.Model.fit` or `evaluate`.
+    """
+    weights = {"sample_weight": arguments.get("sample_weight")}
+    validation = arguments.get("validation_data")
+    if isinstance(validation, (tuple, list)) and len(validation) == 3:
+        weights["validation_data[2]"] = validation[2]
+    for name, values in weights.items():
+        if isinstance(values, np.ndarray) and values.size and not np.any(values):
+            raise ValueError(
+                f"`{name}` must have a weight above 0, or nothing is learned and "
+                "nothing measured. Received: zeros"
+            )
+
+
+def check_weighing(arguments, method):
+    """Raises if there are weights of images, or of classes, that a loss cannot take.
+
+    Args:
+        arguments: Dictionary of the arguments of `keras.Model.fit`.
+        method: A `Method`.
+    """
+    for name in ("sample_weight", "class_weight"):
+        if method.loss_of_batch and arguments.get(name) is not None:
+            raise ValueError(
+                f"`{name}` has no meaning in {method}, whose loss is not a mean over "
+                f"examples. Received: {name} of type {type(arguments[name]).__name__}"
+            )
+
+
+def check_to_predict(arguments, network):
     """Raises if `x` is an array, or a tensor, that holds no images for `network`.
 
     To other images the network would have an answer too, and say it with confidence.
 
     Args:
-        x: What `keras.Model.predict` takes.
+        arguments: Dictionary of the arguments of `keras.Model.predict`.
         network: The Keras model that is to take the images.
     """
+    _check_settings(arguments)
+    _check_numbers(arguments)
+    x = arguments["x"]
+    if not _holds_data(x):
+        raise ValueError(
+            "`x` must be an array of images, or a data set of them. Received: a "
+            f"{type(x).__name__}"
+        )
     if isinstance(x, (list, tuple)):
         refuse_list("x", x)
     if isinstance(x, np.ndarray) or keras.ops.is_tensor(x):
@@ -143,13 +194,33 @@ def refuse_list(name, value):
     )
 
 
+def _holds_data(x):
+    """Whether `x` may be images or a data set, as far as its type says."""
+    if hasattr(x, "shape"):
+        return len(x.shape) > 0
+    return x is not None and not isinstance(
+        x, (str, bytes, numbers.Number, type, dict, keras.Layer)
+    )
+
+
+def _check_settings(arguments):
+    """Raises if switches are none, which Keras takes for true or for false."""
+    checks.verbose(arguments.get("verbose", "auto"))
+    shuffle = arguments.get("shuffle", True)
+    if not (isinstance(shuffle, str) and shuffle == "batch"):
+        checks.boolean("shuffle", shuffle)
+    if "return_dict" in arguments:
+        checks.boolean("return_dict", arguments["return_dict"])
+    checks.callbacks(arguments.get("callbacks"))
+
+
 def _check_numbers(arguments):
     for name in COUNTS:
         if arguments.get(name) is not None:
             checks.positive_integer(name, arguments[name])
     if "epochs" in arguments:
         checks.integer("epochs", arguments["epochs"], 0)
-    if arguments.get("initial_epoch") is not None:
+    if "initial_epoch" in arguments:
         # A schedule that begins before its first epoch would have budgets below 0.
         first = checks.integer("initial_epoch", arguments["initial_epoch"], 0)
         epochs = arguments.get("epochs", 1)
@@ -165,12 +236,17 @@ def _check_numbers(arguments):
 
 
 def _check_ends(arguments):
-    """Raises if an epoch would never end."""
+    """Raises if an epoch would never end, or would have no step."""
     data = {"x": ("steps_per_epoch", "steps"), "validation_data": ("validation_steps",)}
     for name, of_steps in data.items():
         found = arguments.get(name)
         told = any(arguments.get(steps) is not None for steps in of_steps)
-        if not told and _is_endless(found):
+        if _num_batches(found) == 0:
+            raise ValueError(
+                f"`{name}` must hold images. Received: a data set without a batch, "
+                f"{name}={found!r}"
+            )
+        if not told and _num_batches(found) == -1:
             raise ValueError(
                 f"`{name}` repeats itself for ever, and an epoch must end: leave out "
                 f"`repeat()`, or pass `{'` or `'.join(of_steps)}`. "
@@ -178,18 +254,35 @@ def _check_ends(arguments):
             )
 
 
-def _is_endless(data):
+def _num_batches(data):
+    """How many batches a data set has; -1, as of tf.data, for one without an end."""
     if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches is None
+        return -1 if data.num_batches is None else data.num_batches
     cardinality = getattr(data, "cardinality", None)
-    return callable(cardinality) and int(cardinality()) == -1  # of tf.data: infinite
+    return int(cardinality()) if callable(cardinality) else None
 
 
 def _check_weights(weights=None, name="sample_weight"):
+    if weights is None:
+        return
     if isinstance(weights, (list, tuple, str)):
         refuse_list(name, weights)
+    if not len(getattr(weights, "shape", ())):
+        raise ValueError(
+            f"`{name}` must be one array, with a weight for each image. Received: a "
+            f"{type(weights).__name__}"
+        )
     if isinstance(weights, np.ndarray):
         checks.sample_weights(weights, name)
+
+
+def _check_length(values, name, x, x_name):
+    if not hasattr(x, "shape") or len(values) == len(x):
+        return
+    raise ValueError(
+        f"`{name}` must have an entry for each of the {len(x)} images of `{x_name}`. "
+        f"Received: {len(values)} of them"
+    )
 
 
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
@@ -198,9 +291,16 @@ def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
         checks.equal_parts(len(x), batch_size)
         if y is None:
             checks.label_type(y, num_classes, y_name)
+    is_array = isinstance(y, np.ndarray) or len(getattr(y, "shape", ())) > 0
+    if hasattr(x, "shape") and not is_array and not isinstance(y, list):
+        raise ValueError(
+            f"`{y_name}` must be an array of labels. Received: a {type(y).__name__}"
+        )
     if not isinstance(y, (np.ndarray, list)):
         return None
     classes = checks.labels(y, num_classes, y_name)
+    # Of validation data, Keras would find it out after the first epoch.
+    _check_length(y, y_name, x, x_name)
     if isinstance(y, list):
         refuse_list(y_name, y)
     return classes

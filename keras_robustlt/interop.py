@@ -8,6 +8,7 @@ optional: `pip install 'keras-robustlt[interop]'`.
 
 import functools
 import importlib
+import numbers
 
 import keras
 import numpy as np
@@ -150,10 +151,13 @@ def foolbox_batch(x, y):
 def _input_shape(network, shape):
     if shape is None:
         shape = getattr(network, "input_shape", (None, None))[1:]
-    if None in shape:
+    sizes = shape if isinstance(shape, (tuple, list)) else [None]
+    if not sizes or not all(
+        isinstance(size, numbers.Integral) and size > 0 for size in sizes
+    ):
         raise ValueError(
             "`input_shape` must be the shape of one image, such as (32, 32, 3), as the "
-            f"model has no fixed one. Received: input_shape={tuple(shape)}"
+            f"model has no fixed one. Received: input_shape={shape!r}"
         )
     return tuple(int(size) for size in shape)
 

@@ -50,7 +50,13 @@ def one_hot(labels, num_classes):
     >>> krl.losses.one_hot([1, 0], num_classes=2)
     array([[0., 1.], [1., 0.]], dtype=float32)
     """
-    labels = ops.convert_to_tensor(labels)
+    num_classes = checks.positive_integer("num_classes", num_classes)
+    if isinstance(labels, (list, tuple, np.ndarray)):
+        checks.labels(labels, num_classes, "labels")  # whose values are known
+    try:
+        labels = ops.convert_to_tensor(labels)
+    except Exception:  # each backend has its own for what it makes no tensor of
+        checks.refuse_numbers("labels", f"a {type(labels).__name__}")
     if len(labels.shape) not in (1, 2):
         raise ValueError(
             "`labels` must be integers of shape (batch,), or one-hot of shape "
@@ -83,6 +89,12 @@ def largest_part(targets):
     return ops.one_hot(classes, targets.shape[-1], dtype="float32")
 
 
+def _pair(targets, logits):
+    """Both as float32 tensors of one shape."""
+    logits = checks.floats("logits", logits, ("batch", "num_classes"))
+    return checks.floats("targets", targets, tuple(logits.shape), "logits"), logits
+
+
 def cross_entropy(targets, logits, label_smoothing=0.0):
     """Cross-entropy of each example.
 
@@ -101,10 +113,9 @@ def cross_entropy(targets, logits, label_smoothing=0.0):
     >>> krl.losses.cross_entropy([[1.0, 0.0]], [[0.0, 0.0]])
     array([0.6931472], dtype=float32)
     """
-    logits = ops.cast(logits, "float32")
-    targets = ops.cast(targets, "float32")
-    if label_smoothing != 0:
-        label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
+    targets, logits = _pair(targets, logits)
+    label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
+    if label_smoothing:
         uniform = 1.0 / logits.shape[-1]
         targets = (1.0 - label_smoothing) * targets + label_smoothing * uniform
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
@@ -112,8 +123,11 @@ def cross_entropy(targets, logits, label_smoothing=0.0):
 
 def _counts(class_counts, logits=None):
     """Training images of each class as a float64 array, all of them above 0."""
-    counts = np.asarray(class_counts)
-    good = counts.ndim == 1 and counts.dtype.kind in "iuf"
+    try:
+        counts = np.asarray(class_counts)
+    except ValueError:  # lists of different lengths
+        counts = np.asarray(None)
+    good = counts.ndim == 1 and counts.size and counts.dtype.kind in "iuf"
     if not good or not np.all((counts > 0) & (counts < np.inf)):
         raise ValueError(
             "`class_counts` must be a positive number for each class. Received: "
@@ -151,9 +165,10 @@ def balanced_softmax(targets, logits, class_counts, tau=1.0):
         Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
         NeurIPS 2020, equation 3.
     """
+    targets, logits = _pair(targets, logits)
     tau = checks.in_range("tau", tau, 0, np.inf)
     prior = np.log(_counts(class_counts, logits)).astype("float32")
-    return cross_entropy(targets, ops.cast(logits, "float32") + tau * prior)
+    return cross_entropy(targets, logits + tau * prior)
 
 
 def logit_adjusted(targets, logits, class_counts, tau=1.0):
@@ -234,11 +249,10 @@ def ldam(targets, logits, class_counts, max_margin=0.5, scale=30.0):
         Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", NeurIPS 2019, equation 13.
     """
-    targets = ops.cast(targets, "float32")
+    targets, logits = _pair(targets, logits)
     scale = checks.positive("scale", scale)
     margins = label_distribution_margins(_counts(class_counts, logits), max_margin)
-    logits = ops.cast(logits, "float32") - targets * margins
-    return cross_entropy(targets, scale * logits)
+    return cross_entropy(targets, scale * (logits - targets * margins))
 
 
 def focal(targets, logits, gamma=2.0):
@@ -266,7 +280,7 @@ def focal(targets, logits, gamma=2.0):
 
 def focal_factor(targets, logits, gamma):
     """`(1 - p_y)^gamma` of each example. Its gradient is finite at `p_y = 1` too."""
-    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    targets, logits = _pair(targets, logits)
     wrong = ops.sum((1.0 - targets) * ops.softmax(logits, axis=-1), axis=-1)
     return ops.maximum(wrong, 1e-12) ** gamma
 
@@ -322,8 +336,8 @@ def class_balanced(targets, logits, class_counts, beta=0.9999):
         Cui et al., "Class-Balanced Loss Based on Effective Number of Samples",
         CVPR 2019, equation 4.
     """
-    targets = ops.cast(targets, "float32")
-    weights = effective_number_weights(class_counts, beta)
+    targets, logits = _pair(targets, logits)
+    weights = effective_number_weights(_counts(class_counts, logits), beta)
     return ops.sum(targets * weights, axis=-1) * cross_entropy(targets, logits)
 
 
@@ -342,8 +356,10 @@ def kl_divergence(logits_p, logits_q):
     >>> krl.losses.kl_divergence([[0.0, 0.0]], [[0.0, 0.0]])
     array([0.], dtype=float32)
     """
-    log_p = ops.log_softmax(ops.cast(logits_p, "float32"), axis=-1)
-    log_q = ops.log_softmax(ops.cast(logits_q, "float32"), axis=-1)
+    logits_p = checks.floats("logits_p", logits_p, ("batch", "num_classes"))
+    logits_q = checks.floats("logits_q", logits_q, tuple(logits_p.shape), "logits_p")
+    log_p = ops.log_softmax(logits_p, axis=-1)
+    log_q = ops.log_softmax(logits_q, axis=-1)
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -367,7 +383,7 @@ def nuclear_norm_shares(matrix):
     >>> krl.losses.nuclear_norm_shares([[3.0, 0.0], [0.0, -4.0]])
     array([3., 4.], dtype=float32)
     """
-    matrix = ops.cast(matrix, "float32")
+    matrix = checks.floats("matrix", matrix, ("rows", "columns"))
     u, singular, v = ops.svd(ops.stop_gradient(matrix), full_matrices=False)
     smallest = 1e-6 * ops.max(singular)
     kept = ops.cast(singular > smallest, "float32")
@@ -397,7 +413,7 @@ def margin(targets, logits):
         Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks",
         2017, equation 6 of section V, with zero confidence.
     """
-    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    targets, logits = _pair(targets, logits)
     return -ops.relu(logit_margin(targets, logits))
 
 
@@ -428,11 +444,11 @@ def dlr(targets, logits):
         Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
         Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 6.
     """
-    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    targets, logits = _pair(targets, logits)
     if logits.shape[-1] < 3:
         raise ValueError(
-            "The DLR loss compares the largest logit with the third, so it needs at "
-            'least 3 classes. Use the loss "cross_entropy" or "margin". '
+            "`logits` of the DLR loss must be of at least 3 classes: it compares the "
+            'largest with the third. Use the loss "cross_entropy" or "margin". '
             f"Received: logits of {logits.shape[-1]} classes"
         )
     largest = ops.top_k(logits, 3)[0]
@@ -467,15 +483,16 @@ def targeted_dlr(targets, logits, target_class):
         Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
         Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 7.
     """
-    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    targets, logits = _pair(targets, logits)
     if logits.shape[-1] < 4:
         raise ValueError(
-            "The targeted DLR loss needs at least 4 classes, for the largest, the "
-            'third and the fourth logit. Use the loss "dlr" (3 classes) or '
+            "`logits` of the targeted DLR loss must be of at least 4 classes, for the "
+            'largest, the third and the fourth. Use the loss "dlr" (3 classes) or '
             '"cross_entropy", without targets. '
             f"Received: logits of {logits.shape[-1]} classes"
         )
-    target_class = ops.cast(target_class, "float32")
+    shape = tuple(logits.shape)
+    target_class = checks.floats("target_class", target_class, shape, "logits")
     largest = ops.top_k(logits, 4)[0]
     spread = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2.0
     return -ops.sum((targets - target_class) * logits, axis=-1) / (spread + 1e-12)
@@ -517,7 +534,11 @@ def criterion(loss):
             "`loss` must be the name of a Keras loss, a keras.losses.Loss, or a "
             f"function of (targets, logits). Received: {loss!r}"
         )
+    if isinstance(loss, keras.Layer):
+        checks.function("loss", loss, ("targets", "logits"))
     function = keras.losses.get(loss)
+    if not isinstance(function, keras.losses.Loss):
+        checks.function("loss", function, ("targets", "logits"))
     refuse_probabilities("loss", function)
     is_sparse = _core(function) is keras.losses.sparse_categorical_crossentropy
     if isinstance(function, keras.losses.Loss):

@@ -61,8 +61,7 @@ def summarize(correct, total, tail):
     >>> krl.metrics.summarize([9, 1], [10, 5], tail=[1])
     {'all': 0.6666666666666666, 'tail': 0.2, 'balanced': 0.55, 'worst': 0.2, 'per_class': [0.9, 0.2]}
     """  # noqa: E501
-    correct = np.asarray(correct, "float64")
-    total = np.asarray(total, "float64")
+    correct, total = _numbers("correct", correct), _numbers("total", total)
     if correct.shape != total.shape or not np.all((correct >= 0) & (correct <= total)):
         raise ValueError(
             "`correct` must hold a number for each class, at most that of `total`. "
@@ -70,12 +69,13 @@ def summarize(correct, total, tail):
         )
     if not np.any(total):
         raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
-    tail = np.asarray(tail, "int64")
-    if not np.all((tail >= 0) & (tail < len(total))):
+    tail = _numbers("tail", tail)
+    if not np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail))):
         raise ValueError(
             f"`tail` must be classes from 0 to {len(total) - 1}. "
             f"Received: {tail.tolist()}"
         )
+    tail = tail.astype("int64")
     present = total > 0
     per_class = correct[present] / total[present]
     tail_total = total[tail].sum()
@@ -88,6 +88,20 @@ def summarize(correct, total, tail):
             float(c / n) if n else None for c, n in zip(correct, total, strict=True)
         ],
     }
+
+
+def _numbers(name, values):
+    """`values` as a float64 array of one dimension."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    # An empty list has no integers, but floats.
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`{name}` must be a list of numbers. Received: {name}={values!r:.200}"
+        )
+    return array.astype("float64")
 
 
 def refuse_probabilities(argument, metric):
@@ -149,7 +163,8 @@ class ClasswiseAccuracy(keras.metrics.Metric):
                 f"`y_pred` must have an entry for each of the {num_classes} classes. "
                 f"Received: a shape of {tuple(y_pred.shape)}"
             )
-        targets = one_hot(y_true, num_classes)
+        # As a tensor, whose values nobody looks at: see below.
+        targets = one_hot(ops.convert_to_tensor(y_true), num_classes)
         classes = ops.argmax(targets, axis=-1)
         hits = ops.cast(ops.equal(classes, ops.argmax(y_pred, axis=-1)), self.dtype)
         weights = ops.ones_like(hits)

@@ -224,6 +224,21 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             granularity=granularity,
             weighting=weighting,
         )
+        if attack_steps == "adaptive" and not self.budget.grows:
+            raise ValueError(
+                "`attack_steps='adaptive'` makes fewer steps while the budget grows, "
+                "and this one has all of it from the start: leave `attack_steps` out, "
+                f"or set `beta` above 0. Received: budget={self.budget!r}"
+            )
+        weighs_classes = (
+            type(self.budget).class_weight is not budgets.Budget.class_weight
+        )
+        if weighs_classes and self.method.loss_of_batch:
+            raise ValueError(
+                f"`budget` weighs the losses of examples, and `method` has a loss that "
+                f"is not a mean over examples. Received: budget={self.budget!r}, "
+                f"method={self.method!r}"
+            )
         self.averaging = weight_averaging.get(averaging)
         self.augmentation = augmentation
         self._augmenter = _augmenter(augmentation, network, self.num_classes)
@@ -442,7 +457,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
         network = self.network if training else self.inference_network
-        for images in keras.tree.flatten(inputs):
+        given = inputs
+        if isinstance(inputs, dict):  # which also says what moved
+            given = [inputs[name] for name in INPUT_KEYS if name in inputs]
+        for images in keras.tree.flatten(given):
             checks.image_shape(network, images.shape)
         if not isinstance(inputs, dict):
             return network(inputs, training=training)
@@ -487,7 +505,18 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             self.make_train_function(force=True)
 
     def update_average(self, keep):
-        """Moves the averaged network, which keeps the share `keep`, to the network."""
+        """Moves the averaged network towards the network.
+
+        Args:
+            keep: Float or scalar tensor in `[0, 1]`, the share that it keeps.
+        """
+        if self.averaged_network is None:
+            raise ValueError(
+                "`update_average` needs a model with an average of the weights, "
+                "RobustLTModel(..., averaging=...)."
+            )
+        if not ops.is_tensor(keep):
+            keep = checks.in_range("keep", keep, 0, 1)
         weight_averaging.move(self.averaged_network, self.network, keep)
 
     @property
@@ -497,7 +526,20 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """The method's loss on the logits, and the network's own regularisation."""
+        """The method's loss on the logits, and the network's own regularisation.
+
+        Args:
+            x: Dictionary of images, as `training_batch` gives it. Not used.
+            y: Labels, integers `(batch,)` or rows `(batch, num_classes)`.
+            y_pred: Dictionary from the names of the images to their logits, as `call`
+                gives it.
+            sample_weight: Float tensor `(batch,)`, or `None`. Defaults to `None`.
+            training: Boolean: whether the budget and the method take in what they are
+                shown, and weigh the loss. Defaults to `True`.
+
+        Returns:
+            A float32 scalar tensor.
+        """
         checks.outputs(next(iter(y_pred.values())).shape, self.num_classes)
         targets = losses.one_hot(y, self.num_classes)
         targets, y_pred, sample_weight = replicas.gathered(
@@ -610,6 +652,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 network is trained on: of `"accuracy"`, the logs of `fit` have
                 `accuracy` on perturbed images, and `val_accuracy` on clean ones.
         """
+        _check_compile(kwargs)
         self._criterion = losses.criterion(loss)
         self.method.check_label_smoothing(losses.label_smoothing_of(loss))
         for argument in ("metrics", "weighted_metrics"):
@@ -642,13 +685,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def fit(self, *args, **kwargs):
         call = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         labels = fit_arguments.check(call.arguments, self.network, self.class_counts)
+        fit_arguments.check_some_weight(call.arguments)
         if self.averaging is not None:
             self.averaging.check_fit(call.arguments)
         self._check_soft_labels(call.arguments)
-        if call.arguments.get("class_weight") is not None:
-            call.arguments["class_weight"] = fit_arguments.class_weight(
-                call.arguments["class_weight"], self.class_counts
-            )
+        fit_arguments.check_weighing(call.arguments, self.method)
+        self._name_class_weights(call.arguments)
         clock = ScheduleClock(call.arguments.get("x"))
         if labels is not None:
             split = call.arguments.get("validation_split")
@@ -669,25 +711,34 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
-        self._check_batch(keras.Model.train_on_batch, args, kwargs, trains=True)
-        result = super().train_on_batch(*args, **kwargs)
+        call = inspect.signature(keras.Model.train_on_batch).bind(self, *args, **kwargs)
+        self._check_batch(call.arguments)
+        self._check_soft_labels(call.arguments)
+        fit_arguments.check_weighing(call.arguments, self.method)
+        self._name_class_weights(call.arguments)
+        result = super().train_on_batch(*call.args[1:], **call.kwargs)
         self.batch_check.raise_if_wrong()
         return result
 
     @functools.wraps(keras.Model.test_on_batch)
     def test_on_batch(self, *args, **kwargs):
-        self._check_batch(keras.Model.test_on_batch, args, kwargs)
+        call = inspect.signature(keras.Model.test_on_batch).bind(self, *args, **kwargs)
+        self._check_batch(call.arguments)
         with self._evaluation():
             return super().test_on_batch(*args, **kwargs)
 
-    def _check_batch(self, method, args, kwargs, trains=False):
+    def _check_batch(self, arguments):
         """Looks at the arrays of one batch."""
-        arguments = inspect.signature(method).bind(self, *args, **kwargs).arguments
         if isinstance(arguments["x"], np.ndarray):
             arguments = {**arguments, "batch_size": len(arguments["x"]) or None}
         fit_arguments.check(arguments, self.network, self.class_counts)
-        if trains:
-            self._check_soft_labels(arguments)
+
+    def _name_class_weights(self, arguments):
+        """Puts the weight of each class where they are given in another way."""
+        if arguments.get("class_weight") is not None:
+            arguments["class_weight"] = fit_arguments.class_weight(
+                arguments["class_weight"], self.class_counts
+            )
 
     def _check_soft_labels(self, arguments=None):
         """Raises if training meets soft labels that are not for it, as far as known.
@@ -734,6 +785,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         )
         if not in_fit:
             fit_arguments.check(call.arguments, self.network, self.class_counts)
+            fit_arguments.check_some_weight(call.arguments)
         with self._evaluation(in_fit):
             result = super().evaluate(*call.args[1:], **call.kwargs)
         seen = ops.convert_to_numpy(self.clean_accuracy.total)
@@ -743,12 +795,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @functools.wraps(keras.Model.predict)
     def predict(self, *args, **kwargs):
         call = inspect.signature(keras.Model.predict).bind(self, *args, **kwargs)
-        fit_arguments.check_to_predict(call.arguments["x"], self.network)
+        fit_arguments.check_to_predict(call.arguments, self.network)
         return super().predict(*args, **kwargs)
 
     @functools.wraps(keras.Model.predict_on_batch)
     def predict_on_batch(self, x):
-        fit_arguments.check_to_predict(x, self.network)
+        fit_arguments.check_to_predict({"x": x}, self.network)
         return super().predict_on_batch(x)
 
     @contextlib.contextmanager
@@ -829,6 +881,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 config[key], custom_objects=custom_objects
             )
         return cls(**config)
+
+
+def _check_compile(arguments):
+    """Raises if switches of `keras.Model.compile` are none, or would do nothing."""
+    for name in ("run_eagerly", "auto_scale_loss"):
+        if arguments.get(name) is not None:
+            checks.boolean(name, arguments[name])
+    if "steps_per_execution" in arguments:
+        checks.positive_integer("steps_per_execution", arguments["steps_per_execution"])
+    compiled = arguments.get("jit_compile", "auto")
+    if compiled is not None and not (isinstance(compiled, str) and compiled == "auto"):
+        checks.boolean("jit_compile", compiled)
+    if arguments.get("loss_weights") is not None:
+        raise ValueError(
+            "`loss_weights` is for models of several outputs: leave it out. Received: "
+            f"loss_weights={arguments['loss_weights']!r}"
+        )
 
 
 def _runs_inside_a_step(argument, attack):

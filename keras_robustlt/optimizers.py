@@ -35,10 +35,22 @@ class _TwoRates(keras.optimizers.Optimizer):
         if isinstance(kwargs["learning_rate"], (numbers.Number, str)):
             # Others are schedules and functions, which Keras looks at.
             checks.in_range("learning_rate", kwargs["learning_rate"], 0, np.inf)
+        checks.no_class("learning_rate", kwargs["learning_rate"])
+        checks.no_class("backbone_rate", backbone_rate)
         decay = checks.in_range("weight_decay", kwargs.pop("weight_decay"), 0, np.inf)
         for name in ("clipnorm", "clipvalue", "global_clipnorm"):
             if kwargs.get(name) is not None:
                 checks.positive(name, kwargs[name])
+        for name in {"beta_1", "beta_2", "ema_momentum"} & kwargs.keys():
+            checks.in_range(name, kwargs[name], 0, np.nextafter(1, 0))
+        for name in {"epsilon", "loss_scale_factor"} & kwargs.keys():
+            if kwargs[name] is not None:
+                checks.positive(name, kwargs[name])
+        for name in {"amsgrad", "use_ema"} & kwargs.keys():
+            checks.boolean(name, kwargs[name])
+        for name in ("ema_overwrite_frequency", "gradient_accumulation_steps"):
+            if kwargs.get(name) is not None:
+                checks.positive_integer(name, kwargs[name])
         super().__init__(weight_decay=decay, **kwargs)
         self.backbone_rate = backbone_rate
         self.head = head
@@ -142,6 +154,7 @@ class SGD(_TwoRates):
                 "`momentum` must be in [0, 1); 0.9 is the usual value. "
                 f"Received: momentum={momentum}"
             )
+        nesterov = checks.boolean("nesterov", nesterov)
         if nesterov and momentum == 0:
             raise ValueError(
                 "`nesterov=True` needs a momentum above 0. Received: "
@@ -152,7 +165,7 @@ class SGD(_TwoRates):
             learning_rate=learning_rate, weight_decay=weight_decay, **kwargs
         )
         self.momentum = float(momentum)
-        self.nesterov = checks.boolean("nesterov", nesterov)
+        self.nesterov = nesterov
 
     def build(self, variables):
         """Creates one momentum buffer a variable, if there is momentum."""

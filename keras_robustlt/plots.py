@@ -5,6 +5,7 @@ import unicodedata
 import numpy as np
 
 from keras_robustlt import files
+from keras_robustlt.class_names import check as check_class_names
 from keras_robustlt.class_names import one_line, wrapped
 from keras_robustlt.evaluation.results import EvaluationResults
 
@@ -131,11 +132,8 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     >>> figure = krl.plots.schedule([[0.0, 0.0], [0.02, 0.04]], ["head", "tail"])
     >>> krl.plots.save(figure, "schedule.png")
     """
-    if isinstance(class_names, str) or not hasattr(class_names, "__len__"):
-        raise ValueError(
-            f"`class_names` must be a list of names. Received: {class_names!r}"
-        )
-    class_epsilon = np.asarray(class_epsilon, "float64")
+    check_class_names(class_names)
+    class_epsilon = _numbers("class_epsilon", class_epsilon)
     if class_epsilon.ndim != 2 or class_epsilon.shape[1] != len(class_names):
         raise ValueError(
             "`class_epsilon` must have the shape (epochs, num_classes), and "
@@ -148,7 +146,9 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
             f"class_epsilon of shape {class_epsilon.shape}"
         )
     for name, values in (("weights", weights), ("epochs", epochs)):
-        if values is not None and np.shape(values) != class_epsilon.shape[:1]:
+        if values is None:
+            continue
+        if _numbers(name, values).shape != class_epsilon.shape[:1]:
             raise ValueError(
                 f"`{name}` must have a value for each of the {len(class_epsilon)} "
                 f"epochs. Received: {name}={values!r}"
@@ -192,6 +192,19 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     return figure
 
 
+def _numbers(name, values):
+    """`values` as a float array, if they are numbers; NaN is for what is not known."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or np.any(np.isinf(array)):
+        raise ValueError(
+            f"`{name}` must hold finite numbers. Received: {name}={values!r:.200}"
+        )
+    return array.astype("float64")
+
+
 def accuracy_per_class(results, attack="pgd20", title=None):
     """Accuracy of each class, for one run or side by side for several.
 
@@ -214,6 +227,8 @@ def accuracy_per_class(results, attack="pgd20", title=None):
     >>> figure = krl.plots.accuracy_per_class({"AT": at, "AT + RobustLT": ours})
     """
     _check_results(results, attack)
+    if title is not None and not isinstance(title, str):
+        raise ValueError(f"`title` must be a string. Received: title={title!r}")
     runs = list(results)
     settings = results[runs[0]].settings
     counts = np.asarray(settings["class_counts"])
@@ -269,7 +284,7 @@ def _check_results(results, attack):
                 "images of each class, evaluate(..., class_counts=...). Received: "
                 f"{type(result).__name__} without"
             )
-        if not {"clean", attack} <= set(result):
+        if not isinstance(attack, str) or not {"clean", attack} <= set(result):
             raise ValueError(
                 f"`results[{run!r}]` must have what is shown, 'clean' and "
                 f"`attack`={attack!r}. Received: {', '.join(map(repr, result))}"
@@ -302,14 +317,31 @@ def contact_sheet(rows, labels):
     >>> augmented = krl.data.augment(images, "ra", seed=0)
     >>> figure = krl.plots.contact_sheet([images, augmented], ["original", "ra"])
     """
+    if not isinstance(rows, (list, tuple, np.ndarray)):
+        raise ValueError(
+            f"`rows` must be a list of arrays. Received: {type(rows).__name__}"
+        )
     rows = [np.asarray(images) for images in rows]
     shapes = sorted({images.shape for images in rows})
-    if len(shapes) != 1 or len(shapes[0]) != 4:
+    if len(shapes) != 1 or len(shapes[0]) != 4 or not all(shapes[0]):
         raise ValueError(
             "`rows` must hold images of one shape (num_images, height, width, "
             f"channels). Received shapes: {shapes}"
         )
-    if isinstance(labels, str) or len(labels) != len(rows):
+    if shapes[0][-1] not in (1, 3):
+        raise ValueError(
+            "`rows` must hold grey or colour images, of 1 or 3 channels. "
+            f"Received shapes: {shapes}"
+        )
+    for index, images in enumerate(rows):
+        largest = {"u": 255, "f": 1}.get(images.dtype.kind)
+        if largest is None or not np.all((images >= 0) & (images <= largest)):
+            raise ValueError(
+                f"`rows[{index}]` must be uint8, or floats in [0, 1]. Received: dtype "
+                f"{images.dtype}, or other values"
+            )
+    named = isinstance(labels, (list, tuple)) and len(labels) == len(rows)
+    if not named or not all(isinstance(label, str) for label in labels):
         raise ValueError(
             f"`labels` must be a list that names each of the {len(rows)} rows. "
             f"Received: {labels}"
@@ -354,6 +386,11 @@ def save(figure, path):
     >>> krl.plots.save(figure, "schedule.png")
     """
     path = files.local_path("path", path)
+    if not hasattr(figure, "savefig"):
+        raise ValueError(
+            "`figure` must be a matplotlib Figure, as the functions of this module "
+            f"give them. Received: {type(figure).__name__}"
+        )
     with files.replacing(path) as file:
         figure.savefig(file, dpi=120, format="png")
     return path

@@ -12,6 +12,7 @@ from keras_robustlt.attacks.base import (
     check_stays_within,
 )
 from keras_robustlt.backend import replicas
+from keras_robustlt.class_names import check as check_class_names
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
 
@@ -150,6 +151,8 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.directory = (
             None if directory is None else files.local_path("directory", directory)
         )
+        if class_names is not None:
+            check_class_names(class_names)
         self.class_names = class_names
         self.tensorboard = tensorboard
         self.seed = seed

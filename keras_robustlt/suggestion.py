@@ -103,6 +103,11 @@ class Suggestion:
 
         check_seed(seed)
         clean = self.rarest[: checks.positive_integer("images", images)]
+        if not len(clean) or clean.shape[-1] not in (1, 3):
+            raise ValueError(
+                "`rarest` must hold grey or colour images to plot, of 1 or 3 channels. "
+                f"Received: shape {self.rarest.shape}"
+            )
         rare = int(np.argmin(self.class_counts))
         budget = self.class_epsilon[rare]
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], clean.shape)

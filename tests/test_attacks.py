@@ -360,7 +360,11 @@ def test_attacks_by_name(name, kind, expected):
 def test_an_attack_that_is_one_already():
     attack = PGD(0.2)
     assert krl.attacks.get(attack) is attack
-    assert krl.attacks.get(lengths) is lengths
+
+    def none(network, x, y, *, seed):
+        return x
+
+    assert krl.attacks.get(none) is none
     assert krl.attacks.get("clean") is krl.attacks.get(None) is None
 
 

@@ -118,9 +118,23 @@ def test_training_over_another_method(images):
     assert np.isfinite(model.evaluate(x, y, verbose=0)).all()
 
 
-def test_methods_that_it_cannot_go_over(images):
+def test_methods_that_it_cannot_go_over():
     with pytest.raises(ValueError, match="must train on adversarial images"):
         krl.methods.CGR("standard")
-    model = tiny_model(method=krl.methods.CGR(krl.methods.TAET(1)), beta=0)
+    with pytest.raises(ValueError, match="a value for each image"):
+        krl.methods.CGR(krl.methods.TAET(1))
+    with pytest.raises(ValueError, match="is of CGR already"):
+        krl.methods.CGR("cgr")
+
+
+class OfTheBatch(krl.methods.Method):
+    """One that does not say so."""
+
+    def loss(self, targets, logits, criterion):
+        return keras.ops.mean(criterion(targets, logits["adversarial"]))
+
+
+def test_a_loss_of_the_batch_that_does_not_say_so(images):
+    model = tiny_model(method=krl.methods.CGR(OfTheBatch()), beta=0)
     with pytest.raises(ValueError, match="a value for each image"):
         model.fit(*images, **FIT)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,6 +110,9 @@ OPTIONS = {
     "nested classes": ({"classes": [[0, 1], [2]]}, "`classes` must be an integer"),
     "short groups": ({"groups": [1, 2]}, r"of shape \(12,\). Received: shape \(2,\)"),
     "groups of floats": ({"groups": Y / 2}, "`groups` must be integers or strings"),
+    "a folder for arrays": ({"data_dir": "."}, "`data_dir` is where to look for"),
+    "no folder": ({"data_dir": 3}, "`data_dir` must be the path of a folder"),
+    "a seed beyond": ({"seed": 10**400}, "`seed` must be an integer"),
     "a function of arrays": ({"groups": str}, "a function for folders of images only"),
 }
 LONG_TAIL = {
@@ -116,7 +120,10 @@ LONG_TAIL = {
     "ratio of text": ({"imbalance_ratio": "50"}, "`imbalance_ratio`"),
     "infinite ratio": ({"imbalance_ratio": np.inf}, "`imbalance_ratio`"),
     "ratio beyond": ({"imbalance_ratio": 50}, "would keep 0 .* at most 4"),
-    "type": ({"imbalance_ratio": 2, "imbalance_type": "lin"}, "must be 'exp' or"),
+    "type": ({"imbalance_ratio": 2, "imbalance_type": "lin"}, "one of 'exp', 'step'"),
+    "type of none": ({"imbalance_type": "lin"}, "`imbalance_type` must be one of"),
+    "type as a number": ({"imbalance_type": 3}, "`imbalance_type` must be one of"),
+    "ratio beyond all floats": ({"imbalance_ratio": 10**400}, "`imbalance_ratio`"),
     "validation of all": ({"validation_fraction": 1}, "`validation_fraction` must"),
     "not a fraction": ({"validation_fraction": NAN}, "`validation_fraction` must"),
     "percent": ({"validation_fraction": 20}, "`validation_fraction` must be in"),
@@ -132,6 +139,8 @@ PIPELINE = {
     "no batch": ({"batch_size": None}, "`batch_size` must be a positive"),
     "endless batch": ({"batch_size": np.inf}, "`batch_size` must be a positive"),
     "augmentation": ({"augmentation": None}, "must be one of none, base"),
+    "a class": ({"augmentation": keras.layers.RandomFlip}, "an object, not its class"),
+    "an array": ({"augmentation": np.ones(2)}, "must be one of none, base"),
     "seed": ({"seed": "x"}, "`seed` must be an integer"),
     "large seed": ({"seed": 2**70}, "`seed` must be an integer of 64 bits"),
     "shuffle": ({"shuffle": "yes"}, "`shuffle` must be True or False"),

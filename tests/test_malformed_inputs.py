@@ -6,6 +6,7 @@ bad values. Nothing may be silent (no error), late (steps done before) or obscur
 error of another kind, or one that does not say which argument it is about).
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -28,6 +29,9 @@ NO_NAME = ["", "nonsense", 3, None, ["at"]]
 NO_SEED = [0.5, -1, NAN, "1", True, [1]]
 NO_BOOLEAN = ["no", 1, 0.0, None, [True]]
 NO_NAMES = ["abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3]
+NO_VERBOSE = ["0", "loud", 3, -1, 0.5, None, [1]]
+NO_TABLE = ["x", None, [], [0.5, 0.5], [[0.5], [0.5, 0.5]], [["a", "b"]], {}, object()]
+NO_PATH = [3, "", None, b"x", ["a"], krl]
 NO_COUNTS = [[8, 4], [8, 4, 0], [8, 4, NAN], [8, 4, 1.5], "842", 3, [8, 4, -1]]
 
 
@@ -91,6 +95,79 @@ def made(name, *positional):
     return functools.partial(getattr(getattr(krl, module), name), *positional)
 
 
+def curve_of(**values):
+    groups = {key: [0.9, 0.4] for key in ("all", "tail", "balanced", "worst")}
+    return krl.RobustnessCurve(**{"epsilons": [0, 0.1], **groups, **values})
+
+
+def results(**arguments):
+    entry = {key: 0.5 for key in ("all", "tail", "balanced", "worst")}
+    entry["per_class"] = [0.5, None, 1.0]
+    accuracies = {"clean": entry, "pgd20": entry}
+    settings = {"class_names": ["a", "b", "c"], "class_counts": [8, 3, 1]}
+    arguments = {"accuracies": accuracies, "settings": settings, **arguments}
+    return krl.EvaluationResults(**arguments)
+
+
+def examples(**arguments):
+    probabilities = np.full((12, 3), 1 / 3)
+    names = ("probabilities", "adversarial_probabilities")
+    arrays = {"images": X, "adversarial": X, **dict.fromkeys(names, probabilities)}
+    return krl.AdversarialExamples(
+        **{**arrays, "labels": Y, "epsilon": 0.1, **arguments}
+    )
+
+
+def loss(name, **arguments):
+    ones = np.eye(4, dtype="float32")[:2]
+    arguments = {"targets": ones, "logits": 1 - ones, **arguments}
+    return getattr(krl.losses, name)(**arguments)
+
+
+def a_loss(name, **arguments):
+    return functools.partial(loss, name, **arguments)
+
+
+def trained(**arguments):
+    return tiny_model().fit(**{"x": X, "y": Y, "verbose": 0, **arguments})
+
+
+def on_a_batch(**arguments):
+    model = tiny_model()
+    model.schedule.start(1, 1)
+    return model.train_on_batch(**{"x": X, "y": Y, **arguments})
+
+
+def predicted(**arguments):
+    return tiny_model().predict(**{"x": X, "verbose": 0, **arguments})
+
+
+def assessed(**arguments):
+    return tiny_model().evaluate(**{"x": X, "y": Y, "verbose": 0, **arguments})
+
+
+def plotted(**arguments):
+    arguments = {"class_epsilon": [[0.1, 0.2]], "class_names": ["a", "b"], **arguments}
+    return krl.plots.schedule(**arguments)
+
+
+def sheet(**arguments):
+    return krl.plots.contact_sheet(
+        **{"rows": [X, X], "labels": ["a", "b"], **arguments}
+    )
+
+
+def found(**arguments):
+    finding = {"severity": "note", "kind": "kind", "message": "m", **arguments}
+    return krl.data.DataCheck("x").add(**finding)
+
+
+def graph(**arguments):
+    square = [[0.5, 0.5], [0.25, 0.75]]
+    arguments = {"confusion": square, "centres": [[0.0, 1.0], [1.0, 1.0]], **arguments}
+    return krl.methods.confusion_graph(**{"class_counts": [8, 8], **arguments})
+
+
 # Constructors and functions: what is called, and bad values of each argument.
 ARGUMENTS = [
     (
@@ -135,6 +212,30 @@ ARGUMENTS = [
     ),
     (made("budget.RobustLT"), {"alpha": NO_SHARE, "beta": NO_RATE}),
     (made("budget.RobustLT"), {"granularity": NO_NAME, "weighting": NO_NAME}),
+    (
+        made("budget.largest_alpha", COUNTS),
+        {"epsilon": NO_EPSILON},
+    ),
+    (made("budget.largest_alpha", COUNTS, 0.1), {"norm": ["l1", None, 2]}),
+    (
+        made("budget.class_distance_weights"),
+        {"confusion": [*NO_TABLE, [[0.5, 0.5]], np.eye(2) * 1j]},
+    ),
+    (
+        made("budget.class_distance_weights", np.eye(2)),
+        {"strength": [*NO_RATE, None]},
+    ),
+    (made("methods.feedback_scores"), {"confusion": [*NO_TABLE, [[0.5, 0.5]]]}),
+    (made("methods.feedback_weights"), {"scores": ["x", None, 0.5, [["a"]], {}]}),
+    (
+        graph,
+        {
+            "confusion": [*NO_TABLE, np.eye(3)],
+            "centres": [*NO_TABLE, np.eye(3)],
+            "class_counts": NO_COUNTS[1:],
+            "neighbours": NOT_POSITIVE,
+        },
+    ),
     (made("budget.CFA"), {"base": NO_RATE, "start": NO_SHARE}),
     (made("budget.DAFA"), {"strength": NO_RATE, "start": NO_SHARE}),
     (made("methods.AT"), {"label_smoothing": NO_SHARE}),
@@ -162,7 +263,10 @@ ARGUMENTS = [
             "steps": NOT_POSITIVE,
             "step_size": NO_RATE,
             "norm": [*NO_NAME, "l1", 2],
-            "loss": [*NO_NAME, "hinge"],
+            "loss": [
+                *(*NO_NAME, "hinge", len, keras.layers.Dense(3), lambda logits: 0),
+                keras.losses.CategoricalCrossentropy,
+            ],
             "restarts": NOT_POSITIVE,
             "random_start": NO_BOOLEAN,
         },
@@ -173,7 +277,33 @@ ARGUMENTS = [
     (made("attacks.UDR"), {"rate": NO_RATE, "period": NOT_POSITIVE}),
     (made("attacks.APGD"), {"steps": NOT_POSITIVE, "rho": NO_SHARE}),
     (made("attacks.APGDT"), {"targets": NOT_POSITIVE, "batch_size": NOT_POSITIVE}),
-    (made("attacks.FAB"), {"steps": NOT_POSITIVE, "targets": [-1, 1.5, "2"]}),
+    (
+        made("attacks.FAB"),
+        {"steps": NOT_POSITIVE, "targets": [-1, 1.5, "2", 0, "", [], {}, False]},
+    ),
+    (
+        made("attacks.get", "pgd20"),
+        {"epsilon": NO_EPSILON, "batch_size": NOT_POSITIVE, "norm": ["l1", None, 2]},
+    ),
+    (
+        made("attacks.get"),
+        {
+            "attack": [
+                "",
+                3,
+                [],
+                np.ones(2),
+                len,
+                krl.attacks.PGD,
+                keras.layers.Dense(3),
+            ]
+        },
+    ),
+    (
+        made("attacks.get_training"),
+        {"attack": ["pgd20", None, 3, [], krl.attacks.PGD, np.ones(2)]},
+    ),
+    (made("attacks.get_training", "pgd"), {"epsilon": NO_EPSILON}),
     (
         made("attacks.Square"),
         {
@@ -207,15 +337,32 @@ ARGUMENTS = [
         {"patch_size": [0, 3, 1.5, "4"], "dropout": NO_SHARE, "heads": NOT_POSITIVE},
     ),
     (made("layers.CosineClassifier", 3), {"scale": [*NO_RATE, 0]}),
+    (
+        made("layers.BatchNormalization"),
+        {"momentum": NO_SHARE, "epsilon": [*NO_RATE, 0, None]},
+    ),
     (made("layers.CosPlusClassifier", 3), {"gamma": NO_RATE, "eta": NO_RATE}),
     (
         made("optimizers.AdamW"),
-        {"backbone_rate": NO_SHARE, "learning_rate": [NAN, INF, -0.1, "0.1", True]},
+        {
+            "backbone_rate": NO_SHARE,
+            "learning_rate": [NAN, INF, -0.1, "0.1", True],
+            "beta_1": [*NO_RATE, 1, None],
+            "beta_2": [*NO_RATE, 1, None],
+            "epsilon": [*NO_RATE, 0],
+            "amsgrad": NO_BOOLEAN,
+        },
     ),
     (
         made("optimizers.SGD"),
         {
-            "learning_rate": [NAN, INF, -0.1, "0.1", True],
+            "learning_rate": [
+                *(NAN, INF, -0.1, "0.1", True),
+                keras.optimizers.schedules.CosineDecay,
+            ],
+            "nesterov": [*NO_BOOLEAN, np.ones(2)],
+            "use_ema": NO_BOOLEAN,
+            "gradient_accumulation_steps": NOT_POSITIVE[:-1],
             "momentum": NO_SHARE,
             "weight_decay": NO_RATE,
             "clipnorm": [NAN, -1, 0, "1"],
@@ -237,6 +384,8 @@ ARGUMENTS = [
             "seed": NO_SEED,
             "per_example": NO_BOOLEAN,
             "diagnose": NO_BOOLEAN,
+            "verbose": NO_VERBOSE,
+            "model": [3, None, "model", krl.RobustLTModel, keras.Sequential],
             "cache": [3, "", "cache.txt", True],
         },
     ),
@@ -250,7 +399,188 @@ ARGUMENTS = [
             "tail_fraction": NO_SHARE,
             "batch_size": NOT_POSITIVE,
             "seed": NO_SEED,
+            "verbose": NO_VERBOSE,
         },
+    ),
+    (
+        curve_of,
+        {
+            **dict.fromkeys(
+                ("all", "tail", "balanced", "worst"),
+                (
+                    *([90, 40], [NAN, 0.4], [0.9], [0.9, 0.4, 0.1], [INF, 0.1], 0.5),
+                    *(["0.9", "0.4"], [-0.1, 0.2], "ab", {}, [True, False]),
+                ),
+            ),
+            "epsilons": [None, [], 0.1, "01", [0, NAN], [-0.1, 0], [0, "a"], [0]],
+            "tial": [[0.9, 0.4]],
+        },
+    ),
+    (
+        results,
+        {
+            "accuracies": [
+                *(None, 3, [], "clean", {"clean": 0.5}, {"clean": {}}, {"clean": None}),
+                *(
+                    {"clean": {**results()["clean"], "all": value}}
+                    for value in (50, NAN)
+                ),
+            ],
+            "settings": [None, 3, [], "settings"],
+        },
+    ),
+    (results().table, {"per_class": NO_BOOLEAN}),
+    (results().row, {"attack": ["pgd", None, 3, [], ""]}),
+    (results().to_json, {"path": NO_PATH[:2] + NO_PATH[3:]}),
+    (krl.EvaluationResults.from_json, {"path": NO_PATH}),
+    (
+        examples,
+        {
+            "images": [None, 3, X[:5], np.uint8(255 * X), 255 * X, 2 * X - 1, X[0]],
+            "adversarial": [None, X[:5], X[..., :1], 255 * X, NAN * X],
+            "labels": [None, Y[:5], Y + 1, Y - 1, Y / 2, [0] * 12, Y[:, None]],
+            "probabilities": [None, 3, np.ones((5, 3)), np.ones(12), Y],
+            "adversarial_probabilities": [None, np.ones((12, 4)), np.ones((5, 3))],
+            "epsilon": [None, "0.1", NAN, -0.1, [0.1], True],
+        },
+    ),
+    (examples().to_npz, {"path": NO_PATH}),
+    (krl.AdversarialExamples.from_npz, {"path": NO_PATH}),
+    *(
+        (a_loss(name, **given), {"targets": values, "logits": values})
+        for name, given in (
+            *(("cross_entropy", {}), ("focal", {}), ("margin", {}), ("dlr", {})),
+            ("balanced_softmax", {"class_counts": [8, 4, 2, 1]}),
+            ("class_balanced", {"class_counts": [8, 4, 2, 1]}),
+            ("ldam", {"class_counts": [8, 4, 2, 1]}),
+            ("targeted_dlr", {"target_class": np.eye(4, dtype="float32")[1:3]}),
+        )
+        for values in [[*NO_TABLE, 0.5, np.eye(3), np.eye(4) * 1j]]
+    ),
+    (a_loss("targeted_dlr"), {"target_class": [*NO_TABLE, np.array([1, 2]), 1]}),
+    (a_loss("class_balanced"), {"class_counts": [[8, 4], [], "8", None, [[8], [4]]]}),
+    (made("losses.effective_number_weights"), {"class_counts": [[], None, [8, 0]]}),
+    (
+        made("losses.kl_divergence", np.eye(2)),
+        {"logits_q": [*NO_TABLE, np.eye(3)]},
+    ),
+    (made("losses.nuclear_norm_shares"), {"matrix": NO_TABLE}),
+    (
+        functools.partial(krl.losses.one_hot, num_classes=3),
+        {"labels": [None, "x", {}, [0, 3], [-1], ["a"], [0.5], np.datetime64("2020")]},
+    ),
+    (made("losses.one_hot", [0, 1]), {"num_classes": NOT_POSITIVE}),
+    (
+        lambda **given: krl.metrics.summarize(
+            **{"correct": [1, 0], "total": [2, 2], "tail": [1], **given}
+        ),
+        {
+            "correct": ["x", None, {}, 1, [[1, 0]], ["a", "b"], [NAN, 1]],
+            "total": ["x", None, {}, 2, [[2, 2]], ["a", "b"]],
+            "tail": ["x", None, {}, 1, [0.5], ["a"], [NAN], [INF]],
+        },
+    ),
+    (
+        plotted,
+        {
+            "class_epsilon": ["x", None, 0.1, [0.1, 0.2], [["a", "b"]], [[INF, 0.1]]],
+            "class_names": ["ab", None, 3, {"a": 1, "b": 2}, {"a", "b"}, ["a"]],
+            "weights": ["x", 0.5, ["a"], [INF], [0.5, 1.0]],
+            "epochs": ["x", 3, ["a"], [0, 1]],
+        },
+    ),
+    (
+        sheet,
+        {
+            "rows": [
+                *(None, 3, "x", [], [X, X[:5]], [X[:0], X[:0]], [X[..., :2]] * 2),
+                *([X[0], X[0]], [255 * X] * 2, [NAN * X] * 2, [X.astype(str)] * 2),
+                [X[..., :0]] * 2,
+            ],
+            "labels": [None, 3, "ab", ["a"], [1, 2], {"a": 1, "b": 2}],
+        },
+    ),
+    (
+        functools.partial(krl.plots.save, path="figure.png"),
+        {"figure": [None, 3, "x", X, krl.plots]},
+    ),
+    (
+        functools.partial(krl.plots.accuracy_per_class, {"a": results()}),
+        {"attack": ["fgsm", None, 3, ["clean"]], "title": [3, ["a"]]},
+    ),
+    (
+        found,
+        {
+            "severity": ["bad", None, 3],
+            "where": [None, 3, "file"],
+            "count": [-1, 1.5, "3", NAN],
+        },
+    ),
+    (
+        trained,
+        {
+            "shuffle": ["no", "yes", None, 1, 0, ["batch"], np.ones(2)],
+            "verbose": [*NO_VERBOSE, np.ones(2)],
+            "y": [3, "y", b"y", np.float64(1), object(), {}, len],
+            "sample_weight": [3, "x", {}, len, object(), np.zeros(12), True],
+            "callbacks": ["", 0, False, object(), {"a": 1}],
+            "validation_split": ["", [], {}, False, 1.0 + 1e-9],
+            "initial_epoch": [None],
+        },
+    ),
+    (
+        assessed,
+        {
+            "verbose": NO_VERBOSE,
+            "return_dict": NO_BOOLEAN,
+            "callbacks": ["", 0, False, object(), [krl.callbacks.CollapseGuard]],
+            "sample_weight": [3, "x", np.zeros(12)],
+            "batch_size": NOT_POSITIVE[:-1],
+        },
+    ),
+    (
+        predicted,
+        {
+            "x": [None, 3, "x", np.float64(1), np.True_, {}, keras.layers.Dense, X[:0]],
+            "verbose": NO_VERBOSE,
+            "batch_size": NOT_POSITIVE[:-1],
+            "steps": NOT_POSITIVE[:-1],
+            "callbacks": ["", 0, object()],
+        },
+    ),
+    (
+        on_a_batch,
+        {
+            "y": [3, "y", object(), len],
+            "sample_weight": [3, "x", np.ones((12, 3)), np.ones(5), np.ones(0)],
+            "class_weight": [
+                "even",
+                3,
+                [1, 2, 3],
+                {"a": 1},
+                {3: 1.0},
+                {0: -1},
+                {0: NAN},
+            ],
+            "return_dict": NO_BOOLEAN,
+        },
+    ),
+    (
+        lambda **given: tiny_model(averaging=0.9).update_average(**given),
+        {"keep": [*NO_SHARE, None, {}]},
+    ),
+    (
+        made("networks.with_features", dense_network()),
+        {"layer": ["nonsense", 3, "", [], np.ones(2)]},
+    ),
+    (made("callbacks.ScheduleInspector"), {"class_names": NO_NAMES[:1] + NO_NAMES[2:]}),
+    (
+        functools.partial(krl.callbacks.SkewAndDrift, X, Y),
+        {"class_names": ["abc", 3, {"a", "b", "c"}, object()]},
+    ),
+    (
+        made("data.on_device", "none"),
+        {"image_shape": [None, 3, "abc", (8, 8), (8, 8, 0), (8, 8, None), (8.5, 8, 3)]},
     ),
     (
         diagnosed,
@@ -320,7 +650,13 @@ ARGUMENTS = [
                 keras.losses.Tversky(),
                 functools.partial(keras.losses.binary_crossentropy, axis=1),
                 lambda targets, outputs, from_logits=False: outputs,
+                *(len, lambda outputs: 0.0, keras.layers.Dense(3), object),
             ],
+            "run_eagerly": ["no", 1, [True], np.ones(2)],
+            "jit_compile": ["no", 1, [True], "Auto"],
+            "auto_scale_loss": ["no", 1],
+            "steps_per_execution": NOT_POSITIVE,
+            "loss_weights": [1.0, [1.0], {"a": 1}],
             "metrics": [
                 *(["ce"], ["categorical_crossentropy"]),
                 [keras.metrics.CategoricalCrossentropy()],
@@ -376,6 +712,14 @@ FIT_ARGUMENTS = [
     ({"validation_data": (X, Y + 1)}, r"validation_data\[1\]"),
     ({"validation_data": (X, None)}, r"validation_data\[1\]"),
     ({"validation_data": (X, Y / 2)}, r"validation_data\[1\]"),
+    ({"validation_data": (X, Y[:5])}, r"`validation_data\[1\]` must have an entry"),
+    (
+        {"validation_data": (X, Y, np.ones(5))},
+        r"`validation_data\[2\]` must have an entry",
+    ),
+    ({"x": X[:, 0]}, r"`x` must hold images of shape \(6, 6, 3\)"),
+    ({"x": X[:, 0, 0, 0]}, r"`x` must hold images of shape \(6, 6, 3\)"),
+    ({"y": Y[:5]}, "`y` must have an entry for each of the 12 images of `x`"),
     ({"validation_data": 3}, "`validation_data` must be"),
     ({"validation_data": X}, "`validation_data` must be"),
     ({"validation_data": (X,)}, "`validation_data` must be"),
@@ -402,6 +746,11 @@ FIT_ARGUMENTS = [
     ({"initial_epoch": "1"}, "`initial_epoch`"),
     ({"initial_epoch": 3, "epochs": 2}, "`initial_epoch`.*initial_epoch=3, epochs=2"),
     ({"sample_weight": [1.0] * 12}, "`sample_weight` must be one array"),
+    ({"sample_weight": np.zeros(12)}, "`sample_weight` must have a weight above 0"),
+    (
+        {"validation_data": (X, Y, np.zeros(12))},
+        r"`validation_data\[2\]` must have a weight",
+    ),
     ({"sample_weight": "balanced"}, "`sample_weight` must be one array"),
     ({"class_weight": {0: 0, 1: 0, 2: 0}}, "`class_weight` must have a weight above 0"),
     ({"callbacks": ["csv"]}, "`callbacks` must be"),
@@ -442,6 +791,42 @@ OTHERS = [
     (lambda: method("trades", gamma=4), "gamma"),
     (lambda: method(krl.methods.AT(), tau=4), "method.*tau"),
     (lambda: method("mart", beta=-1), "`beta`"),
+    *(
+        (functools.partial(model, attack_steps="adaptive", **given), "`attack_steps=")
+        for given in (
+            *({"beta": 0}, {"budget": "uniform"}, {"budget": "dafa"}),
+            {"budget": krl.budget.CFA()},
+        )
+    ),
+    *(
+        (functools.partial(krl.methods.CGR, given), "`method`")
+        for given in ("taet", "taet+awp", "cgr", "cgr+awp", "standard")
+    ),
+    (lambda: krl.methods.AWP(krl.methods.CGR("awp")), "`method` is of AWP"),
+    (lambda: model(method="taet", budget="dafa"), "`budget`.*`method`"),
+    (
+        lambda: tiny_model(method="taet").fit(X, Y, sample_weight=np.ones(12)),
+        "`sample_weight`",
+    ),
+    (
+        lambda: tiny_model(method="taet").fit(X, Y, class_weight="balanced"),
+        "`class_weight`",
+    ),
+    (lambda: tiny_model().update_average(0.5), "`update_average` needs"),
+    (
+        lambda: krl.networks.with_features(
+            keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten()])
+        ),
+        "`network` must have a layer with weights",
+    ),
+    (
+        lambda: dataclasses.replace(suggested(), rarest=X[..., :2]).plot(),
+        "`rarest` must",
+    ),
+    (lambda: dataclasses.replace(suggested(), rarest=X[:0]).plot(), "`rarest` must"),
+    (lambda: evaluated(attacks={"a": len}), "attacks.*function of"),
+    (lambda: evaluated(attacks={"a": keras.layers.Dense(3)}), "attacks.*function of"),
+    (lambda: evaluated(attacks={"a": lambda x, y: x}), "attacks.*function of"),
     (lambda: method(None), "`method` must be"),
     (lambda: krl.networks.get("vgg"), "`name` must be"),
     (lambda: krl.networks.get(None), "`name` must be"),
@@ -462,11 +847,22 @@ OTHERS = [
     (lambda: krl.optimizers.SGD(nesterov=True), "`nesterov=True` needs"),
     (lambda: krl.attacks.PGD(restarts=2, random_start=False), "`restarts` above 1"),
     (lambda: tiny_model().fit(), "`x` must be"),
+    (lambda: tiny_model().fit(NoBatches()), "`x` must hold images"),
+    (
+        lambda: tiny_model().fit(X, Y, validation_data=NoBatches()),
+        "`validation_data` must hold images",
+    ),
+    (lambda: krl.evaluate(dense_network(), X[:, 0], Y), "`x` must hold images of"),
     (lambda: tiny_model().fit(3), "`x` must be"),
     (lambda: tiny_model().evaluate(), "`x` must be"),
     (lambda: tiny_model().fit(X), "`y` is missing"),
     (lambda: tiny_model().evaluate(X), "`y` is missing"),
 ]
+
+
+class NoBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 0
 
 
 def named(function):

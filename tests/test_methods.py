@@ -127,7 +127,7 @@ def test_names_and_objects():
     for wrong in ("at_bsl+", "adv", "awp+at", 3):
         with pytest.raises(ValueError, match="must be one of 'at', 'at_bsl', 'awp'"):
             krl.methods.get(wrong)
-    with pytest.raises(ValueError, match="`method` is an AWP already"):
+    with pytest.raises(ValueError, match="`method` is of AWP already"):
         krl.methods.AWP("awp")
     with pytest.raises(ValueError, match="`proxy` must be one of 'optimizer'"):
         krl.methods.AWP(proxy="sgd")
@@ -323,7 +323,7 @@ def test_losses_that_are_no_means_refuse_weights(images):
         model = tiny_model(method=method, beta=0)
         model.fit(x, y, sample_weight=np.ones(12), **FIT)
     with pytest.raises(ValueError, match="weighs the losses of examples"):
-        tiny_model(method=method, budget="dafa").fit(x, y, **FIT)
+        tiny_model(method=method, budget="dafa")
 
 
 @pytest.mark.slow_on_jax

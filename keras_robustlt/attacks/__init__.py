@@ -3,6 +3,10 @@
 import functools
 import re
 
+import keras
+
+from keras_robustlt import checks
+from keras_robustlt.attacks import norms
 from keras_robustlt.attacks.apgd import APGD, APGDT
 from keras_robustlt.attacks.autoattack import PARTS, AutoAttack
 from keras_robustlt.attacks.base import Attack
@@ -75,10 +79,15 @@ def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
     >>> krl.attacks.get("pgd20", epsilon=0.1).steps
     20
     """
-    if attack is None or attack == "clean":
+    # Those that have no use for a number do not take a wrong one either.
+    epsilon = checks.epsilon(epsilon, checks.one_of("norm", norm, tuple(norms.NORMS)))
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    if attack is None or isinstance(attack, str) and attack == "clean":
         return None
-    if callable(attack) and not isinstance(attack, type):
+    if isinstance(attack, Attack):
         return attack
+    if callable(attack) and not isinstance(attack, (type, keras.Layer)):
+        return checks.function("attack", attack, ("network", "x", "y"), ("seed",))
     if isinstance(attack, str):
         name, steps = re.fullmatch(r"(.*?)(\d*)", attack, re.DOTALL).groups()
         if attack == "fgsm":
@@ -122,9 +131,10 @@ def get_training(attack, epsilon=8 / 255):
     >>> krl.attacks.get_training("n-fgsm", epsilon=0.1)
     NFGSM(epsilon=0.1)
     """
-    if not isinstance(attack, str):
+    epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
+    if callable(attack) and not isinstance(attack, type):
         return attack
-    if attack not in TRAINING:
+    if not isinstance(attack, str) or attack not in TRAINING:
         raise ValueError(
             f"`attack` must be one of {', '.join(map(repr, TRAINING))}, or an attack "
             "such as keras_robustlt.attacks.PGD(epsilon, steps=10). "

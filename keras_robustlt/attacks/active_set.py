@@ -139,7 +139,9 @@ class TargetedAttack(ActiveSetAttack):
 
     def __init__(self, epsilon, norm, targets, restarts, batch_size):
         super().__init__(epsilon, norm, restarts, batch_size)
-        self.targets = targets and checks.positive_integer("targets", targets)
+        if targets is not None:
+            targets = checks.positive_integer("targets", targets)
+        self.targets = targets
 
     def _target_classes(self, logits):
         untargeted = super()._target_classes(logits)

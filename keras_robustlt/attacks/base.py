@@ -153,7 +153,9 @@ def check_no_smaller_ball(argument, attack, training):
 
 def check_loss(loss):
     """`loss`, if it is the name of a loss or a function."""
-    return loss if callable(loss) else checks.one_of("loss", loss, tuple(LOSSES))
+    if callable(loss):
+        return checks.function("loss", loss, ("targets", "logits"))
+    return checks.one_of("loss", loss, tuple(LOSSES))
 
 
 def loss_function(loss):

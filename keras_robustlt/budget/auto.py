@@ -2,6 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.budget.base import Budget
 from keras_robustlt.budget.robustlt import HOPELESS, classwise_epsilon
 
@@ -34,6 +35,8 @@ def largest_alpha(class_counts, epsilon, norm="linf"):
     >>> round(krl.budget.largest_alpha([5000, 500, 100], epsilon=8 / 255), 3)
     0.095
     """
+    norm = checks.one_of("norm", norm, ("linf", "l2"))
+    epsilon = checks.epsilon(epsilon, norm)
     most = MOST_OF_RAREST
     if norm == "linf" and epsilon > 0:
         most = max(min(most, HOPELESS / epsilon), 1.0)

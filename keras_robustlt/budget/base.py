@@ -98,6 +98,11 @@ class Budget(Configurable):
         return {}
 
     @property
+    def grows(self):
+        """Whether `iteration_weight` is anything else than 1 all along."""
+        return type(self).iteration_weight is not Budget.iteration_weight
+
+    @property
     def uses_clean_loss(self):
         """Whether `loss_weight` will ask for the loss on clean images."""
         return False

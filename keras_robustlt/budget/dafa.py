@@ -30,7 +30,8 @@ def class_distance_weights(confusion, strength=1.0):
         Lee et al., "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024, as
         its authors' code has it.
     """
-    confusion = ops.cast(confusion, "float32")
+    strength = checks.in_range("strength", strength, 0, np.inf)
+    confusion = checks.floats("confusion", confusion, ("num_classes", "num_classes"))
     recognised = ops.diagonal(confusion)
     harder = recognised[:, None] < recognised[None, :]
     others = 1.0 - ops.eye(confusion.shape[0])

@@ -106,11 +106,12 @@ def iteration_weight(t, total, beta):
     total = checks.positive_integer("total", total)
     try:
         t = np.asarray(t, "float64")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         t = np.asarray(np.nan)
-    if not np.all((t >= 1) & (t <= total)):
+    whole = np.all((t >= 1) & (t <= total) & (t == np.floor(t)))
+    if not whole:
         raise ValueError(
-            "`t` counts iterations from 1 to `total`. "
+            "`t` counts iterations from 1 to `total`, as integers. "
             f"Received: t={t.tolist()}, total={total}"
         )
     if beta == 0:
@@ -155,6 +156,10 @@ class RobustLT(Budget):
     @property
     def granularity(self):
         return self._granularity
+
+    @property
+    def grows(self):
+        return self.beta > 0
 
     @property
     def uses_clean_loss(self):

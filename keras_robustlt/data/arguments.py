@@ -10,7 +10,10 @@ def is_number(value, low=-math.inf, high=math.inf):
     """Whether `value` is a finite number in `[low, high]`, and no boolean."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
-    return math.isfinite(value) and low <= value <= high
+    try:
+        return math.isfinite(value) and low <= value <= high
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def is_whole(value, low=1):

@@ -14,6 +14,7 @@ and `array_ops.py` says how.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -207,7 +208,7 @@ def split(augmentation):
     """
     if callable(augmentation):
         return "none", augmentation
-    if augmentation not in pipeline_names():
+    if not isinstance(augmentation, str) or augmentation not in pipeline_names():
         raise ValueError(
             f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, one of "
             f"{', '.join(KERAS_CV)}, such a one behind another (base+cutmix), a Keras "
@@ -230,13 +231,21 @@ def get_augmentation(name, image_shape):
     Raises:
         ValueError: If there is no such augmentation, or it does not suit the images.
     """
-    if name not in AUGMENTATIONS:
+    if not isinstance(name, str) or name not in AUGMENTATIONS:
         raise ValueError(
             f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}. "
             f"Received: augmentation={name!r}"
         )
     augmentation = AUGMENTATIONS[name]
-    height, width, channels = image_shape
+    try:
+        height, width, channels = map(operator.index, image_shape)
+    except (TypeError, ValueError):
+        height = width = channels = 0
+    if min(height, width, channels) < 1:
+        raise ValueError(
+            "`image_shape` must be (height, width, channels), integers of at least 1. "
+            f"Received: image_shape={image_shape!r}"
+        )
     if min(height, width) < augmentation.min_size:
         raise ValueError(
             f"augmentation={name!r} shifts images by up to {PADDING} pixels, too much "

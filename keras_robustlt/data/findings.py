@@ -3,6 +3,8 @@
 import textwrap
 import warnings
 
+from keras_robustlt.data.arguments import check_choice, is_whole
+
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
@@ -38,7 +40,26 @@ class DataCheck:
         self._findings = []
 
     def add(self, severity, kind, message, where=(), count=None):
-        """Notes a finding."""
+        """Notes a finding.
+
+        Args:
+            severity: `"error"`, `"warning"` or `"note"`.
+            kind: String, a word or two.
+            message: String, a sentence.
+            where: List of the files, images or classes in question. Defaults to `()`.
+            count: Integer, how many they are, if `where` does not have them all.
+                Defaults to `None`.
+        """
+        check_choice("severity", severity, (ERROR, WARNING, NOTE))
+        if isinstance(where, (str, bytes)) or not hasattr(where, "__iter__"):
+            raise ValueError(
+                "`where` must be a list of files, images or classes. "
+                f"Received: where={where!r}"
+            )
+        if count is not None and not is_whole(count, low=0):
+            raise ValueError(
+                f"`count` must be an integer of at least 0. Received: count={count!r}"
+            )
         where = [str(place) for place in where]
         finding = {
             "severity": severity,

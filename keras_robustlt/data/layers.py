@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.data.augmentation import KERAS_CV
 
 # Layers that mix images, and their labels with them.
@@ -295,6 +296,7 @@ def get(augmentation):
         ValueError: If it is none of these.
     """
     if not isinstance(augmentation, str):
+        checks.no_class("augmentation", augmentation)
         return LayerAugmentation(augmentation)
     kind = KERAS_CV[augmentation]
     try:

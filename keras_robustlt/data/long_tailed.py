@@ -322,6 +322,7 @@ def _divided(
     found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
 ):
     counts = None
+    check_choice("imbalance_type", imbalance_type, ("exp", "step"))
     if imbalance_ratio is not None:
         if largest_class is None:
             largest_class = np.bincount(found.y_train).min()

@@ -7,7 +7,12 @@ NumPy and a pure function of its arguments, so a seed names a split for good.
 
 import numpy as np
 
-from keras_robustlt.data.arguments import check_seed, is_number, is_whole
+from keras_robustlt.data.arguments import (
+    check_choice,
+    check_seed,
+    is_number,
+    is_whole,
+)
 from keras_robustlt.data.arrays import check_labels
 
 
@@ -88,20 +93,16 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
             "least 1 (1 keeps the classes balanced). "
             f"Received: {imbalance_ratio=}"
         )
+    check_choice("imbalance_type", imbalance_type, ("exp", "step"))
     if imbalance_type == "exp":
         counts = [
             int(largest * (1 / imbalance_ratio) ** (i / (num_classes - 1)))
             for i in range(int(num_classes))
         ]
-    elif imbalance_type == "step":
+    else:
         head = int(num_classes) // 2
         counts = [int(largest)] * head
         counts += [int(largest / imbalance_ratio)] * (int(num_classes) - head)
-    else:
-        raise ValueError(
-            "`imbalance_type` must be 'exp' or 'step'. "
-            f"Received: imbalance_type={imbalance_type!r}"
-        )
     if min(counts) == 0:
         raise ValueError(
             f"Class {counts.index(0)} would keep 0 of its images. With {largest} "

@@ -200,7 +200,16 @@ def find_folder(source, data_dir=None):
     Returns:
         `(None, None)` for other sources.
     """
+    if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
+        raise ValueError(
+            f"`data_dir` must be the path of a folder. Received: data_dir={data_dir!r}"
+        )
     if isinstance(source, (tuple, list)):
+        if data_dir is not None:
+            raise ValueError(
+                "`data_dir` is where to look for data sets that have a name, and these "
+                f"are arrays. Received: data_dir={str(data_dir)!r}"
+            )
         return None, None
     if source is None or not isinstance(source, (str, os.PathLike)) or source == "":
         raise ValueError(f"{_EXPECTED} Received: source={source!r:.200}")

@@ -106,6 +106,7 @@ def evaluate(
     class_counts, tail_fraction = inputs.tail_of(model, class_counts, tail_fraction)
     batch_size = checks.positive_integer("batch_size", batch_size)
     chunk_size = checks.positive_integer("chunk_size", chunk_size)
+    checks.verbose(verbose)
     per_example = checks.boolean("per_example", per_example)
     diagnose = checks.boolean("diagnose", diagnose)
     seed = active_set.integer_seed(seed)

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.attacks import active_set, gradients
+from keras_robustlt.class_names import check as check_class_names
 from keras_robustlt.model import RobustLTModel
 
 __all__ = [
@@ -56,7 +57,7 @@ def network_of(model):
     if isinstance(model, keras.Layer):
         checks.network(model)
         return model
-    if not callable(model):
+    if not callable(model) or isinstance(model, type):
         raise ValueError(
             "`model` must be a RobustLTModel, a Keras model that gives logits, or a "
             f"function of a batch of images that does. Received: model={model!r}"
@@ -132,9 +133,9 @@ def check_weights(network):
 def class_names_of(class_names, num_classes):
     """`class_names` as a list of strings; the indices of the classes without any."""
     names = range(num_classes) if class_names is None else class_names
-    is_list = not isinstance(names, (str, bytes, dict)) and hasattr(names, "__iter__")
-    names = [str(name) for name in names] if is_list else names
-    if not is_list or len(names) != num_classes:
+    check_class_names(names)
+    names = [str(name) for name in names]
+    if len(names) != num_classes:
         raise ValueError(
             f"`class_names` must have {num_classes} names, as many as the network has "
             f"outputs. Received: {names!r}"

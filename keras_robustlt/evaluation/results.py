@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from keras_robustlt.class_names import display_width, ljust, rjust, wrapped
-from keras_robustlt.files import replacing, write_atomically
+from keras_robustlt.files import local_path, replacing, write_atomically
 
 __all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
 
@@ -48,6 +48,13 @@ class EvaluationResults(dict):
     """
 
     def __init__(self, accuracies, settings):
+        for name, value in (("accuracies", accuracies), ("settings", settings)):
+            if not isinstance(value, dict):
+                raise ValueError(
+                    f"`{name}` must be a dictionary. Received: {type(value).__name__}"
+                )
+        for attack, entry in accuracies.items():
+            _check_entry(attack, entry)
         super().__init__(accuracies)
         self.settings = settings
         self.robust = None
@@ -65,6 +72,7 @@ class EvaluationResults(dict):
         Returns:
             The string.
         """
+        path = path if path is None else local_path("path", path)
         content = {"attacks": dict(self), "settings": self.settings, **extra}
         if self.curve is not None:
             content["curve"] = self.curve
@@ -95,7 +103,7 @@ class EvaluationResults(dict):
                 "These results have no flags of single images: call `evaluate` with "
                 "per_example=True."
             )
-        with replacing(path) as file:
+        with replacing(local_path("path", path)) as file:
             np.savez_compressed(file, labels=self.labels, **self.robust)
 
     def to_rows(self):
@@ -162,13 +170,13 @@ class EvaluationResults(dict):
         >>> krl.EvaluationResults.from_json("results.json") == results
         True
         """
+        local_path("path", path)
         try:
             content = json.loads(pathlib.Path(path).read_text("utf-8"))
             results = cls(content["attacks"], content["settings"])
-            results.curve = content.get("curve")
+            if content.get("curve") is not None:
+                results.curve = RobustnessCurve(**content["curve"])
             _check(results)
-            if results.curve is not None:
-                results.curve = RobustnessCurve(**results.curve)
             return results
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -185,6 +193,10 @@ class EvaluationResults(dict):
         Returns:
             A string.
         """
+        if not isinstance(per_class, (bool, np.bool_)):
+            raise ValueError(
+                f"`per_class` must be True or False. Received: {per_class!r}"
+            )
         classes = self.settings["class_names"] if per_class else []
         head = ["attack", *SUMMARY, *classes]
         rows = [[name, *self.row(name)][: len(head)] for name in self]
@@ -199,6 +211,11 @@ class EvaluationResults(dict):
         Returns:
             A list of strings, `"-"` where there is no accuracy.
         """
+        if not isinstance(attack, str) or attack not in self:
+            raise ValueError(
+                f"`attack` must be one of {', '.join(map(repr, self))}. "
+                f"Received: {attack!r}"
+            )
         entry = self[attack]
         values = [*(entry[key] for key in SUMMARY), *entry["per_class"]]
         return ["-" if value is None else f"{100 * value:.1f}" for value in values]
@@ -217,7 +234,11 @@ class RobustnessCurve(dict):
     `"examples"` and the settings of the `"attack"`.
 
     Args:
-        **values: These.
+        **values: These. `"examples"` and `"attack"` may be missing.
+
+    Raises:
+        ValueError: If others are missing, or there is not an accuracy in `[0, 1]` for
+            each budget.
 
     Example:
 
@@ -227,6 +248,35 @@ class RobustnessCurve(dict):
     """
 
     def __init__(self, **values):
+        unknown = values.keys() - {"epsilons", *SUMMARY, "examples", "attack"}
+        if unknown:
+            raise ValueError(
+                f"A curve has `epsilons`, `{'`, `'.join(SUMMARY)}`, `examples` and "
+                f"`attack`. Received: {', '.join(sorted(unknown))}"
+            )
+        budgets = values.get("epsilons")
+        if not _all_numbers(budgets, most=np.inf) or not len(budgets):
+            raise ValueError(
+                "The curve must have a list of budgets, `epsilons`, numbers of at "
+                "least 0, and an accuracy for each of them. Received: "
+                f"epsilons={budgets!r}"
+            )
+        for name in SUMMARY:
+            group = values.get(name)
+            missing = group is None and name not in values
+            known = [] if group is None else group
+            if isinstance(known, (list, tuple)):
+                known = [value for value in known if value is not None]
+            if (
+                missing
+                or not _all_numbers(known)
+                or (group is not None and len(group) != len(budgets))
+            ):
+                raise ValueError(
+                    f"`{name}` must be a list with an accuracy for each of them, the "
+                    f"{len(budgets)} `epsilons`: a number in [0, 1], or None. "
+                    f"Received: {name}={group!r}"
+                )
         super().__init__(values)
 
     def expected_robustness(self, epsilon=None):
@@ -262,12 +312,6 @@ class RobustnessCurve(dict):
         Reference:
             Used to compare robust fine-tuning in arXiv 2509.23325, ICLR 2026.
         """
-        lengths = {len(self[key]) for key in ("epsilons", *SUMMARY) if self.get(key)}
-        if len(lengths) != 1 or not self.get("epsilons"):
-            raise ValueError(
-                "The curve must have a list of budgets, `epsilons`, and an accuracy "
-                f"for each of them. Received: {dict(self)}"
-            )
         if epsilon is None:
             epsilon = self.get("attack", {}).get("epsilon")
         if isinstance(epsilon, bool) or not isinstance(epsilon, numbers.Real):
@@ -309,6 +353,9 @@ class AdversarialExamples:
         adversarial_probabilities: The same of `adversarial`.
         epsilon: Float. The budget of the attack.
 
+    Raises:
+        ValueError: If these do not fit each other.
+
     Example:
 
     >>> results = krl.evaluate(model, test)
@@ -331,6 +378,7 @@ class AdversarialExamples:
         self.labels = labels
         self.probabilities = probabilities
         self.adversarial_probabilities = adversarial_probabilities
+        self._check(epsilon)
         self.epsilon = float(epsilon)
 
     def __len__(self):
@@ -342,7 +390,7 @@ class AdversarialExamples:
         Args:
             path: String or path of the file.
         """
-        with replacing(path) as file:
+        with replacing(local_path("path", path)) as file:
             np.savez_compressed(file, **vars(self))
 
     @classmethod
@@ -358,11 +406,10 @@ class AdversarialExamples:
         Raises:
             ValueError: If it did not.
         """
+        local_path("path", path)
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                examples = cls(**arrays)
-            examples._check()
-            return examples
+                return cls(**arrays)
         except (
             AttributeError,
             EOFError,
@@ -376,41 +423,89 @@ class AdversarialExamples:
                 f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
             ) from None
 
-    def _check(self):
-        """Raises a ValueError if the arrays do not fit each other."""
-        shape = (len(self.labels), self.probabilities.shape[-1])
-        floats = (
-            (self.images, self.images.shape),
-            (self.adversarial, self.images.shape),
-            (self.probabilities, shape),
-            (self.adversarial_probabilities, shape),
+    def _check(self, epsilon):
+        """Raises a ValueError if there are no arrays that fit each other."""
+        for name, dtype in {**dict.fromkeys(vars(self), "f"), "labels": "iu"}.items():
+            array = getattr(self, name)
+            found = getattr(getattr(array, "dtype", None), "kind", "")
+            if not found or found not in dtype:
+                kind = "floats" if dtype == "f" else "integers"
+                raise ValueError(
+                    f"`{name}` must be an array of {kind}. Received: "
+                    f"{array.dtype if found else type(array).__name__}"
+                )
+        labels, classes = self.labels, self.probabilities.shape[-1:]
+        shapes = {
+            "labels": (len(self.images) if self.images.ndim else 0,),
+            "adversarial": self.images.shape,
+            "probabilities": (*labels.shape[:1], *classes),
+            "adversarial_probabilities": (*labels.shape[:1], *classes),
+        }
+        for name, shape in shapes.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise ValueError(
+                    f"`{name}` must have the shape {shape}, for images of the shape "
+                    f"{self.images.shape}. Received: {found}"
+                )
+        for name in ("images", "adversarial"):
+            if not np.all((getattr(self, name) >= 0) & (getattr(self, name) <= 1)):
+                raise ValueError(f"`{name}` must be in [0, 1]. Received: other values")
+        if np.any(labels < 0) or np.any(labels >= self.probabilities.shape[1]):
+            raise ValueError(
+                "`labels` must be of the classes of `probabilities`, from 0 to "
+                f"{self.probabilities.shape[1] - 1}. Received: {labels.tolist()}"
+            )
+        number = np.asarray(epsilon)
+        if number.shape or number.dtype.kind not in "iuf" or not 0 <= number < np.inf:
+            raise ValueError(
+                f"`epsilon` must be a number of at least 0. Received: {epsilon!r}"
+            )
+
+
+def _all_numbers(values, most=1.0):
+    """Whether `values` are a list of numbers from 0 to `most`, and finite."""
+    if not isinstance(values, (list, tuple, np.ndarray)) or np.ndim(values) != 1:
+        return False
+    return all(
+        isinstance(value, numbers.Real)
+        and not isinstance(value, (bool, np.bool_))
+        and 0 <= value <= most
+        and value < np.inf
+        for value in values
+    )
+
+
+def _check_entry(attack, entry):
+    """Raises a ValueError if an entry of results has no accuracies."""
+    if not isinstance(entry, dict) or not {*SUMMARY, "per_class"} <= entry.keys():
+        raise ValueError(
+            f"`accuracies[{attack!r}]` must be a dictionary with "
+            f"{', '.join(map(repr, SUMMARY))} and 'per_class'. Received: {entry!r:.200}"
         )
-        fit = all(a.dtype.kind == "f" and a.shape == size for a, size in floats)
-        if not fit or self.images.shape[:1] != shape[:1]:
-            raise ValueError("the arrays do not fit each other")
-        if self.labels.dtype.kind not in "iu" or self.labels.ndim != 1:
-            raise ValueError("the labels are no integers")
-        if np.any(self.labels < 0) or np.any(self.labels >= shape[1]):
-            raise ValueError("the labels are of other classes")
+    for key in (*SUMMARY, "per_class"):
+        found = entry[key] if key == "per_class" else [entry[key]]
+        known = [value for value in found if value is not None]
+        if not _all_numbers(known):
+            raise ValueError(
+                f"`accuracies[{attack!r}][{key!r}]` must be in [0, 1], or None where "
+                f"there is no accuracy. Received: {entry[key]!r}"
+            )
 
 
 def _check(results):
     """Raises an error if results lack what all results have."""
     settings = results.settings
-    number = (int, float)
     names = settings["class_names"]
     if not all(isinstance(name, str) for name in names):
         raise ValueError("class_names are no strings")
-    if not isinstance(settings["epsilon"], number):
+    if not isinstance(settings["epsilon"], (int, float)):
         raise ValueError("epsilon is no number")
     for key in ("class_counts", "examples_per_class"):
         values = settings.get(key)
         if values is not None and len(values) != len(names):
             raise ValueError(f"{key} are of another number of classes")
     for name, entry in results.items():
-        values = [*(entry[key] for key in SUMMARY), *entry["per_class"]]
-        if not all(value is None or isinstance(value, number) for value in values):
-            raise ValueError(f"accuracies of {name} are no numbers")
         if len(entry["per_class"]) != len(names):
             raise ValueError(f"{name} is of another number of classes")
         shape = np.shape(entry.get("confusion", np.zeros((len(names),) * 2)))
@@ -418,9 +513,6 @@ def _check(results):
             raise ValueError(f"confusion of {name} has another shape")
     curve = results.curve
     if curve is not None:
-        groups = [curve[key] for key in SUMMARY if curve[key] is not None]
-        if not all(len(group) == len(curve["epsilons"]) > 0 for group in groups):
-            raise ValueError("the curve has not a value for each epsilon")
         if not isinstance(curve["examples"], int) or "class" not in curve["attack"]:
             raise ValueError("the curve does not say of what it is")
 

@@ -62,6 +62,9 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
                 "attacks, functions or None. Received: "
                 f"{name!r}: {attack!r}"
             )
+        if attack is not None and not isinstance(attack, known_attacks.Attack):
+            function = f"attacks[{name!r}]"
+            checks.function(function, attack, ("network", "x", "y"), ("seed",))
         if name in RESERVED:
             raise ValueError(
                 f"`attacks` must not call an attack {name!r}: that is the name of "

@@ -9,6 +9,8 @@ average the unbiased variance of the batches, Keras the biased one.
 import keras
 from keras import ops
 
+from keras_robustlt import checks
+
 __all__ = ["BatchNormalization"]
 
 
@@ -66,6 +68,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
+        momentum = checks.in_range("momentum", momentum, 0, 1)
+        epsilon = checks.positive("epsilon", epsilon)
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_robustlt import backend, checks
 from keras_robustlt.backend import replicas
-from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.base import Method, layers_of
 
 PROXIES = ("optimizer", "gradient")
 
@@ -46,8 +46,11 @@ class AWP(Method):
         from keras_robustlt import methods
 
         self.method = methods.get(method)
-        if isinstance(self.method, AWP):
-            raise ValueError("`method` is an AWP already: one perturbs the weights.")
+        if any(isinstance(method, AWP) for method in layers_of(self.method)):
+            raise ValueError(
+                "`method` is of AWP already: one perturbs the weights. "
+                f"Received: method={self.method!r}"
+            )
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)
         self.warmup_epochs = checks.integer("warmup_epochs", warmup_epochs, 0)
         self.proxy = checks.one_of("proxy", proxy, PROXIES)
@@ -58,6 +61,7 @@ class AWP(Method):
             "attack_compares",
             "default_attack",
             "soft_labels",
+            "loss_of_batch",
             "smooths_labels",
         ):
             setattr(self, name, getattr(self.method, name))

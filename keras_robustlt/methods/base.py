@@ -4,6 +4,13 @@ from keras_robustlt import losses
 from keras_robustlt.configurable import Configurable
 
 
+def layers_of(method):
+    """A method, the one that it is on top of, and so on down."""
+    while method is not None:
+        yield method
+        method = getattr(method, "method", None)
+
+
 class Method(Configurable):
     """A base method: which images its loss looks at, and the loss.
 
@@ -23,6 +30,8 @@ class Method(Configurable):
         soft_labels: Whether `loss` and `attack_loss` hold for targets that are a mix
             of classes. So they do where they are linear in `targets`: the loss of the
             mix is the mix of the losses. Others are refused such labels.
+        loss_of_batch: Whether `loss` has one value for the batch in place of one for
+            each image, so that no weights of images or of classes can be put to it.
         smooths_labels: Whether `criterion` may be one that smooths the labels: whether
             the loss stays what it is meant to be.
 
@@ -46,6 +55,7 @@ class Method(Configurable):
     attack_compares = False
     default_attack = "pgd"
     soft_labels = False
+    loss_of_batch = False
     smooths_labels = True
 
     def check_label_smoothing(self, label_smoothing):

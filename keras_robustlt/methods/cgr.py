@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks, networks
-from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.base import Method, layers_of
 
 LARGEST_EDGE = 5.0
 WEIGHTS = (0.25, 3.0)
@@ -28,7 +28,8 @@ def feedback_scores(confusion):
     >>> krl.methods.feedback_scores([[1.0, 0.0], [0.5, 0.5]])
     array([0., 2.], dtype=float32)
     """
-    accuracy = ops.diagonal(ops.cast(confusion, "float32"))
+    confusion = checks.floats("confusion", confusion, ("num_classes", "num_classes"))
+    accuracy = ops.diagonal(confusion)
     scores = ops.relu(ops.mean(accuracy) - accuracy) + 0.5 * (1.0 - accuracy)
     return ops.divide_no_nan(scores, ops.mean(scores))
 
@@ -47,7 +48,7 @@ def feedback_weights(scores):
     >>> krl.methods.feedback_weights([0.0, 2.0])
     array([0.5, 1.5], dtype=float32)
     """
-    weights = 1.0 + ops.cast(scores, "float32")
+    weights = 1.0 + checks.floats("scores", scores, ("num_classes",))
     return ops.clip(weights / ops.mean(weights), *WEIGHTS)
 
 
@@ -75,11 +76,13 @@ def confusion_graph(confusion, centres, class_counts, neighbours=3):
     array([[0.       , 1.3333334],
            [0.6666667, 0.       ]], dtype=float32)
     """
-    counts = np.asarray(class_counts, "float32")
+    counts = checks.class_counts(class_counts).astype("float32")
     num_classes = len(counts)
-    centres = ops.cast(centres, "float32")
+    neighbours = checks.positive_integer("neighbours", neighbours)
+    confusion = checks.floats("confusion", confusion, (num_classes, num_classes))
+    centres = checks.floats("centres", centres, (num_classes, "num_features"))
     others = 1.0 - ops.eye(num_classes, dtype="float32")
-    shares = ops.cast(confusion, "float32") * others
+    shares = confusion * others
     _, nearest = ops.top_k(shares, min(neighbours, num_classes - 1))
     kept = ops.sum(ops.one_hot(nearest, num_classes, dtype="float32"), axis=1)
     differences = centres[:, None] - centres[None, :]
@@ -131,6 +134,17 @@ class CGR(Method):
         from keras_robustlt import methods  # which has this class among its names
 
         self.method = methods.get(method)
+        if any(isinstance(method, CGR) for method in layers_of(self.method)):
+            raise ValueError(
+                "`method` is of CGR already, whose feedback is given once. "
+                f"Received: method={self.method!r}"
+            )
+        if self.method.loss_of_batch:
+            raise ValueError(
+                "`method` must have a loss with a value for each image, for the "
+                "weights of the classes, and not one of the whole batch. Received: "
+                f"method={self.method!r}"
+            )
         if "adversarial" not in self.method.inputs:
             raise ValueError(
                 "`method` must train on adversarial images, which the feedback is "

@@ -92,7 +92,15 @@ class REAT(Method):
         return balanced + self.repulsion(targets, logits["adversarial_features"])
 
     def repulsion(self, targets, features):
-        """The tail term of the loss, a scalar."""
+        """The tail term of the loss.
+
+        Args:
+            targets: Float32 tensor `(batch, num_classes)`, one-hot labels.
+            features: Float32 tensor `(batch, num_features)`, of the adversarial images.
+
+        Returns:
+            A float32 scalar tensor.
+        """
         log_p = ops.log_softmax(features, axis=-1)
         fixed = ops.stop_gradient(log_p)
         p = ops.exp(fixed)

@@ -35,6 +35,8 @@ class TAET(Method):
         Distributions", CVPR 2025.
     """
 
+    loss_of_batch = True
+
     def __init__(self, ce_epochs=40, alpha=0.1, beta=0.1, gamma=0.1):
         self.ce_epochs = checks.integer("ce_epochs", ce_epochs, 0)
         self.alpha = checks.in_range("alpha", alpha, 0, np.inf)

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_robustlt import checks
+
 
 def with_features(network, layer=None):
     """The same network, of the same weights, with its features as a second output.
@@ -35,10 +37,16 @@ def with_features(network, layer=None):
             f"{type(network).__name__}"
         )
     if layer is not None:
+        checks.one_of("layer", layer, tuple(each.name for each in functional.layers))
         features = functional.get_layer(layer).output
     else:
-        last = [each for each in functional.layers if each.weights][-1]
-        features = last.input
+        weighted = [each for each in functional.layers if each.weights]
+        if not weighted:
+            raise ValueError(
+                "`network` must have a layer with weights, whose inputs are the "
+                f"features. Received: network={network!r}"
+            )
+        features = weighted[-1].input
     inputs = functional.inputs
     inputs = inputs[0] if len(inputs) == 1 else inputs
     return keras.Model(inputs, [functional.outputs[0], features])
