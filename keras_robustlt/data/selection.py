@@ -10,6 +10,8 @@ import numpy as np
 from keras_robustlt.data.arguments import check_seed, is_number, is_whole
 from keras_robustlt.data.arrays import check_labels
 
+TEST_FRACTION = 0.2  # of data without a test set
+
 
 def chosen_classes(classes, names):
     """Which classes a choice means.
