@@ -58,12 +58,10 @@ def main(argv, values):
 def _no_file(path, is_network):
     """What is wrong with a path, and what may be meant."""
     if not pathlib.Path(path).is_dir():
-        hint = (
-            "a .keras file first"
-            if is_network
-            else "image files; `evaluate` takes data sets"
-        )
-        return f"there is no file {path}. `predict` takes {hint}."
+        hint = "data sets are for the command `evaluate`"
+        if is_network:
+            hint = "the network is a .keras file, and comes first"
+        return f"there is no file {path}; {hint}."
     if not is_network:
         return f"{path} is a folder: give its images, such as {path}/*.png."
     inside = pathlib.Path(path) / "network.keras"
