@@ -128,12 +128,14 @@ def run(main=main):
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
         if error.name not in ("jax", "tensorflow"):
-            raise
+            raise  # a fault of this package, or of an installation
         sys.exit(
             f"error: {error}. The backend of Keras is tensorflow, unless KERAS_BACKEND "
             "or its configuration file names another: install what it is, or set "
             "KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow in the environment."
         )
+    except ImportError as error:  # the package's own, which says what to install
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

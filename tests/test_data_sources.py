@@ -15,7 +15,7 @@ from tiny_data import (
     write_tiny_imagenet,
 )
 
-from keras_robustlt.data import cifar, long_tail_arrays
+from keras_robustlt.data import long_tail_arrays, prepared
 from keras_robustlt.data.sources import load
 
 GENERATOR = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def test_missing_data_say_where_they_were_looked_for(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(cifar.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(prepared.urllib.request, "urlopen", no_network)
     with pytest.raises(FileNotFoundError, match="no route to host"):
         load("cifar100", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())

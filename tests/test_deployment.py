@@ -183,6 +183,11 @@ def test_damaged_files_are_named(network, tmp_path, damaged):
         predict(path, image)
     with pytest.raises(SystemExit, match="error: there is no file nowhere.png"):
         predict(path, "nowhere.png")
+    with pytest.raises(SystemExit, match="is a folder: give its images"):
+        predict(path, tmp_path)
+    network.save(tmp_path / "network.keras")
+    with pytest.raises(SystemExit, match="is a folder: give .*network.keras"):
+        predict(tmp_path, image)
 
 
 @pytest.mark.parametrize("config", ["{", "[]", '{"class_names": ["a"]}'])

@@ -63,8 +63,7 @@ def test_proposal(folder):
     assert found["epsilon"] == suggestion.epsilon
     assert "unreadable" in [each["kind"] for each in proposal.check.findings]
     assert proposal.reasons.keys() <= found.keys()
-    # What there is no choice about has no line.
-    assert "image_size" not in found
+    assert found["image_size"] is None and "they are " in proposal.reasons["image_size"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import json
 from absl import app, flags
 
 from keras_robustlt.data.checking import check
+from keras_robustlt.experiments.presets import source_of
 from keras_robustlt.flag_types import in_words_of_flags
 
 
@@ -58,7 +59,7 @@ def main(argv, values):
         raise app.UsageError(f"give one folder, file or name. Received: {argv[1:]}")
     try:
         checked = check(
-            argv[1],
+            source_of(argv[1]),
             data_dir=values.data_dir,
             image_size=values.image_size,
             on_bad=values.on_bad,

@@ -1,8 +1,5 @@
 """CIFAR-10 and CIFAR-100, in whichever form they are there."""
 
-import urllib.error
-import urllib.request
-
 import numpy as np
 
 from keras_robustlt.data import prepared
@@ -50,7 +47,7 @@ def read_cifar(name, root, download):
     try:
         if not download:
             raise ConnectionError("downloads are off: download=False")
-        _check_reachable(HOST)
+        prepared.check_reachable(HOST)
         builder = prepared.builder(name, root)
         builder.download_and_prepare()
     except Exception as error:
@@ -67,15 +64,6 @@ def read_cifar(name, root, download):
             f"tfds.load('{name}', data_dir='DIR')\". Then pass data_dir='DIR'."
         ) from error
     return prepared.read_cifar(builder)
-
-
-def _check_reachable(address):
-    """Fails in seconds without a network, where TFDS tries for minutes."""
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=10).close()
-    except urllib.error.HTTPError:
-        pass  # An answer, if not a friendly one.
 
 
 def _read_pickles(folder, name):

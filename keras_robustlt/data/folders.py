@@ -6,9 +6,7 @@ from keras_robustlt.data import tiny_imagenet
 from keras_robustlt.data.findings import WARNING, note_duplicates
 from keras_robustlt.data.images import ImageFiles
 from keras_robustlt.data.layout import find_layout
-from keras_robustlt.data.selection import hold_out
-
-TEST_FRACTION = 0.2
+from keras_robustlt.data.selection import TEST_FRACTION, hold_out
 
 
 def read_folder(root, check, classes=None, **options):

@@ -94,7 +94,7 @@ def long_tail(
 
     Args:
         source: `"cifar10"`, `"cifar100"`, `"tinyimagenet"`, `"imagenet64"`,
-            `"digits"`, a path or arrays; `data.load` says more.
+            `"digits"`, another name, a path or arrays; `data.load` says more.
         imbalance_ratio: Number, at least 1: the largest class over the smallest. `None`
             keeps every image, for data that are imbalanced already. Defaults to `50`.
         imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.

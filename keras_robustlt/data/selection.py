@@ -15,6 +15,8 @@ from keras_robustlt.data.arguments import (
 )
 from keras_robustlt.data.arrays import check_labels
 
+TEST_FRACTION = 0.2  # of data without a test set
+
 
 def chosen_classes(classes, names):
     """Which classes a choice means.

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from keras_robustlt.data import cifar, folders, prepared, tiny_imagenet
+from keras_robustlt.data import cifar, folders, named, prepared, tiny_imagenet
 from keras_robustlt.data.arguments import check_choice, check_flag, check_seed
 from keras_robustlt.data.arrays import (
     check_class_names,
@@ -22,6 +22,7 @@ from keras_robustlt.data.arrays import (
 from keras_robustlt.data.findings import DataCheck
 from keras_robustlt.data.images import (
     COLOR_MODES,
+    ImageFiles,
     height_and_width,
     resize,
     with_color_mode,
@@ -29,7 +30,10 @@ from keras_robustlt.data.images import (
 from keras_robustlt.data.layout import find_layout
 from keras_robustlt.data.selection import check_groups, chosen_classes
 
-NAMES = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
+NAMES = (
+    *("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits"),
+    *named.KERAS,
+)
 DIGITS_TEST_IMAGES = 60
 
 
@@ -101,6 +105,14 @@ def load(
               are the test set. All 1000 classes take 16 GB of memory;
             - `"digits"`: the 8x8 handwritten digits of scikit-learn, of which `seed`
               holds 60 images a class out for testing;
+            - `"mnist"`, `"fashion_mnist"`: the file `mnist.npz` (`fashion_mnist.npz`)
+              in `data_dir`; failing that, what `keras.datasets` has downloaded, or
+              downloads if `download` allows;
+            - `"tfds:NAME"`: any data set of tensorflow-datasets with one image and one
+              class a row, such as `"tfds:svhn_cropped"`, prepared in `data_dir` or
+              downloaded if `download` allows. Its `test` and `validation` are used as
+              such; without `test`, `validation` is the test set, and without both,
+              `seed` holds a fifth of each class out;
             - the path of an `.npz` file with the arrays `x_train`, `y_train`,
               `x_test`, `y_test`, and perhaps `x_validation`, `y_validation` and
               `class_names`, or `train_images`, `train_labels`, ... as MedMNIST calls
@@ -119,8 +131,8 @@ def load(
             are not read.
         data_dir: Path of a folder, where to look for the data sets that have a name.
             Defaults to `None`: where tensorflow-datasets keeps its data.
-        download: Boolean, whether tensorflow-datasets may download CIFAR into
-            `data_dir` if it is not found there. Defaults to `True`.
+        download: Boolean, whether data sets that have a name may be downloaded if
+            they are not found. Defaults to `True`.
         image_size: Integer, or `(height, width)`: resize the images to this. Defaults
             to `None`: leave them as they are.
         test_fraction: Float in `(0, 1)`, for folders without a test set. Defaults to
@@ -186,7 +198,7 @@ def load(
             "`test_fraction` is for folders without test images of their own. "
             f"Received: test_fraction={test_fraction!r} with another source."
         )
-    found = _from_arrays(source, data_dir, download, seed, classes)
+    found = _from_arrays(source, data_dir, download, seed, classes, size)
     if groups is not None:
         found = _with_groups(found, groups)
     if source != "imagenet64":  # That decodes no others.
@@ -214,9 +226,9 @@ def find_folder(source, data_dir=None):
     if source is None or not isinstance(source, (str, os.PathLike)) or source == "":
         raise ValueError(f"{_EXPECTED} Received: source={source!r:.200}")
     if source == "tinyimagenet":
-        root = tiny_imagenet.find(_data_root(source, data_dir))
+        root = tiny_imagenet.find(data_root(source, data_dir))
         return root, folders.read_tiny_imagenet
-    if source in NAMES:
+    if source in NAMES or named.is_tfds(source):
         return None, None
     if data_dir is not None:
         raise ValueError(
@@ -243,36 +255,65 @@ def find_folder(source, data_dir=None):
 
 def holds_test_images_out(source, data_dir=None):
     """Whether `load` draws the test images of a source, by its seed."""
+    if named.is_tfds(source):
+        return named.holds_test_images_out(source, data_root(source, data_dir))
     folder, read = find_folder(source, data_dir)
     if read is not folders.read_folder:
         return isinstance(source, str) and source == "digits"
     return "all" in find_layout(folder, None, DataCheck(folder)).parts
 
 
+def sizes_of(source, data_dir=None):
+    """The `(height, width)` of the images of a source, as they are there.
+
+    Returns:
+        A list, of each image of a folder and of data that have several sizes.
+    """
+    if named.is_tfds(source):
+        return named.sizes_of_tfds(source, data_root(source, data_dir))
+    folder, read = find_folder(source, data_dir)
+    if read is None:
+        return [load(source, data_dir=data_dir).x_train.shape[1:3]]
+    quiet = DataCheck(folder)
+    if (folder / "wnids.txt").is_file():
+        return [(64, 64)]  # Tiny-ImageNet's
+    parts = find_layout(folder, None, quiet).parts.values()
+    files = [file for part, _ in parts for file in part]
+    return [header.size for header in ImageFiles(files, quiet).headers if header]
+
+
 _EXPECTED = (
-    f"`source` must be one of {', '.join(map(repr, NAMES))}, the path of an .npz file "
-    "or of a folder with one sub-folder of images a class, or the arrays "
+    f"`source` must be one of {', '.join(map(repr, NAMES))}, a name of "
+    "tensorflow-datasets such as 'tfds:svhn_cropped', the path of an .npz file or of a "
+    "folder with one sub-folder of images a class, or the arrays "
     "((x_train, y_train), (x_test, y_test))."
 )
 
 
-def _from_arrays(source, data_dir, download, seed, classes):
+def _from_arrays(source, data_dir, download, seed, classes, size):
     """A `Source` of what is not in a folder of images, of all its classes."""
     if isinstance(source, (tuple, list)):
         return _source("arrays", *_unpacked(source))
     if source == "digits":
         return _source("digits", *_digits(seed))
     if source in cifar.FILES:
-        root = _data_root(source, data_dir)
+        root = data_root(source, data_dir)
         return _source(source, **cifar.read_cifar(source, root, download))
     if source == "imagenet64":
-        root = _data_root(source, data_dir)
+        root = data_root(source, data_dir)
         return _source(source, **prepared.read_imagenet64(root, classes))
+    if source in named.KERAS:
+        root = data_root(source, data_dir)
+        return _source(source, **named.read_keras(source, root, download))
+    if named.is_tfds(source):
+        root = data_root(source, data_dir)
+        return _source(source, **named.read_tfds(source, root, download, size, seed))
     path = pathlib.Path(source).expanduser()
     return _source(path.stem, **read_npz(path))
 
 
-def _data_root(name, data_dir):
+def data_root(name, data_dir):
+    """The folder to look for a data set that has a name in."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = pathlib.Path(data_dir or default).expanduser()
     if data_dir is not None and not root.is_dir():

@@ -44,7 +44,7 @@ def main(argv, values):
     _, path, *files = argv
     for file in (path, *files):
         if not pathlib.Path(file).is_file():
-            raise SystemExit(f"error: there is no file {file}.")
+            raise SystemExit(f"error: {_no_file(file, file == path)}")
     network, names = _loaded(path)
     images = [_read(file, network.input_shape[1:]) for file in files]
     probabilities = _probabilities(network, images)
@@ -53,6 +53,20 @@ def main(argv, values):
         best = row.argsort()[::-1][: values.top]
         shown = ", ".join(f"{names[index]} {row[index]:.1%}" for index in best)
         print(f"{file:{width}}  {shown}")
+
+
+def _no_file(path, is_network):
+    """What is wrong with a path, and what may be meant."""
+    if not pathlib.Path(path).is_dir():
+        hint = "data sets are for the command `evaluate`"
+        if is_network:
+            hint = "the network is a .keras file, and comes first"
+        return f"there is no file {path}; {hint}."
+    if not is_network:
+        return f"{path} is a folder: give its images, such as {path}/*.png."
+    inside = pathlib.Path(path) / "network.keras"
+    hint = f"give {inside}" if inside.is_file() else "give a .keras file"
+    return f"{path} is a folder: {hint}."
 
 
 def _loaded(path):

@@ -27,6 +27,7 @@ from absl import app, flags
 import keras_robustlt as krl
 from keras_robustlt.data.long_tailed import fingerprint_of
 from keras_robustlt.data.sources import holds_test_images_out
+from keras_robustlt.experiments.presets import source_of
 from keras_robustlt.files import make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
@@ -45,8 +46,8 @@ def define_flags(values):
     text(
         "data",
         None,
-        "Test images: cifar10, cifar100, tinyimagenet, imagenet64, digits, an .npz "
-        "file, or a folder of images. Required.",
+        "Test images, by what `train` takes as --data: a name such as cifar10, "
+        "imagenet or tfds:svhn_cropped, an .npz file, or a folder of images. Required.",
     )
     text("data_dir", None, "Where data sets that have a name are.")
     flags.DEFINE_list(
@@ -190,7 +191,8 @@ def _data(values, config):
     """
     settings = config["settings"]
     seed = settings.get("seed", DEFAULT_SEED)
-    held_out = holds_test_images_out(values.data, values.data_dir)
+    source = source_of(values.data)
+    held_out = holds_test_images_out(source, values.data_dir)
     if values.data_seed is not None:
         if held_out and "seed" in settings and values.data_seed != seed:
             raise ValueError(
@@ -201,7 +203,7 @@ def _data(values, config):
         seed = values.data_seed
     read = functools.partial(
         krl.data.load,
-        values.data,
+        source,
         data_dir=values.data_dir,
         seed=seed,
         image_size=settings.get("image_size"),

@@ -27,7 +27,8 @@ def beside(settings):
         A text, or `None` if nothing was measured with these settings.
     """
     found = FOLDER / f"{settings['data']}.json"
-    if not found.is_file():
+    # The data may be a path, and beside it a file of this name, of something else.
+    if found.parent != FOLDER or not found.is_file():
         return None
     measured = json.loads(found.read_text(encoding="utf-8"))
     if not _same(settings, measured["settings"]):

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import pathlib
 import warnings
 
 import keras
 import numpy as np
 
 import keras_robustlt as krl
+from keras_robustlt.data import sources
 from keras_robustlt.data.findings import DataCheck
-from keras_robustlt.data.images import ImageFiles
-from keras_robustlt.data.layout import find_layout
 from keras_robustlt.experiments import precision
 
 # Without an accelerator a larger image costs too much; with one, this much more.
@@ -40,15 +38,17 @@ class Proposal:
 
     def text(self, settings):
         """The settings of a run as a table, those that were asked for among them."""
-        shown = {key: _shown(key, settings[key]) for key in self.reasons}
+        given = [k for k in ("image_size", "backbone") if settings[k] is not None]
+        reasons = {**dict.fromkeys(given, "as given"), **self.reasons}
+        shown = {key: _shown(key, settings[key]) for key in reasons}
         width = max(map(len, shown.values()))
         lines = ["Settings that follow from them, each a flag:"]
-        for key, reason in self.reasons.items():
+        for key, reason in reasons.items():
             if key in ("alpha", "beta") and settings["budget"] != "robustlt":
                 continue
             if key == "model" and settings["backbone"]:
                 continue
-            if settings[key] != self.settings[key]:
+            if settings[key] != self.settings.get(key):
                 reason = "as given"
             lines.append(f"  --{key:<20} {shown[key]:<{width}}  {reason}")
         return "\n".join(lines)
@@ -57,6 +57,7 @@ class Proposal:
 @functools.cache
 def propose(
     source,
+    data_dir=None,
     image_size=None,
     num_classes=None,
     imbalance_ratio=None,
@@ -67,7 +68,8 @@ def propose(
     """What a run on images of one's own begins with.
 
     Args:
-        source: String, the path of a folder or an .npz file.
+        source: String, the path of a folder or an .npz file, or a name.
+        data_dir: String, where data that have a name are. Defaults to `None`.
         image_size: Integer, where it is given. Defaults to `None`, and so do the next
             ones.
         num_classes: Integer.
@@ -89,11 +91,16 @@ def propose(
 
     accelerator = _accelerator()
     settings["on_bad"] = "skip"
-    wanted = _image_size(source, accelerator) if image_size is None else None
-    if wanted is not None:
+    if image_size is None:
+        wanted = _image_size(source, data_dir, accelerator)
         say("image_size", *wanted)
         image_size = settings["image_size"]
-    options = {"image_size": image_size, "classes": num_classes, "on_bad": "skip"}
+    options = {
+        "data_dir": data_dir,
+        "image_size": image_size,
+        "classes": num_classes,
+        "on_bad": "skip",
+    }
     check = krl.data.check(source, **options)
     check.refuse()
     with warnings.catch_warnings():
@@ -147,17 +154,13 @@ def _accelerator():
     return next((d for d in keras.distribution.list_devices() if "cpu" not in d), None)
 
 
-def _image_size(source, accelerator):
-    """A size to bring the images to and why, or `None` where they can stay."""
-    path = pathlib.Path(source).expanduser()
-    if not path.is_dir():
-        return None
-    quiet = DataCheck(source)
-    layout = find_layout(path, None, quiet)
-    files = [file for part, _ in layout.parts.values() for file in part]
-    sizes = [header.size for header in ImageFiles(files, quiet).headers if header]
+def _image_size(source, data_dir, accelerator):
+    """A size to bring the images to, or `None` where they can stay, and why."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The check says the same.
+        sizes = sources.sizes_of(source, data_dir)
     if not sizes:
-        return None
+        return None, "there are none"  # which the check refuses
     most = SIDE_ON_ACCELERATOR if accelerator else SIDE_ON_CPU
     side = int(min(np.median([min(size) for size in sizes]), most))
     if len(set(sizes)) > 1:
@@ -165,7 +168,7 @@ def _image_size(source, accelerator):
     if max(sizes[0]) > most:
         where = "an accelerator" if accelerator else "a CPU"
         return side, f"they are {sizes[0][1]}x{sizes[0][0]}; {where} bears this much"
-    return None
+    return None, f"they are {sizes[0][1]}x{sizes[0][0]}"
 
 
 def _augmentation(size):
@@ -183,6 +186,8 @@ def _model(size, accelerator):
 
 
 def _shown(key, value):
+    if key == "image_size" and value is None:
+        return "as it is"
     if key == "epsilon":
         return f"{255 * value:.3g}/255"
     if isinstance(value, list):

@@ -23,6 +23,7 @@ import dataclasses
 import json
 import pathlib
 
+from keras_robustlt.data import named, sources
 from keras_robustlt.experiments import precision
 
 # The training attacks that --pgd_steps is about; others make one step.
@@ -352,15 +353,23 @@ OF_IMAGES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
 class OwnImages(DataSet):
-    """Images of one's own, whose settings follow from what they are."""
+    """Images whose settings follow from what they are: those of one's own, and data
+    sets that have a name and no row of their own.
+
+    Args:
+        data_dir: String, where data that have a name are. Defaults to `None`.
+    """
+
+    data_dir: str = None
 
     def preset(self, name, given):
         chosen = super().preset(name, given)
         suggested = name == "suggested"
         if not suggested and "augmentation" in {**chosen, **given}:
             return chosen
-        if not pathlib.Path(self.source).expanduser().exists():
+        if self.source == OWN.source:  # of no images yet, as for `--help`
             return chosen
         proposal = self.proposal(given)
         if suggested:
@@ -384,12 +393,12 @@ class OwnImages(DataSet):
         from keras_robustlt.experiments import own
 
         known = {key: given[key] for key in OF_IMAGES if given.get(key) is not None}
-        return own.propose(self.source, **known)
+        return own.propose(self.source, self.data_dir, **known)
 
 
 # Images of one's own, with the imbalance that they have. `source` is where they are.
 OWN = OwnImages(
-    source="own",
+    source="one's own",
     row=dict(imbalance_ratio=None, pixel_mean=0.5, pixel_std=0.25, on_bad="skip"),
     beta=dict(other=0.8),
     presets={
@@ -417,12 +426,36 @@ BY_NAME = {
 }
 
 
-def table_of(data):
+def source_of(data):
+    """What `krl.data.load` calls the data that `--data` names, or that as it is."""
+    name = data.removesuffix("lt")
+    for known, table in BY_NAME.items():
+        if name in (known, table.source):
+            return table.source
+    return data
+
+
+def file_name_of(data):
+    """What directories of runs on `--data` are called."""
+    path = pathlib.Path(data).expanduser().resolve()
+    if has_name(data):
+        return data.removeprefix("tfds:").replace("/", "-").replace(":", "-")
+    return path.name if path.is_dir() else path.stem
+
+
+def has_name(data):
+    """Whether data are a set that has a name, and no path."""
+    return source_of(data) in sources.NAMES or named.is_tfds(data)
+
+
+def table_of(data, data_dir=None):
     """The table of `--data`.
 
     Args:
-        data: String: a name of `BY_NAME`, which may end in "lt" as the recipes do, or
-            the path of a folder or of an .npz file.
+        data: String: a name of `BY_NAME`, which may end in "lt" as the recipes do,
+            another name that `krl.data.load` takes, or the path of a folder or of an
+            .npz file.
+        data_dir: String, where data that have a name are. Defaults to `None`.
 
     Returns:
         A `DataSet`.
@@ -430,17 +463,25 @@ def table_of(data):
     Raises:
         ValueError: If there is no such name and nothing at this path.
     """
-    name = data.removesuffix("lt")
-    for known, table in BY_NAME.items():
-        if name in (known, table.source):
+    for table in BY_NAME.values():
+        if source_of(data) == table.source:
             return table
+    if has_name(data):
+        own = {"uses_data_dir": True, "data_dir": data_dir}
+        return dataclasses.replace(OWN, source=data, **own)
     path = pathlib.Path(data).expanduser()
     if data and (path.is_dir() or path.suffix.lower() == ".npz" and path.is_file()):
         return dataclasses.replace(OWN, source=data)
     raise ValueError(
-        f"--data={data} is neither one of {', '.join(BY_NAME)}, nor a folder with a "
-        "sub-folder of images for each class, nor an .npz file."
+        f"--data={data} is neither one of {', '.join([*BY_NAME, *named.KERAS])}, nor "
+        "a folder with a sub-folder of images for each class, nor an .npz file; "
+        "tfds:NAME is a data set of tensorflow-datasets."
     )
+
+
+def counted(number, word):
+    """A number of things: "1 epoch", "2 epochs"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def name_of(settings):

@@ -16,7 +16,7 @@ from keras_robustlt.evaluation.inputs import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, memory, workdir
-from keras_robustlt.experiments.presets import name_of
+from keras_robustlt.experiments.presets import counted, name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
 from keras_robustlt.networks.loading import load
 
@@ -464,8 +464,8 @@ def announce(settings, data, model, folder):
     print(
         f"  {settings['backbone'] or settings['model']}, "
         f"{model.network.count_params():,} parameters; "
-        f"{settings['epochs']} epochs of {steps} steps of "
-        f"{settings['batch_size']} images; {attack}, epsilon "
+        f"{counted(settings['epochs'], 'epoch')} of {counted(steps, 'step')} of "
+        f"{counted(settings['batch_size'], 'image')}; {attack}, epsilon "
         f"{255 * settings['epsilon']:.3g}/255; {model.method}, {model.budget}; "
         f"{settings['precision']} on {device()}"
     )

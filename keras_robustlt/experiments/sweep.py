@@ -25,7 +25,7 @@ import pathlib
 
 from absl import app, flags
 
-from keras_robustlt.experiments import jobs, summary, train, workdir
+from keras_robustlt.experiments import jobs, presets, summary, train, workdir
 from keras_robustlt.experiments.flags import OF_ATTACK, OF_ROBUSTLT
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
@@ -112,7 +112,7 @@ class Point:
     def group(self):
         """What it has in common with the runs of other seeds."""
         budget = "" if self.budget == "uniform" else f"-{self.budget}"
-        return f"{pathlib.Path(self.data).stem}/{self.method}{budget}"
+        return f"{presets.file_name_of(self.data)}/{self.method}{budget}"
 
     @property
     def name(self):

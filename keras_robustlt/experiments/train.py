@@ -7,8 +7,9 @@
 The first is a matter of a minute and downloads nothing. Data that have a name
 (digits, cifar10, cifar100, tinyimagenet, imagenet) are made long-tailed, with the
 settings of the paper; --data_dir is where they are. Otherwise --data is a folder with
-a sub-folder of images for each class, or an .npz file of x_train, y_train, x_test and
-y_test; those keep the imbalance that they have, unless --imbalance_ratio says another.
+a sub-folder of images for each class, an .npz file of x_train, y_train, x_test and
+y_test, or another data set by its name: mnist, fashion_mnist, tfds:svhn_cropped. Those
+keep the imbalance that they have, unless --imbalance_ratio says another.
 Then what is noteworthy about the images is shown first, and the settings that follow
 from them, and the base method is trained beside what RobustLT makes of it.
 
@@ -36,6 +37,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from absl import app, flags, logging
 
+from keras_robustlt.data import named
 from keras_robustlt.experiments import presets
 from keras_robustlt.experiments.flags import (
     OF_ROBUSTLT,
@@ -58,7 +60,8 @@ def define_flags(values):
     flags.DEFINE_string(
         "data",
         None,
-        f"{', '.join(presets.BY_NAME)}, a folder of images or an .npz file. Required.",
+        f"{', '.join([*presets.BY_NAME, *named.KERAS])}, tfds:NAME (a data set of "
+        "tensorflow-datasets), a folder of images or an .npz file. Required.",
         flag_values=values,
     )
     tables = {**presets.BY_NAME, "one's own": presets.OWN}
@@ -79,10 +82,9 @@ def main(argv, values):
     if values.data is None:
         raise app.UsageError("give --data, such as --data=digits.")
     with _mistakes_of_usage():
-        table = presets.table_of(values.data)
+        table = presets.table_of(values.data, values.data_dir)
     if values.workdir is None:
-        name = pathlib.Path(values.data).resolve().stem
-        values.workdir = f"runs/{name}"
+        values.workdir = f"runs/{presets.file_name_of(values.data)}"
     start(argv, values, table, values.data)
 
 
@@ -199,14 +201,17 @@ def _check_without_training(runs, folder, table):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was shown
-        load_data(next(iter(runs.values())), None)  # a comparison has one for both
+        load_data(
+            next(iter(runs.values())), table.data_dir
+        )  # a comparison has one for both
 
 
 def _say_what_would_be_done(runs, settings, folder):
     print(
         f"Would train {' and '.join(map(presets.name_of, runs.values()))}: "
         f"{settings['backbone'] or settings['model']}, "
-        f"{settings['epochs']} epochs of batches of {settings['batch_size']} images, "
+        f"{presets.counted(settings['epochs'], 'epoch')} of batches of "
+        f"{presets.counted(settings['batch_size'], 'image')}, "
         f"{settings['optimizer']} with the schedule {settings['schedule']}, into "
         f"{folder}.\n{json.dumps(settings)}"
     )
@@ -229,7 +234,8 @@ def settings_of(arguments):
     """
     values = _parsed(arguments)
     with _mistakes_of_usage():
-        return settings_from_flags(values, presets.table_of(values.data))
+        table = presets.table_of(values.data, values.data_dir)
+        return settings_from_flags(values, table)
 
 
 def _parsed(arguments):
