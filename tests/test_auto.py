@@ -106,8 +106,8 @@ def test_the_rarest_class_gets_at_most_twice_epsilon():
 def test_alpha_stays_without_skew_and_falls_where_frequent_classes_err_more():
     epochs = Epochs()
     epochs.begin(1)
-    alphas = []
-    for epoch, errors in enumerate(([0, 0.25, 0.5], [0, 0, 0], [1, 0, 0], [1, 0, 0]), 2):
+    alphas, frequent = [], [1, 0, 0]
+    for epoch, errors in enumerate(([0, 0.25, 0.5], [0] * 3, frequent, frequent), 2):
         epochs.rule.risk.assign(errors)
         epochs.see(errors)
         alphas.append(epochs.begin(epoch)[0])
