@@ -7,7 +7,7 @@ why, trains the base method and what RobustLT makes of it, keeps the best epoch 
 attacks both, and writes a report. Started again, it goes on where it was interrupted.
 my_images has a sub-folder of images for each class, in train/ and test/ or directly; an
 .npz file with arrays x_train, y_train, x_test and y_test, or those of MedMNIST, will do
-as well, and so will mnist, fashion_mnist or a data set of tensorflow-datasets, tfds:NAME.
+as well, and so will mnist, fashion_mnist or tfds:NAME, a set of tensorflow-datasets.
 
     --dry_run                    only say what was found and what would be done
     --backbone=mobilenet_v2      a pretrained network, with AdamW and a cosine rate;
