@@ -289,32 +289,20 @@ def _select(
     )
 
 
-def fingerprint_of(
-    found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
-):
+def fingerprint_of(found, **division):
     """The `fingerprint` of the data that `long_tail` makes of a source.
 
     Args:
         found: `Source`.
-        imbalance_ratio: As in `long_tail`, and so are the others.
-        imbalance_type: String.
-        seed: Integer.
-        validation_fraction: Float.
-        largest_class: Integer or `None`.
+        **division: What `long_tail` was given of `imbalance_ratio`, `imbalance_type`,
+            `seed`, `validation_fraction` and `largest_class`, all of them.
 
     Returns:
         A string.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a division that nobody trains with now
-        train, validation, _ = _divided(
-            found,
-            imbalance_ratio,
-            imbalance_type,
-            seed,
-            validation_fraction,
-            largest_class,
-        )
+        train, validation, _ = _divided(found, **division)
     return _fingerprint(train, validation, (found.x_test, found.y_test))
 
 
