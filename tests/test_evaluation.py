@@ -720,7 +720,7 @@ def test_results_need_no_backend():
         ({"cache": "progress.txt"}, "a file whose name ends in .npz"),
         ({"x": [(X, Y[:5])], "y": None}, "Received: 7 images and 5 labels"),
         ({"class_names": ["one"]}, "`class_names` must have 2 names"),
-        ({"class_names": "ab"}, "`class_names` must have 2 names.*Received: 'ab'"),
+        ({"class_names": "ab"}, "`class_names` must be a list of names.*='ab'"),
         ({"seed": "a"}, "`seed` must be an integer of at least 0. Received: 'a'"),
         ({"diagnose": "no"}, "`diagnose` must be True or False. Received: 'no'"),
         ({"cache": 3}, "`cache` must be a path. Received: 3"),
