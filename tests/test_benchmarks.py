@@ -400,6 +400,11 @@ def test_the_first_table_of_the_readme_is_that_of_the_results():
     found = [change(cell) for cell in (*clean[1:3], *attacked[1:3])]
     digits = row(readme, "AT-BSL, digits, small ResNet")
     assert digits[1:] == ["10", *found[:2], "AutoAttack", *found[2:]]
+    automatic = row(readme, 'AT-BSL, digits, small ResNet, `budget="auto"`')
+    clean = row(results, "50", "`auto`")[2:4]
+    attacked = [row(results, f"AutoAttack, {group}")[3] for group in ("all", "tail")]
+    found = [change(cell) for cell in (*clean, *attacked)]
+    assert automatic[1:] == ["10", *found[:2], "AutoAttack", *found[2:]]
 
 
 @pytest.mark.tensorflow

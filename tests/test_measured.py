@@ -105,3 +105,23 @@ def test_so_do_the_rows_of_other_imbalances(budget):
     assert len(folders) == (1 if budget == "auto-first" else 3)
     for folder in folders:
         assert row_of_imbalance(folder, budget) in (results / "README.md").read_text()
+
+
+@pytest.mark.parametrize("group", ["all", "tail", "worst"])
+def test_so_does_autoattack_of_the_automatic_budget(group):
+    results = BUILD.with_name("results")
+
+    def accuracies(name):
+        runs = results / "runs-imbalance-50/digits" / name
+        files = (runs / f"seed{seed}/autoattack.json" for seed in range(6, 16))
+        found = (json.loads(file.read_text())["attacks"] for file in files)
+        return [attacks["autoattack"][group] for attacks in found]
+
+    base, ours = accuracies("at_bsl"), accuracies("at_bsl-auto")
+    pairs = [a - b for a, b in zip(ours, base, strict=True)]
+    line = zip(("difference", "low", "high"), comparison.interval(pairs), strict=True)
+    means = [f"{10 * sum(values):.1f}" for values in (base, ours)]
+    row = (
+        f"| AutoAttack, {group} | {' | '.join(means)} | {comparison.cell(dict(line))} |"
+    )
+    assert row in (results / "README.md").read_text()
