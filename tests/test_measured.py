@@ -1,3 +1,4 @@
+import itertools
 import json
 import pathlib
 import runpy
@@ -16,6 +17,13 @@ def settings(**given):
 
 def kept():
     return json.loads((measured.FOLDER / "digits.json").read_text())
+
+
+def cell_of(ours, base):
+    """The difference of paired accuracies as the docs write it."""
+    pairs = [a - b for a, b in zip(ours, base, strict=True)]
+    mean, low, high = comparison.interval(pairs)
+    return comparison.cell({"difference": mean, "low": low, "high": high})
 
 
 def test_the_demo_is_what_was_measured():
@@ -51,11 +59,8 @@ def test_so_does_the_table_of_a_larger_budget(attack, title, group):
 
     ours = accuracies("runs/digits/at_bsl-robustlt")
     larger = accuracies("runs-0.13/digits/at_bsl")
-    mean, low, high = comparison.interval(
-        [a - b for a, b in zip(ours, larger, strict=True)]
-    )
-    cell = comparison.cell({"difference": mean, "low": low, "high": high})
-    line = f"| {100 * sum(larger) / 10:.1f} | {100 * sum(ours) / 10:.1f} | {cell} |"
+    means = [f"{10 * sum(values):.1f}" for values in (larger, ours)]
+    line = f"| {' | '.join(means)} | {cell_of(ours, larger)} |"
     (row,) = (
         row
         for row in (results / "README.md").read_text().splitlines()
@@ -81,11 +86,7 @@ def row_of_imbalance(folder, budget):
     for column in COLUMNS:
         ours = accuracies(f"at_bsl-{budget}", *column)
         base = accuracies("at_bsl", *column)
-        pairs = [a - b for a, b in zip(ours, base, strict=True)]
-        line = zip(
-            ("difference", "low", "high"), comparison.interval(pairs), strict=True
-        )
-        cells.append(comparison.cell(dict(line)))
+        cells.append(cell_of(ours, base))
     ratio = folder.name.rpartition("-")[2]
     return f"| {ratio} | {BUDGETS[budget]} | {' | '.join(cells)} |"
 
@@ -118,10 +119,25 @@ def test_so_does_autoattack_of_the_automatic_budget(group):
         return [attacks["autoattack"][group] for attacks in found]
 
     base, ours = accuracies("at_bsl"), accuracies("at_bsl-auto")
-    pairs = [a - b for a, b in zip(ours, base, strict=True)]
-    line = zip(("difference", "low", "high"), comparison.interval(pairs), strict=True)
     means = [f"{10 * sum(values):.1f}" for values in (base, ours)]
-    row = (
-        f"| AutoAttack, {group} | {' | '.join(means)} | {comparison.cell(dict(line))} |"
-    )
+    row = f"| AutoAttack, {group} | {' | '.join(means)} | {cell_of(ours, base)} |"
+    assert row in (results / "README.md").read_text()
+
+
+@pytest.mark.parametrize("budget", ["uniform", "robustlt"])
+def test_so_do_the_rows_of_bfloat16(budget):
+    results = BUILD.with_name("results")
+    name = "at_bsl" if budget == "uniform" else f"at_bsl-{budget}"
+
+    def accuracies(folder, attack, group):
+        paths = (results / folder / f"digits/{name}/seed{s}" for s in range(6, 16))
+        runs = [json.loads((path / "results.json").read_text()) for path in paths]
+        return [run["attacks"][attack][group] for run in runs]
+
+    cells = []
+    for column in itertools.product(("clean", "pgd20", "cw20"), ("all", "tail")):
+        ours = accuracies("runs-bfloat16", *column)
+        base = accuracies("runs-imbalance-50", *column)
+        cells.append(cell_of(ours, base))
+    row = f"| `{budget}` | {' | '.join(cells)} |"
     assert row in (results / "README.md").read_text()
