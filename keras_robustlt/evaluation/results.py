@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 
 from keras_robustlt.class_names import display_width, ljust, rjust, wrapped
+from keras_robustlt.data.arguments import is_number
 from keras_robustlt.files import local_path, replacing, write_atomically
 
 __all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
@@ -467,13 +468,7 @@ def _all_numbers(values, most=1.0):
     """Whether `values` are a list of numbers from 0 to `most`, and finite."""
     if not isinstance(values, (list, tuple, np.ndarray)) or np.ndim(values) != 1:
         return False
-    return all(
-        isinstance(value, numbers.Real)
-        and not isinstance(value, (bool, np.bool_))
-        and 0 <= value <= most
-        and value < np.inf
-        for value in values
-    )
+    return all(is_number(value, 0, most) for value in values)
 
 
 def _check_entry(attack, entry):
