@@ -5,19 +5,20 @@
     python benchmarks/cost_study.py table
 
 An arm is an attack to train with, of AT-BSL on CIFAR10-LT; `-uniform` is without
-RobustLT. `run` trains a network for each arm and seed, one after the other (several of
-these commands may share an `--output`, each with other seeds or arms), and measures
-two networks of each: with the weights of the last epoch, and with their exponential
-moving average. What is finished is left out. `time` trains a few epochs of each arm,
-in turns and in processes of their own, for what an epoch costs. `table` makes a table
-and a picture of what both have written; they end with it too. What is asked stands in
-docs/results/protocol.md.
+RobustLT, `-auto` with the budget that sets itself. `run` trains a network for each arm
+and seed, one after the other (several of these commands may share an `--output`, each
+with other seeds or arms), and measures two networks of each: with the weights of the
+last epoch, and with their exponential moving average. What is finished is left out.
+`time` trains a few epochs of each arm, in turns and in processes of their own, for what
+an epoch costs. `table` makes a table and a picture of what both have written; they end
+with it too. What is asked stands in docs/results/protocol.md.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,7 @@ ARMS = {
     "fgsm-rs": ["--attack=fgsm-rs"],
     "n-fgsm": ["--attack=n-fgsm"],
     "n-fgsm-uniform": ["--attack=n-fgsm", "--budget=uniform"],
+    "n-fgsm-auto": ["--attack=n-fgsm", "--budget=auto"],
     "pgd-10-uniform": ["--attack=pgd", "--pgd_steps=10", "--budget=uniform"],
     "n-fgsm-float32": ["--attack=n-fgsm", "--precision=float32"],
 }
@@ -61,6 +63,7 @@ PAIRS = [
     ("n-fgsm", "pgd-10"),
     ("pgd-10", "pgd-10-uniform"),
     ("n-fgsm", "n-fgsm-uniform"),
+    ("n-fgsm-auto", "n-fgsm-uniform"),
     ("n-fgsm-uniform", "pgd-10-uniform"),
     ("n-fgsm", "n-fgsm-float32"),
 ]
@@ -74,8 +77,13 @@ MEASURED = [
 ]
 ATTACKS = [attack for attacks, _, _ in MEASURED for attack in attacks]
 GROUPS = ("all", "tail")
-# With RobustLT, and without.
-COLOURS = ("#0072B2", "#D55E00")
+# The ends of the arms' names, and what they are in the picture: name, colour, and how far
+# beside the time of the attack.
+BUDGETS = {
+    "": ("RobustLT", "#0072B2", 1.5),
+    "-auto": ('budget="auto"', "#009E73", 0.0),
+    "-uniform": ("uniform budget", "#D55E00", -1.5),
+}
 # A round of `time`, and how many count, after one that does not.
 TIMED_EPOCHS, ROUNDS = 3, 3
 
@@ -353,8 +361,9 @@ def draw(cells, seconds):
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    # A budget costs nothing: an arm without one stands beside the arm with it.
-    attacks = {arm: arm.removesuffix("-uniform") for arm in ARMS}
+    # A budget costs nothing: the arms of an attack stand side by side.
+    budgets = {arm: re.search("(-auto|-uniform)?$", arm)[0] for arm in ARMS}
+    attacks = {arm: arm.removesuffix(budgets[arm]) for arm in ARMS}
     seeds = {
         arm: len(values(cells, arm, "last", "autoattack", "all"))
         for arm in {name for name, _ in cells}
@@ -372,16 +381,17 @@ def draw(cells, seconds):
             found = list(values(cells, arm, "last", "autoattack", group).values())
             attack = attacks[arm]
             x = 100 * seconds[attack] / seconds["pgd-10"]
-            colour = COLOURS[arm != attack]
+            _, colour, aside = BUDGETS[budgets[arm]]
             ticks[x] = f"{attack.upper()}\n{x:.0f}"
-            x += 1.5 if arm == attack else -1.5
+            x += aside
             axes.scatter([x] * len(found), 100 * np.array(found), color=colour, s=14)
             axes.scatter(x, 100 * np.mean(found), color=colour, marker="_", s=400)
         axes.set(xlabel="time of training, % of PGD-10's", xlim=(0, 115))
         axes.set(title=f"AutoAttack, {group}, %", xticks=list(ticks))
         axes.set_xticklabels(ticks.values())
         axes.spines[["top", "right"]].set_visible(False)
-    for colour, name in zip(COLOURS, ("RobustLT", "uniform budget"), strict=True):
+    for budget in {budgets[arm]: None for arm in shown}:
+        name, colour, _ = BUDGETS[budget]
         axes.scatter([], [], color=colour, s=14, label=name)
     figure.legend(frameon=False, loc="outside right center")
     return figure
