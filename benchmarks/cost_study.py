@@ -77,8 +77,8 @@ MEASURED = [
 ]
 ATTACKS = [attack for attacks, _, _ in MEASURED for attack in attacks]
 GROUPS = ("all", "tail")
-# The ends of the arms' names, and what they are in the picture: name, colour, and how far
-# beside the time of the attack.
+# The ends of the arms' names, and what they are in the picture: name, colour, and how
+# far beside the time of the attack.
 BUDGETS = {
     "": ("RobustLT", "#0072B2", 1.5),
     "-auto": ('budget="auto"', "#009E73", 0.0),
