@@ -1,12 +1,13 @@
 """How fast the convolutions of a network are, one by one, beside PyTorch.
 
     python benchmarks/convolutions.py
+    python benchmarks/convolutions.py --sides tensorflow jax --threads=1
     python benchmarks/convolutions.py --network=resnet18 --batch_size=32
 
 Each convolution of the network is timed alone, on a CPU in float32: forward, the
-gradient of its inputs and that of its weights, in TensorFlow and in both memory formats
-of PyTorch. Multiplied by how often a step has them, this is what a step takes on each
-side if nothing but convolutions cost time.
+gradient of its inputs and that of its weights, in TensorFlow, in JAX and in both memory
+formats of PyTorch. Multiplied by how often a step has them, this is what a step takes
+on each side if nothing but convolutions cost time.
 
 The sides take turns as in `step.py`. TensorFlow repeats an operation inside a graph, as
 a step does: a call from Python costs a millisecond. A time is the best of a turn, and
@@ -31,6 +32,7 @@ import workers
 KINDS = ("forward", "gradient of the inputs", "gradient of the weights")
 SIDES = {
     "tensorflow": "TensorFlow",
+    "jax": "JAX",
     "torch": "PyTorch",
     "torch-channels-last": "PyTorch, channels last",
 }
@@ -88,6 +90,8 @@ def parse_arguments():
     for name in ("batch_size", "image_size", "attack_steps", "threads"):
         default = getattr(cell, name)
         parser.add_argument(f"--{name}", type=workers.positive, default=default)
+    # What the others time is taken from the first.
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--rounds", type=workers.positive, default=9)
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     parser.add_argument(
@@ -161,6 +165,53 @@ def tensorflow_operations(convolution, batch_size):
     ]
 
 
+def jax_operations(convolution, batch_size):
+    """Functions that compute each of `KINDS`, `REPEATS` times."""
+    import jax
+    import numpy as np
+
+    def random(*shape):
+        return jax.numpy.asarray(np.random.default_rng(0).normal(size=shape), "float32")
+
+    size, outputs = convolution.image_size, convolution.output_size
+    x = random(batch_size, size, size, convolution.channels)
+    dy = random(batch_size, outputs, outputs, convolution.filters)
+    kernel = random(
+        *[convolution.kernel_size] * 2, convolution.channels, convolution.filters
+    )
+
+    def forward(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=[convolution.strides] * 2,
+            padding=[[convolution.padding] * 2] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def gradient(argument, x, kernel, dy):
+        of_argument = functools.partial(forward, **{"x": x, "kernel": kernel})
+        value = {"x": x, "kernel": kernel}[argument]
+        return jax.vjp(lambda v: of_argument(**{argument: v}), value)[1](dy)[0]
+
+    def repeated(function, *arguments):
+        function = jax.jit(function)
+
+        def run():
+            for _ in range(REPEATS):
+                # Without waiting for each they would run side by side.
+                result = function(*arguments).block_until_ready()
+            return result
+
+        return run
+
+    return [
+        repeated(forward, x, kernel),
+        repeated(functools.partial(gradient, "x"), x, kernel, dy),
+        repeated(functools.partial(gradient, "kernel"), x, kernel, dy),
+    ]
+
+
 def torch_operations(convolution, batch_size, channels_last):
     """Functions that compute each of `KINDS`, `REPEATS` times."""
     import torch
@@ -205,26 +256,27 @@ class Side:
         if side == "tensorflow":
             import tensorflow as tf
 
-            import keras_robustlt as krl
-
             # It would find that the repetitions are all the same.
             tf.config.optimizer.set_experimental_options({"loop_optimization": False})
-            network = krl.networks.get(network, input_shape=(image_size, image_size, 3))
-            found = convolutions_of(network)
-            self.convolutions = [[*dataclasses.astuple(c), found[c]] for c in found]
+            operations_of = tensorflow_operations
+        elif side == "jax":
+            operations_of = jax_operations
         else:
             import torch
 
             torch.set_num_threads(threads)
-            self.convolutions = convolutions
+            last = side == "torch-channels-last"
+            operations_of = functools.partial(torch_operations, channels_last=last)
+        self.convolutions = convolutions
+        if convolutions is None:
+            import keras_robustlt as krl
+
+            network = krl.networks.get(network, input_shape=(image_size, image_size, 3))
+            found = convolutions_of(network)
+            self.convolutions = [[*dataclasses.astuple(c), found[c]] for c in found]
         self.operations = []
         for *fields, _ in self.convolutions:
-            convolution = Convolution(*fields)
-            if side == "tensorflow":
-                operations = tensorflow_operations(convolution, batch_size)
-            else:
-                last = side == "torch-channels-last"
-                operations = torch_operations(convolution, batch_size, last)
+            operations = operations_of(Convolution(*fields), batch_size)
             for run in operations:  # compiled, and warm
                 run()
             self.operations.append(operations)
@@ -260,11 +312,12 @@ def measure(arguments):
         "threads": arguments.threads,
     }
     running, failed, convolutions = {}, {}, None
-    environment = compare.environment_of("tensorflow", arguments.threads)
-    environment |= {"CUDA_VISIBLE_DEVICES": ""}
     try:
-        for side in SIDES:
+        for side in arguments.sides:
             asked = {"side": side, "convolutions": convolutions, **settings}
+            of_keras = "jax" if side == "jax" else "tensorflow"
+            environment = compare.environment_of(of_keras, arguments.threads)
+            environment |= {"CUDA_VISIBLE_DEVICES": ""}
             running[side] = workers.Worker("convolutions.py", asked, environment)
             convolutions = running[side].description["convolutions"]
         answers, others = compare.take_turns(
@@ -353,7 +406,8 @@ def main():
         workers.serve(lambda: Side(**settings), settings["threads"])
         return
     arguments = parse_arguments()
-    if not compare.is_installed("torch"):
+    torch_sides = {side for side in arguments.sides if side.startswith("torch")}
+    if torch_sides and not compare.is_installed("torch"):
         raise SystemExit(
             "The comparison needs PyTorch, which nothing else in this project uses. "
             "Install it with: pip install -e '.[bench]'"

@@ -102,17 +102,18 @@ def test_convolutions_of_a_network_are_its_operations(name):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("kernel_size", [1, 3])
-@pytest.mark.parametrize("side", ["tensorflow", "torch", "torch-channels-last"])
+@pytest.mark.parametrize("side", ["tensorflow", "jax", "torch", "torch-channels-last"])
 def test_timed_convolutions_have_the_shapes_of_the_network(side, kernel_size, strides):
     import convolutions
 
     each = convolutions.Convolution(8, 3, 4, kernel_size, strides)
     size = 8 // strides
-    if side == "tensorflow":
-        operations = convolutions.tensorflow_operations(each, 2)
+    if side in ("tensorflow", "jax"):
+        operations = getattr(convolutions, f"{side}_operations")(each, 2)
         forward, inputs, weights = (tuple(run().shape) for run in operations)
         # Where the network pads by an operation of its own, these inputs are padded.
-        padded = 10 if kernel_size == 3 and strides == 2 else 8
+        is_padded = side == "tensorflow" and kernel_size == 3 and strides == 2
+        padded = 10 if is_padded else 8
         expected = (2, size, size, 4), (2, padded, padded, 3)
         expected = *expected, (kernel_size, kernel_size, 3, 4)
     else:
