@@ -97,7 +97,28 @@ def test_only_what_can_tell_classes_apart_is_exported(tmp_path):
         class_names_of(path)
 
 
+LITERT_IS_THERE = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13)
+
+
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("version", ["3.12.4", keras.__version__])
+def test_litert_that_keras_cannot_write(network, tmp_path, monkeypatch, version):
+    monkeypatch.setattr(keras, "__version__", version)
+    path = tmp_path / "folder/robust.tflite"
+    if version == "3.12.4":
+        expected = pytest.raises(ImportError, match="by Keras 3.13 or newer.*3.12.4")
+    else:
+        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+        expected = pytest.raises(
+            (ValueError, ImportError), match="not end in .tflite on this|3.13 or newer"
+        )
+    with expected:
+        krl.export(network, path, NAMES)
+    assert not path.parent.exists()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.skipif(not LITERT_IS_THERE, reason="Keras writes LiteRT since 3.13")
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 def test_litert(network, pixels, tmp_path):
     import tensorflow as tf

@@ -17,6 +17,8 @@ INPUTS = ("uint8", "float")
 # Where the names of the classes are: inside of a `.keras` file, which is an archive,
 # and inside of or beside other exports.
 NAMES = "class_names.json"
+# The first version of Keras that writes it.
+LITERT = (3, 13)
 SAVED_MODEL = {
     *("assets", "assets.extra", "fingerprint.pb"),
     *("saved_model.pb", "variables"),
@@ -48,7 +50,8 @@ def export(model, path, class_names=None, input="uint8"):
     Raises:
         ValueError: If an argument is out of range, or the network has layers that need
             this package.
-        ImportError: If `path` is no `.keras` file and TensorFlow is not installed.
+        ImportError: If `path` is no `.keras` file and TensorFlow is not installed, or
+            a `.tflite` file and Keras is older than 3.13.
 
     Example:
 
@@ -87,17 +90,12 @@ def export(model, path, class_names=None, input="uint8"):
             f"this one are other files. Received: path={str(path)!r}"
         )
     whole = _from_raw_images(network, input)
+    if path.suffix != ".keras":
+        _check_can_be_written(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".keras":
         _save(whole, path, class_names)
         return path
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"{path} would be written by TensorFlow, which is not installed. A path "
-            "that ends in .keras needs Keras alone."
-        ) from error
     kind = "litert" if path.suffix == ".tflite" else "tf_saved_model"
     whole.export(str(path), format=kind, verbose=False)
     write_atomically(_beside(path), _as_json(class_names))
@@ -134,6 +132,30 @@ def class_names_of(path):
             return json.loads(archive.read(NAMES)) if found else None
     beside = _beside(path)
     return json.loads(beside.read_text("utf-8")) if beside.exists() else None
+
+
+def _check_can_be_written(path):
+    """Whether there is TensorFlow and, for LiteRT, what Keras asks for."""
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{path} would be written by TensorFlow, which is not installed. A path "
+            "that ends in .keras needs Keras alone."
+        ) from error
+    if path.suffix != ".tflite":
+        return
+    version = tuple(int(part) for part in keras.__version__.split(".")[:2])
+    if version < LITERT:
+        raise ImportError(
+            f"{path} can be written by Keras {'.'.join(map(str, LITERT))} or newer. "
+            f"Installed: Keras {keras.__version__}"
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`path` must not end in .tflite on this backend: Keras writes LiteRT on "
+            f"TensorFlow. Received: path={str(path)!r} on {keras.backend.backend()}"
+        )
 
 
 def _is_ours(directory):
