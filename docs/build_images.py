@@ -10,9 +10,13 @@ the same each time.
 
 collapse.png: training on digits with a fast attack that collapses, without
 `CollapseGuard` and with it. Training rounds otherwise on another machine.
+
+theory.png: what `SkewAndDrift` saw in the runs of docs/results/runs-theory, the mean of
+the seeds.
 """
 
 import argparse
+import csv
 from pathlib import Path
 
 import keras
@@ -21,12 +25,19 @@ import numpy as np
 import keras_robustlt as krl
 
 IMAGES = Path(__file__).with_name("images")
+RUNS = Path(__file__).with_name("results") / "runs-theory/digits"
+BUDGETS = {
+    "at_bsl": ("uniform", "#000000"),
+    "at_bsl-cpb": ("CPB", "#E69F00"),
+    "at_bsl-aiw": ("AIW", "#009E73"),
+    "at_bsl-robustlt": ("RobustLT", "#0072B2"),
+}
 ROWS = {"none": 1, "base": 2, "base_rotation": 2, "ra": 3, "aua": 3}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    pictures = {"augmentation": augmentation, "collapse": collapse}
+    pictures = {"augmentation": augmentation, "collapse": collapse, "theory": theory}
     parser.add_argument("pictures", nargs="*", help=f"of {', '.join(pictures)}")
     parser.add_argument("--data_dir", help="as for krl.data.load")
     arguments = parser.parse_args()
@@ -106,6 +117,40 @@ def train(guard, epsilon=0.35, epochs=25):
     model.compile(krl.optimizers.SGD(0.05, momentum=0.9))
     options = {"batch_size": 32, "epochs": epochs, "verbose": 0}
     return model.fit(x, y, callbacks=[guard(x, y)], **options).history
+
+
+def theory(data_dir):
+    del data_dir  # the runs are kept
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    titles = {
+        "skew": "skewed objective, training images",
+        "drift_linf": "drift of the adversarial images",
+    }
+    panels = figure.subplots(1, 2)
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        for name, (label, colour) in BUDGETS.items():
+            values = np.mean([seen(run, column) for run in runs_of(name)], axis=0)
+            axes.plot(1 + np.arange(len(values)), values, color=colour, label=label)
+        axes.set(xlabel="epoch", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
+    panels[1].set(ylabel="Linf, pixel units", ylim=(0, None))
+    panels[1].legend(frameon=False)
+    return figure
+
+
+def runs_of(name):
+    return sorted((RUNS / name).glob("seed*/skew_and_drift.csv"))
+
+
+def seen(path, column):
+    """What a run's epochs have in a column; the first has no drift: nan."""
+    with path.open(newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file)]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
+import csv
 import itertools
 import json
 import pathlib
 import runpy
 
+import numpy as np
 import pytest
 
+import keras_robustlt as krl
 from keras_robustlt.experiments import comparison, measured
 from keras_robustlt.experiments.presets import DIGITSLT
 
@@ -141,3 +144,67 @@ def test_so_do_the_rows_of_bfloat16(budget):
         cells.append(cell_of(ours, base))
     row = f"| `{budget}` | {' | '.join(cells)} |"
     assert row in (results / "README.md").read_text()
+
+
+# What the theory's terms did
+
+
+def skew_under_pgd(folder):
+    """The skewed objective of the error rates on test images, in points."""
+    results = json.loads((folder / "results.json").read_text())
+    errors = 1 - np.array(results["attacks"]["pgd20"]["per_class"])
+    counts = results["settings"]["class_counts"]
+    return 100 * krl.callbacks.skewed_objective(errors, counts)
+
+
+def points_under_pgd(folder, group):
+    results = json.loads((folder / "results.json").read_text())
+    return 100 * results["attacks"]["pgd20"][group]
+
+
+def epochs_of(folder, column):
+    """A column; the changes are not a number in the first epoch."""
+    with (folder / "skew_and_drift.csv").open(newline="") as file:
+        values = np.array([float(row[column]) for row in csv.DictReader(file)])
+    return values[~np.isnan(values)]
+
+
+def mean_change_of_risk(folder):
+    return np.abs(epochs_of(folder, "robust_risk_change")).mean()
+
+
+TERMS = {
+    "skew of the errors under PGD-20, test images, points": (1, skew_under_pgd),
+    "drift, Linf, whole way": (2, lambda f: epochs_of(f, "drift_linf").sum()),
+    "drift, Linf, first half": (2, lambda f: epochs_of(f, "drift_linf")[:19].sum()),
+    "drift, Linf, second half": (2, lambda f: epochs_of(f, "drift_linf")[19:].sum()),
+    "skew, training images, mean": (2, lambda f: epochs_of(f, "skew").mean()),
+    "skew, training images, last epoch": (2, lambda f: epochs_of(f, "skew")[-1]),
+    "drift, L2, whole way": (1, lambda f: epochs_of(f, "drift_l2").sum()),
+    "change of the robust risk, mean": (2, mean_change_of_risk),
+    "PGD-20, all": (1, lambda f: points_under_pgd(f, "all")),
+    "PGD-20, tail": (1, lambda f: points_under_pgd(f, "tail")),
+}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_so_do_the_terms_of_the_theory(term):
+    digits, of_run = TERMS[term]
+    results = BUILD.with_name("results")
+    base, *others = (
+        np.array([of_run(folder / f"seed{seed}") for seed in range(6, 16)])
+        for folder in (
+            results / "runs-theory/digits" / f"at_bsl{budget}"
+            for budget in ("", "-cpb", "-aiw", "-robustlt")
+        )
+    )
+    cells = [f"{base.mean():.{digits}f}"]
+    for values in others:
+        mean, low, high = comparison.interval(values - base)
+        mark = "*" if low > 0 or high < 0 else ""
+        cells.append(
+            f"{values.mean():.{digits}f}, {mean:+.{digits}f}{mark} "
+            f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+        )
+    row = f"| {term} | {' | '.join(cells)} |"
+    assert row in (results / "README.md").read_text(), row
