@@ -17,6 +17,7 @@ from keras_robustlt.evaluation.sanity_checks import (
     Run,
     _outdone_by_weaker,
     _short_of_budget,
+    _short_steps,
     chance_of_reaching,
     outdone,
     outdone_by_black_box,
@@ -202,6 +203,14 @@ def test_somebody_has_the_whole_budget():
     for attacks in ([None], [pgd(0.03), pgd(0.1)], [pgd(0.03, norm="l2")], [len]):
         assert found(*attacks) is None
     assert _short_of_budget({"a": pgd(0.03)}, None, "linf") is None
+
+
+def test_steps_that_lead_nowhere():
+    with pytest.warns(UserWarning, match="lead 0.002 far, of epsilon=0.1"):
+        short = krl.attacks.PGD(0.1, 20, step_size=1e-4)
+    attacks = {"clean": None, "short": short, "pgd1": krl.attacks.get("pgd1")}
+    assert _short_steps(attacks)["attacks"] == ["short"]
+    assert _short_steps({"fgsm": krl.attacks.FGSM(0.1), "own": len}) is None
 
 
 @pytest.mark.usefixtures("eagerly")

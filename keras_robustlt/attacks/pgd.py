@@ -1,6 +1,7 @@
 """Projected gradient descent, the attack of adversarial training, and FGSM."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -70,6 +71,15 @@ class PGD(base.Attack):
                 "`step_size` must be above 0: without a step the attack stays where it "
                 f"starts. Received: step_size={step_size}"
             )
+        if self.is_short():
+            warnings.warn(
+                f"steps={self.steps} of step_size={self.step_size:.3g} lead "
+                f"{self.steps * self.step_size:.3g} far, of epsilon={self.epsilon:.3g}:"
+                " the attack hardly leaves where it starts, and what it leaves is no "
+                "robustness. Both are in the same units, and the usual step_size is "
+                "epsilon / 4.",
+                stacklevel=2,
+            )
         self.random_start = checks.boolean("random_start", random_start)
         self.loss = base.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
@@ -78,6 +88,13 @@ class PGD(base.Attack):
                 "`restarts` above 1 need `random_start=True`: without it all runs are "
                 f"the same. Received: restarts={restarts}"
             )
+
+    def is_short(self):
+        """Whether all steps together lead nowhere, measured by the budget.
+
+        A single one may be meant so: as random noise.
+        """
+        return self.steps > 1 and self.steps * self.step_size < self.epsilon / 10
 
     def __call__(
         self,

@@ -125,6 +125,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
     found = [_without_class(outcomes), _beyond_budget(outcomes, budget)]
     found.append(_without_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
+    found.append(_short_steps(attacks))
     found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
     overstated = [_overstated(run, runs) for run in runs]
@@ -499,6 +500,24 @@ def _short_of_budget(attacks, budget, norm):
         "('pgd20', 'autoattack'); or call `evaluate` with the epsilon that they have.",
         "largest": float(largest),
         "epsilon": budget,
+    }
+
+
+def _short_steps(attacks):
+    """The steps of an attack lead nowhere."""
+    short = [
+        name
+        for name, attack in attacks.items()
+        if isinstance(attack, PGD) and attack.is_short()
+    ]
+    if not short:
+        return None
+    return {
+        "check": "short_steps",
+        "message": f"All steps of {', '.join(short)} together lead less than a tenth "
+        "of its epsilon far: what it leaves is no robustness. Give it a step_size of "
+        "epsilon / 8 or so, or name it ('pgd20').",
+        "attacks": short,
     }
 
 
