@@ -10,6 +10,7 @@ precision and distribution are Keras's own.
 import contextlib
 import functools
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -48,6 +49,8 @@ ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
 # What projections into the ball change by themselves, in float32.
 ROUNDING = 5e-7
+# The share of the images that an attack may leave where it starts, and right.
+STUCK = 0.01
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
 
@@ -357,7 +360,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if isinstance(self.attack_in_use, attacks.Attack):
                 self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
-            images["moved"] = self._moved(x, x_adv, start, epsilon)
+            images["moved"] = self._moved(self.attack_in_use, x, x_adv, start, epsilon)
         return images, y, sample_weight
 
     def class_epsilon(self):
@@ -405,7 +408,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             **self._fewer_steps(),
         )
 
-    def _moved(self, x, x_adv, start, epsilon):
+    def _moved(self, attack, x, x_adv, start, epsilon):
         """1 for each image that is not where it started, 0 for others, -1 for some.
 
         Those are images without a budget, or with one too small to tell.
@@ -436,10 +439,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             checks.weight_shape(sample_weight.shape)
         x = ops.cast(x, "float32")
         hard = losses.largest_part(y) if self._are_rows(y) else y
-        x_adv = self.evaluation_attack(
-            self.inference_network, x, hard, seed=self.evaluation_seed
-        )
-        return {"robust": x_adv, "clean": x}, y, sample_weight
+        attack, network = self.evaluation_attack, self.inference_network
+        images = {"clean": x}
+        if type(attack).__call__ is attacks.PGD.__call__ and attack.restarts == 1:
+            start = attack.starting_point(x, seed=self.evaluation_seed)
+            images["robust"] = attack(network, x, hard, start=start)
+            epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
+            moved = self._moved(attack, x, images["robust"], start, epsilon)
+            images["moved"] = moved
+        else:
+            images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
+        return images, y, sample_weight
 
     def end_step(self, batch):
         """All that comes after Keras's training step.
@@ -605,19 +615,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 trains="robust" not in y_pred,
             )
             if "moved" in x:
-                self.attack_moves.update_state(x["moved"], x["moved"] >= 0)
+                moved = x["moved"]
+                if "robust" in y_pred:  # of those that do not count, all is well
+                    moved = ops.where(self._is_right(y, y_pred["robust"]), moved, 1.0)
+                self.attack_moves.update_state(moved, x["moved"] >= 0)
             if "robust" in y_pred:
                 self.robust_accuracy.update_state(y, y_pred["robust"], sample_weight)
             if "adversarial" in y_pred:
-                targets = losses.one_hot(y, self.num_classes)
-                hits = keras.metrics.categorical_accuracy(
-                    targets, y_pred["adversarial"]
-                )
+                hits = self._is_right(y, y_pred["adversarial"])
                 self.adversarial_accuracy.update_state(hits, sample_weight)
             if "clean" in y_pred:
                 self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
             y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _is_right(self, y, logits):
+        targets = losses.one_hot(y, self.num_classes)
+        return ops.equal(ops.argmax(targets, axis=-1), ops.argmax(logits, axis=-1))
 
     def get_metrics_result(self):
         """Results of the metrics that the current kind of step updates."""
@@ -661,6 +675,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self._loss = loss
         self._check_soft_labels()
         optimizer = keras.optimizers.get(optimizer)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if self.method.moves_weights and inner.use_ema:
+            raise ValueError(
+                "`use_ema` of the optimizer averages the weights as they are when it "
+                f"updates them, and {self.method} has moved them then. Leave it out "
+                "and average with RobustLTModel(averaging=...). Received: use_ema=True"
+            )
         float16 = any(
             layer.compute_dtype == "float16" for layer in self.network._flatten_layers()
         )
@@ -818,8 +839,23 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 state.assign(ops.multiply(state, ops.cast([1, 0], state.dtype)))
             yield
             self.batch_check.raise_if_wrong()
+            self._warn_of_immovable_images()
         finally:
             self._evaluating = self._validating = False
+
+    def _warn_of_immovable_images(self):
+        stuck = 1.0 - float(ops.convert_to_numpy(self.attack_moves.result()))
+        if ops.convert_to_numpy(self.attack_moves.count) and stuck > STUCK:
+            warnings.warn(
+                f"{stuck:.1%} of the images count for `robust_accuracy` because the "
+                "attack has left them where it started: no gradient of its loss "
+                "reaches them, which is no robustness. The logits may be very large, a "
+                "layer may stop the gradient, or the units of the network may be dead. "
+                "`keras_robustlt.diagnose(model, x, y)` tells more, and "
+                "`keras_robustlt.evaluate` with 'autoattack' needs no such gradient.",
+                stacklevel=5,
+            )
+        self.attack_moves.reset_state()  # which training has for its own attack
 
     @functools.wraps(keras.Model.export)
     def export(self, *args, **kwargs):

@@ -255,6 +255,40 @@ def test_awp_without_gamma_is_the_method_itself(images, same_network):
     assert abs(run(krl.methods.AWP("at_bsl", gamma=1.0)) - expected).max() > 1e-3
 
 
+@pytest.mark.parametrize("method", ["class_balanced", "focal", "taet"])
+def test_weights_of_images_need_a_loss_of_each(images, method):
+    def mean(targets, logits):
+        return keras.ops.mean(krl.losses.cross_entropy(targets, logits))
+
+    model = tiny_model(method=method, beta=0)
+    model.compile(krl.optimizers.SGD(0.1), loss=mean)
+    batch = {"adversarial": np.zeros((4, 3), "float32")}
+    targets = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+    with pytest.raises(ValueError, match="must give one value for each example.*mean"):
+        model.method.loss(targets, batch, model._criterion)
+
+
+def test_awp_and_what_holds_after_an_update(images):
+    network = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, kernel_constraint=keras.constraints.UnitNorm()),
+        ]
+    )
+    model = tiny_model(network, method=krl.methods.AWP(gamma=0.3), beta=0)
+    model.fit(*images, epochs=1, **FIT)
+    norms = np.linalg.norm(network.get_weights()[0], axis=0)
+    np.testing.assert_allclose(norms, 1, atol=1e-5)
+    # The optimiser's average would be of weights that are moved.
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True)
+    with pytest.raises(ValueError, match="`use_ema`.*averaging"):
+        tiny_model(method="at_bsl+awp", optimizer=optimizer)
+    with pytest.raises(ValueError, match="`use_ema`.*averaging"):
+        tiny_model(method=krl.methods.CGR("awp"), optimizer=optimizer)
+    assert tiny_model(method="cgr", optimizer=optimizer)
+
+
 @pytest.mark.slow
 def test_awp_in_half_precision(images):
     keras.config.set_dtype_policy("mixed_float16")

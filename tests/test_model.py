@@ -1,5 +1,6 @@
 import itertools
 import unittest.mock
+import warnings
 
 import keras
 import numpy as np
@@ -338,6 +339,65 @@ def test_training_without_any_attack(images, arguments, epochs):
         model.fit(x, y, batch_size=12, epochs=epochs, verbose=0)
 
 
+# What begins in some epoch; the longest training that ends before, and a longer one.
+LATE = [
+    ({"method": krl.methods.CGR(start=4)}, 4, 5),
+    ({"method": krl.methods.CGR(start=0)}, 1, 2),
+    ({"method": krl.methods.AWP("cgr", warmup_epochs=3)}, 10, 11),
+    ({"method": krl.methods.AWP(warmup_epochs=3)}, 3, 4),
+    ({"method": "nuat", "attack": krl.attacks.FGSM(0.1)}, 1, 2),
+    ({"budget": krl.budget.CFA(start=0.41)}, 1, 2),
+    ({"budget": krl.budget.CFA(start=1.0)}, 100, None),
+    ({"budget": krl.budget.DAFA(start=0.81)}, 5, 6),
+    ({"averaging": krl.averaging.FAWA(start=1.0)}, 100, None),
+]
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_evaluation_of_images_that_cannot_be_moved(images, restarts):
+    """Logits so far apart that the cross-entropy has no gradient in float32."""
+    x, _ = images
+    network = dense_network()
+    y = network.predict(x, verbose=0).argmax(axis=1)
+    attack = krl.attacks.PGD(0.1, 3, restarts=restarts)
+    model = tiny_model(network, method="standard", evaluation_attack=attack)
+
+    def warned():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = model.evaluate(x, y, verbose=0, return_dict=True)
+        said = [str(each.message) for each in caught]
+        return results["robust_accuracy"], any("no gradient" in text for text in said)
+
+    assert warned()[1] is False
+    network.set_weights([1e5 * weight for weight in network.get_weights()])
+    # Of several runs it is not known where they began.
+    robust, said = warned()
+    assert robust > 0.8 and said == (restarts == 1)
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize(("arguments", "too_short", "longer"), LATE)
+def test_what_begins_after_training_says_so(arguments, too_short, longer):
+    model = tiny_model(**arguments, **({} if "budget" in arguments else {"beta": 0}))
+
+    def says_so(epochs):
+        clock = ScheduleClock()
+        clock.set_model(model)
+        clock.set_params({"epochs": epochs, "steps": 3})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            clock.on_train_begin()
+        said = [str(each.message) for each in caught]
+        return [text for text in said if "does not do its part" in text]
+
+    (text,) = says_so(too_short)
+    assert "total_epochs=" in text and "initial_epoch=" in text
+    assert longer is None or not says_so(longer)
+    model.total_epochs = longer  # of which `fit` is a part
+    assert longer is None or not says_so(too_short)
+
+
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("arguments", "epochs"),
@@ -368,6 +428,7 @@ class Rounding(keras.layers.Layer):
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.filterwarnings("ignore:.* of the images count for `robust_accuracy`")
 def test_a_layer_that_cuts_the_gradient(images):
     x, y = images
     network = keras.Sequential([keras.Input((6, 6, 3)), Rounding(), dense_network()])
