@@ -62,10 +62,16 @@ class StepAdapter:
 
     def _shifted(self, trainable, shift, sign):
         changes = {id(weight): sign * change for weight, change in shift}
-        return [
-            value + changes[id(weight)] if id(weight) in changes else value
-            for weight, value in zip(self.trainable_variables, trainable, strict=True)
-        ]
+
+        def shifted(weight, value):
+            if id(weight) not in changes:
+                return value
+            value = value + changes[id(weight)]
+            # A constraint held where the update was made.
+            free = sign > 0 or weight.constraint is None
+            return value if free else weight.constraint(value)
+
+        return list(map(shifted, self.trainable_variables, trainable))
 
     def _mapping(self, trainable, non_trainable):
         return [

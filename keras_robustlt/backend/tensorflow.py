@@ -65,6 +65,8 @@ class StepAdapter:
         logs = super().train_step(batch)
         for weight, change in shift:
             weight.assign_sub(change)
+            if weight.constraint is not None:  # it held where the update was made
+                weight.assign(weight.constraint(weight))
         self.end_step(batch)
         return self._for_workers(logs)
 

@@ -58,6 +58,11 @@ class Method(Configurable):
     loss_of_batch = False
     smooths_labels = True
 
+    @property
+    def moves_weights(self):
+        """Whether there is a `weight_shift`."""
+        return type(self).weight_shift is not Method.weight_shift
+
     def check_label_smoothing(self, label_smoothing):
         """Raises a ValueError if labels are to be smoothed that may not be."""
         if label_smoothing and not self.smooths_labels:

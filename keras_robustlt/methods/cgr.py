@@ -230,6 +230,10 @@ class CGR(Method):
         self.taken_for.assign_add(ops.matmul(members, predicted))
         self.features.assign_add(ops.matmul(members, features))
 
+    @property
+    def moves_weights(self):
+        return self.method.moves_weights
+
     def weight_shift(self, model, batch):
         return self.method.weight_shift(model, batch)
 
