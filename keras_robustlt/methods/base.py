@@ -11,7 +11,18 @@ def layers_of(method):
         method = getattr(method, "method", None)
 
 
-class Method(Configurable):
+def of_each(values, method):
+    """`values` of a criterion, if there is one for each image, to weigh it by."""
+    if len(values.shape) == 0:
+        raise ValueError(
+            "`loss` of `compile` must give one value for each example, of shape "
+            f"(batch,), with {method}, which weighs the examples. Received: a loss "
+            "that gives their mean"
+        )
+    return values
+
+
+class Method(Part):
     """A base method: which images its loss looks at, and the loss.
 
     A method does not know about budgets: `RobustLTModel` perturbs the images within

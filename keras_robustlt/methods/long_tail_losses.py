@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import checks, losses
-from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.base import Method, of_each
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -70,7 +70,7 @@ class Focal(Method):
 
     def loss(self, targets, logits, criterion):
         factor = losses.focal_factor(targets, logits["adversarial"], self.gamma)
-        return factor * criterion(targets, logits["adversarial"])
+        return factor * of_each(criterion(targets, logits["adversarial"]), self)
 
     def get_config(self):
         return {"gamma": self.gamma}
@@ -101,7 +101,7 @@ class ClassBalanced(Method):
 
     def loss(self, targets, logits, criterion):
         weights = keras.ops.sum(targets * self._weights, axis=-1)
-        return weights * criterion(targets, logits["adversarial"])
+        return weights * of_each(criterion(targets, logits["adversarial"]), self)
 
     def get_config(self):
         return {"beta": self.beta}

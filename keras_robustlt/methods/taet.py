@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.base import Method, of_each
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -51,7 +51,7 @@ class TAET(Method):
 
     def loss(self, targets, logits, criterion):
         # Without an attack the adversarial images are the clean ones.
-        values = criterion(targets, logits["adversarial"])
+        values = of_each(criterion(targets, logits["adversarial"]), self)
         second_stage = self.attacks(self._schedule)
         return ops.where(
             second_stage, self.equalized(targets, values), ops.mean(values)
