@@ -78,6 +78,30 @@ def test_dafa_watches_the_last_epoch_of_the_warm_up():
     np.testing.assert_allclose(weight, WEIGHTS, 1e-5)
 
 
+def test_dafa_watches_anew_in_another_training():
+    model = tiny_model(budget=krl.budget.DAFA(start=0.2))
+    seen = []
+    for _ in range(2):
+        at(model, 1)
+        for _ in range(2):
+            model.schedule.advance()
+            model.budget.begin_step(model.schedule)
+            model.budget.update(np.eye(3, dtype="float32"), np.log(CONFUSION))
+        seen.append(keras.ops.convert_to_numpy(model.budget.seen))
+    np.testing.assert_array_equal(seen, [[2, 2, 2], [2, 2, 2]])
+
+
+def test_budgets_that_are_none():
+    with pytest.raises(ValueError, match="`base` gives a class a budget of up to 1.1"):
+        tiny_model(budget=krl.budget.CFA(base=10))
+    assert tiny_model(budget=krl.budget.CFA(base=9))
+    # With more, a class that is recognised half the time may have less than nothing.
+    with pytest.raises(ValueError, match=r"`strength` must be a number in \[0, 4\]"):
+        krl.budget.DAFA(strength=4.1)
+    half = krl.budget.class_distance_weights(np.full((2, 2), 0.5), 4.0)
+    np.testing.assert_allclose(half, [0, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cfa", "dafa"])
 def test_training_changes_the_budget(images, name):
     x, y = images

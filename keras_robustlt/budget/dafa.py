@@ -50,7 +50,7 @@ class DAFA(Budget):
     and the loss of each class.
 
     Args:
-        strength: Float, not negative. Defaults to `1`.
+        strength: Float in `[0, 4]`. Defaults to `1`.
         start: Float in `[0, 1]`. Share of training that is warm-up, of one epoch at
             least. Defaults to `0.64`, 70 epochs of 110.
 
@@ -71,7 +71,8 @@ class DAFA(Budget):
     soft_labels = False
 
     def __init__(self, strength=1.0, start=0.64):
-        self.strength = checks.in_range("strength", strength, 0, np.inf)
+        # Above, a class may have weights below 0: what it resembles takes up to 1 / 4.
+        self.strength = checks.in_range("strength", strength, 0, 4)
         self.start = checks.in_range("start", start, 0, 1)
 
     def build(self, model):
@@ -86,6 +87,19 @@ class DAFA(Budget):
 
         self.probabilities = weight("probabilities", (classes, classes))
         self.seen = weight("seen", (classes,))
+
+    def begins(self, epochs):
+        # Rounded as in the compiled step.
+        return max(math.ceil(np.float32(self.start) * np.float32(epochs)), 1)
+
+    def begin_step(self, schedule):
+        # What an earlier training has left, or a first try of the same epoch.
+        t, _ = schedule.position("epoch")
+        anew = ops.logical_and(
+            schedule.begins_epoch, ops.equal(t, self._warmup(schedule))
+        )
+        for sums in (self.probabilities, self.seen):
+            sums.assign(ops.where(anew, 0.0, sums.value))
 
     def update(self, targets, logits):
         t, _ = self._schedule.position("epoch")
