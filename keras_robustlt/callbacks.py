@@ -409,7 +409,7 @@ class Checkpoint(keras.callbacks.Callback):
             total = state.total_epochs
             lines = [
                 f"total_epochs: {total} there, {self._total_epochs()} now, and the "
-                "epochs that are done would have had another budget: "
+                "epochs that are done would have had another budget or loss: "
                 f"RobustLTModel(total_epochs={total}) goes on as the schedule was"
             ]
         if lines:
@@ -442,7 +442,12 @@ def _budget_in(model, epoch, total, values):
             model.budget.iteration_weight(schedule),
             *model.budget.class_epsilon(schedule),
             *([] if weights is None else weights),
-            epoch + 1 > getattr(model.averaging, "start", 0) * total,
+            *(
+                value
+                for each in layers_of(model.method)
+                for value in each.scheduled(schedule)
+            ),
+            model.averaging is not None and epoch >= model.averaging.begins(total),
         ]
         return [float(part) for part in parts]
 

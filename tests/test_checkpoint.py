@@ -179,6 +179,13 @@ def test_length_of_the_schedule(tmp_path):
     assert fit(tmp_path, model=model, epochs=3)[1].epoch == [0, 1, 2]
 
 
+def test_length_by_which_a_method_goes(tmp_path):
+    arguments = {"method": "nuat", "attack": krl.attacks.FGSM(0.1), "beta": 0}
+    fit(tmp_path, model=quick_model(**arguments))
+    with pytest.raises(ValueError, match="total_epochs: 2 there, 4 now"):
+        fit(tmp_path, model=quick_model(**arguments), epochs=4)
+
+
 def test_early_stop_is_remembered(tmp_path):
     class Stop(keras.callbacks.Callback):
         # Before `Checkpoint`, whose file then says so.

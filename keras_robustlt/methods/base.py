@@ -104,6 +104,19 @@ class Method(Part):
         """
         return None
 
+    def scheduled(self, schedule):
+        """What the method sets by how far training is, as a share of its length.
+
+        `callbacks.Checkpoint` goes on only where it is what it was.
+
+        Args:
+            schedule: The model's `Schedule`.
+
+        Returns:
+            A list of scalars.
+        """
+        return []
+
     def attack_loss(self, targets, logits, clean_logits=None):
         """What the training attack raises, one value for each example.
 

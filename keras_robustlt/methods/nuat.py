@@ -57,6 +57,9 @@ class NuAT(Method):
         # Without growth, or outside of a schedule, it is all there.
         return self.strength * ops.where(length > 0, grown, 1.0)
 
+    def scheduled(self, schedule):
+        return [self.weight()]
+
     def attack_loss(self, targets, logits, clean_logits=None):
         compares = ops.cast(self._schedule.step % 2 == 0, "float32")
         shares = losses.nuclear_norm_shares(clean_logits - logits)
