@@ -97,7 +97,7 @@ class ScheduleInspector(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
         weight = float(model.budget.iteration_weight(model.schedule))
-        epsilon = ops.convert_to_numpy(model.budget.class_epsilon(model.schedule))
+        epsilon = ops.convert_to_numpy(model.class_epsilon())
 
         self.epochs.append(epoch)
         self.weights.append(weight)

@@ -370,6 +370,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             A float32 tensor of shape `(num_classes,)`, in pixel units.
         """
         class_epsilon = self.budget.class_epsilon(self.schedule)
+        if "adversarial" not in self._wanted:
+            return ops.zeros_like(class_epsilon)
         attacking = self.method.attacks(self.schedule)
         if attacking is None:
             return class_epsilon

@@ -241,7 +241,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         """The robust risk of each class, and the images within training's budget."""
         whole = np.full(self.model.num_classes, self.model.epsilon, "float32")
         adversarial, values = self._within(whole)
-        budget = self._class_epsilon()
+        budget = ops.convert_to_numpy(self.model.class_epsilon())
         if not np.array_equal(budget, whole):
             adversarial = self._within(budget)[0] if budget.any() else self.images
         return self._class_means(values), adversarial
@@ -252,13 +252,6 @@ class SkewAndDrift(keras.callbacks.Callback):
         return active_set.in_batches(
             self._attacked, BATCH_SIZE, self.images, targets, self.start, epsilon
         )
-
-    def _class_epsilon(self):
-        """The budgets that training has now."""
-        model = self.model
-        if "adversarial" not in model.method.inputs:
-            return np.zeros(model.num_classes, "float32")
-        return ops.convert_to_numpy(model.class_epsilon())
 
     def _class_means(self, values):
         return self.members.T @ values / self.members.sum(axis=0)

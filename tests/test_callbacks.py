@@ -56,6 +56,16 @@ def test_schedule_under_the_uniform_budget():
     assert logs["epsilon_max"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("method", ["standard", krl.methods.TAET(ce_epochs=2)])
+def test_schedule_where_there_is_no_attack(method):
+    inspector, logs = ScheduleInspector(), {}
+    inspector.set_model(tiny_model(method=method, beta=0))
+    inspector.on_train_begin()
+    inspector.on_epoch_begin(0)
+    inspector.on_epoch_end(0, logs)
+    assert logs["epsilon_mean"] == logs["epsilon_max"] == 0
+
+
 @pytest.mark.tensorflow
 def test_schedule_in_tensorboard(images, tmp_path):
     import tensorflow as tf
