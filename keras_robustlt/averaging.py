@@ -1,5 +1,6 @@
 """Averages of the weights along training, as networks of their own."""
 
+import math
 import numbers
 
 import keras
@@ -10,7 +11,7 @@ from keras_robustlt import checks, configurable
 __all__ = ["EMA", "FAWA", "WeightAveraging", "get"]
 
 
-class WeightAveraging(configurable.Configurable):
+class WeightAveraging(configurable.Part):
     """A rule for averaging the network's weights along training.
 
     `RobustLTModel(averaging=...)` then has an `averaged_network` beside its `network`,
@@ -134,6 +135,9 @@ class FAWA(WeightAveraging):
             (), "zeros", trainable=False, name="averaging_begun"
         )
 
+    def begins(self, epochs):
+        return math.floor(self.start * epochs)
+
     def check_fit(self, arguments):
         data = arguments.get("validation_data")
         split = arguments.get("validation_split")
@@ -147,8 +151,8 @@ class FAWA(WeightAveraging):
     def end_epoch(self, model, logs):
         if self.MONITOR not in logs:
             self._refuse(f"logs: {', '.join(logs)}")
-        t, total = model.schedule.position("epoch")
-        started = float(t) > self.start * float(total)
+        epoch = int(ops.convert_to_numpy(model.schedule.epoch))
+        started = epoch >= self.begins(model.schedule.length)
         fair = started and logs[self.MONITOR] >= self.threshold
         if not ops.convert_to_numpy(self.begun):
             model.update_average(0.0)

@@ -12,6 +12,7 @@ from keras_robustlt.class_names import as_text
 from keras_robustlt.class_names import check as check_class_names
 from keras_robustlt.collapse_guard import CollapseGuard
 from keras_robustlt.data import resumption
+from keras_robustlt.methods.base import layers_of
 from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
 from keras_robustlt.training_state import (
     KEPT,

@@ -23,6 +23,20 @@ class Configurable:
         return f"{type(self).__name__}({arguments})"
 
 
+class Part(Configurable):
+    """A part that training may have only from some epoch on."""
+
+    def begins(self, epochs):
+        """The epoch, from 0, with which it changes anything about training.
+
+        Training that ends before is what it would be without; `fit` warns of that.
+
+        Args:
+            epochs: Integer. The length of the whole training, 0 if not known yet.
+        """
+        return 0
+
+
 def get(argument, value, kind, by_name=(), options=None, others=""):
     """An object from its name, its configuration or itself.
 

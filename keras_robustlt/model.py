@@ -40,7 +40,7 @@ from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data import layers, resumption
 from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED, on_device
-from keras_robustlt.schedule import Schedule, ScheduleClock
+from keras_robustlt.schedule import Schedule, ScheduleClock, parts_of
 
 __all__ = ["RobustLTModel"]
 
@@ -417,8 +417,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         per_pixel = gradients.per_image(epsilon, x)
         # A step that leads nowhere still brings the start into the image's own ball.
-        norm = norms.get(getattr(self.attack_in_use, "norm", "linf"))
-        project = getattr(self.attack_in_use, "project", norm.project)
+        norm = norms.get(getattr(attack, "norm", "linf"))
+        project = getattr(attack, "project", norm.project)
         stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
         distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
         moved = ops.cast(distance > ROUNDING, "float32")
@@ -728,7 +728,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     @functools.wraps(keras.Model.train_on_batch)
     def train_on_batch(self, *args, **kwargs):
-        if np.isnan(ops.convert_to_numpy(self.budget.iteration_weight(self.schedule))):
+        weight = ops.convert_to_numpy(self.budget.iteration_weight(self.schedule))
+        waits = any(part.begins(0) > 0 for part in parts_of(self))
+        if np.isnan(weight) or waits and not self.schedule.length:
             raise ValueError(
                 "`train_on_batch` does not know where in the schedule it is. Tell it: "
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_robustlt import checks, class_frequencies
 from keras_robustlt.data.resumption import epoch_variables
+from keras_robustlt.methods.base import layers_of
 
 # Share of the images below which an attack is taken for one without a gradient.
 FEW = 0.001
@@ -100,6 +101,28 @@ def makes_attacks(model):
     return False
 
 
+def parts_of(model):
+    """What may begin in some epoch of training, see `Part.begins`."""
+    parts = *layers_of(model.method), model.budget, model.averaging
+    return [part for part in parts if part is not None]
+
+
+def _warn_of_what_never_begins(model):
+    length = model.schedule.length
+    for part in parts_of(model):
+        first = part.begins(length)
+        if first >= length > 0:
+            warnings.warn(
+                f"In all of this training, of {length} epoch(s), {part} does not do "
+                f"its part: that begins with epoch {first + 1}, and this is training "
+                "without it. Train for more epochs, or let it begin sooner. If this is "
+                "a part of a longer training, say how long all of it is, "
+                "RobustLTModel(..., total_epochs=...), and where in it this part "
+                "begins, fit(..., initial_epoch=...).",
+                stacklevel=3,
+            )
+
+
 class ScheduleClock(keras.callbacks.Callback):
     """Keeps the model's schedule, and the order of its data, in step with `fit`."""
 
@@ -123,7 +146,9 @@ class ScheduleClock(keras.callbacks.Callback):
         model.schedule.start(model.total_epochs or self.params["epochs"], steps)
         self.checked = self.warned = False
         wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
-        if wants_attacks and not makes_attacks(model):
+        if not wants_attacks or makes_attacks(model):
+            _warn_of_what_never_begins(model)
+        else:
             warnings.warn(
                 f"In all of this training, of {model.schedule.length} epoch(s), "
                 "there is no attack, so the network will not be robust: with "

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from tiny_models import FIT, tiny_model
+from tiny_models import FIT, ONE_EPOCH, tiny_model
 
 import keras_robustlt as krl
 
@@ -134,6 +134,7 @@ class OfTheBatch(krl.methods.Method):
         return keras.ops.mean(criterion(targets, logits["adversarial"]))
 
 
+@ONE_EPOCH
 def test_a_loss_of_the_batch_that_does_not_say_so(images):
     model = tiny_model(method=krl.methods.CGR(OfTheBatch()), beta=0)
     with pytest.raises(ValueError, match="a value for each image"):

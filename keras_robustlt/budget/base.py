@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt.configurable import Configurable
+from keras_robustlt.configurable import Part
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class Budget(Configurable):
+class Budget(Part):
     """A rule for the perturbation budget, in the form that a training step asks for.
 
     `RobustLTModel` calls `build` once and, in every training step and inside the

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -60,6 +62,10 @@ class CFA(Budget):
         self.accuracy = weight("accuracy", none + 1.0 - self.base)
         self.hits = weight("hits", none)
         self.seen = weight("seen", none)
+
+    def begins(self, epochs):
+        # Rounded as in the compiled step.
+        return max(math.ceil(np.float32(self.start) * np.float32(epochs)), 1)
 
     def begin_step(self, schedule):
         # The first step of an epoch finds the counts of the epoch before complete.

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 from keras import ops

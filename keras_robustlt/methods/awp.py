@@ -68,6 +68,9 @@ class AWP(Method):
         for name in ("build", "begin_step", "attacks", "attack_loss", "loss", "update"):
             setattr(self, name, getattr(self.method, name))
 
+    def begins(self, epochs):
+        return self.warmup_epochs
+
     def weight_shift(self, model, batch):
         kernels = [v for v in model.trainable_variables if _is_kernel(v)]
         if not self.warmup_epochs:

@@ -1,7 +1,7 @@
 """What a base method is."""
 
 from keras_robustlt import losses
-from keras_robustlt.configurable import Configurable
+from keras_robustlt.configurable import Part
 
 
 def layers_of(method):

@@ -175,6 +175,9 @@ class CGR(Method):
         self.taken_for = weight("taken_for", classes, classes)
         self.features = weight("features", classes, features)
 
+    def begins(self, epochs):
+        return max(self.start, 1)  # the first epoch has nothing to go by
+
     def begin_step(self, schedule):
         self.method.begin_step(schedule)
         # The first step of an epoch finds the counts of the epoch before complete.

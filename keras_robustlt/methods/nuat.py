@@ -49,6 +49,10 @@ class NuAT(Method):
     def build(self, model):
         self._schedule = model.schedule
 
+    def begins(self, epochs):
+        # In the first epoch `lambda` is 0, and this the training of clean images.
+        return int(self.growth > 0 and epochs > 0)
+
     def weight(self):
         """`lambda` in the current epoch, a scalar."""
         epoch = ops.cast(self._schedule.epoch, "float32")

@@ -46,6 +46,9 @@ class TAET(Method):
     def build(self, model):
         self._schedule = model.schedule
 
+    def begins(self, epochs):
+        return max(self.ce_epochs - 1, 0)
+
     def attacks(self, schedule):
         return schedule.epoch + 1 >= self.ce_epochs
 
