@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import subprocess
@@ -524,6 +525,32 @@ def test_another_evaluation_is_refused(tmp_path, changed, message):
     with pytest.raises(ValueError, match=f"`cache` holds what .*{message}"):
         evaluate(**{**arguments, **changed})
     assert path.read_bytes() == before
+
+
+def by(change, network, x, y, seed):
+    return np.maximum(x - change, 0)
+
+
+def edited(change):
+    return lambda network, x, y, seed: by(change, network, x, y, seed)
+
+
+def flat(scale):
+    return krl.attacks.PGD(0.3, 2, loss=lambda t, z: scale * krl.losses.margin(t, z))
+
+
+@pytest.mark.parametrize(
+    "make", [edited, flat, lambda change: functools.partial(by, change)]
+)
+def test_a_function_of_the_same_name_is_another_attack(tmp_path, make):
+    """What was found with the one would be said of the other."""
+    path = tmp_path / "cache.npz"
+    before = evaluate(attacks={"mine": make(0.0)}, cache=path, diagnose=False)
+    content = path.read_bytes()
+    again = evaluate(attacks={"mine": make(0.0)}, cache=path, diagnose=False)
+    assert again["mine"] == before["mine"] and path.read_bytes() == content
+    with pytest.raises(ValueError, match="`cache` holds what .*differs: functions"):
+        evaluate(attacks={"mine": make(0.3)}, cache=path, diagnose=False)
 
 
 @pytest.mark.slow_on_jax

@@ -12,6 +12,7 @@ from keras_robustlt.attacks import active_set
 from keras_robustlt.evaluation import inputs, runners, sanity_checks
 from keras_robustlt.evaluation.cache import Cache, NoCache, Outcome
 from keras_robustlt.evaluation.entries import Entries, versions
+from keras_robustlt.evaluation.fingerprints import fingerprints
 from keras_robustlt.evaluation.progress import Progress
 from keras_robustlt.evaluation.results import EvaluationResults
 from keras_robustlt.metrics import tail_classes
@@ -127,6 +128,9 @@ def evaluate(
         "backend": keras.backend.backend(),
         "keras_robustlt": keras_robustlt.__version__,
     }
+    functions = fingerprints(attacks)
+    if functions:  # of which a name tells little
+        what["functions"] = functions
     cache = NoCache() if cache is None else Cache(cache, what, network, data.first)
     per_chunk = data.batches_per_chunk(chunk_size)
     progress = Progress(attacks, data.count and -(-data.count // per_chunk), verbose)

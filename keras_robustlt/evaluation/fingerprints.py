@@ -1,0 +1,91 @@
+"""What tells a function from another one of the same name.
+
+An attack or a loss may be a function, of which a name says little: a lambda has none,
+and one that is edited keeps it. Its code does, with what it has taken in and what it
+calls in its own module. The same text gives the same fingerprint in each process.
+Of an object that can be called it is the code too, and not its attributes.
+"""
+
+import functools
+import hashlib
+import numbers
+import types
+
+import keras
+import numpy as np
+
+from keras_robustlt.configurable import Configurable
+
+__all__ = ["fingerprints"]
+
+PLAIN = (str, bytes, numbers.Number, np.generic, type(None))
+
+
+def fingerprints(attacks):
+    """Short strings for the functions among attacks and their losses, by name.
+
+    Args:
+        attacks: Dictionary from names to attacks.
+
+    Returns:
+        A dictionary, without the attacks that their configuration tells all about.
+    """
+    found = {}
+    for name, attack in attacks.items():
+        config = attack.get_config() if hasattr(attack, "get_config") else {"": attack}
+        functions = {key: value for key, value in config.items() if callable(value)}
+        if functions:
+            text = repr(_parts(functions, set()))
+            found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
+
+
+def _parts(value, seen):
+    """`value` in plain types that `repr` shows alike in each process."""
+    if isinstance(value, PLAIN):
+        return repr(value)
+    if id(value) in seen:  # a function that calls itself
+        return "again"
+    seen = {*seen, id(value)}
+    if isinstance(value, dict):
+        return [(str(key), _parts(value[key], seen)) for key in sorted(value, key=str)]
+    if isinstance(value, (list, tuple)):
+        return [_parts(each, seen) for each in value]
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.name, hashlib.sha256(value.tobytes()).digest()
+    if isinstance(value, types.CodeType):
+        return value.co_code, value.co_names, _parts(value.co_consts, seen)
+    if isinstance(value, functools.partial):
+        return _parts([value.func, value.args, value.keywords], seen)
+    if isinstance(value, types.MethodType):
+        return _parts([value.__func__, value.__self__], seen)
+    if isinstance(value, types.FunctionType):
+        return [_parts(each, seen) for each in _of_function(value)]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, Configurable):
+        return name, _parts(value.get_config(), seen)
+    # Attributes of other objects may change from call to call.
+    call = type(value).__call__ if callable(value) else None
+    is_own = isinstance(call, types.FunctionType) and not isinstance(value, keras.Layer)
+    return name, _parts(call, seen) if is_own else None
+
+
+def _of_function(function):
+    cells = [_content(cell) for cell in function.__closure__ or ()]
+    everywhere = function.__globals__
+    used = {name: everywhere.get(name) for name in function.__code__.co_names}
+    used = {
+        name: value
+        for name, value in used.items()
+        if isinstance(value, PLAIN)
+        or getattr(value, "__module__", None) == function.__module__
+    }
+    defaults = function.__defaults__, function.__kwdefaults__
+    return function.__code__, defaults, cells, used
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # it has none yet
+        return None
