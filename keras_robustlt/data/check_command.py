@@ -14,7 +14,7 @@ import json
 from absl import app, flags
 
 from keras_robustlt.data.checking import check
-from keras_robustlt.experiments.presets import source_of
+from keras_robustlt.data.sources import source_of
 from keras_robustlt.flag_types import in_words_of_flags
 
 

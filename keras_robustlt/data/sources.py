@@ -30,10 +30,9 @@ from keras_robustlt.data.images import (
 from keras_robustlt.data.layout import find_layout
 from keras_robustlt.data.selection import check_groups, chosen_classes
 
-NAMES = (
-    *("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits"),
-    *named.KERAS,
-)
+# Those of the recipes, whose names may end in "lt" where `--data` names them.
+LONG_TAILED = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
+NAMES = (*LONG_TAILED, *named.KERAS)
 DIGITS_TEST_IMAGES = 60
 
 
@@ -204,6 +203,13 @@ def load(
     if source != "imagenet64":  # That decodes no others.
         found = _keep(found, classes)
     return _fitted(found, size, color_mode)
+
+
+def source_of(data):
+    """What `load` calls the data that `--data` names, or that as it is."""
+    name = data.removesuffix("lt")
+    name = "imagenet64" if name == "imagenet" else name
+    return name if name in LONG_TAILED else data
 
 
 def find_folder(source, data_dir=None):

@@ -26,8 +26,7 @@ from absl import app, flags
 
 import keras_robustlt as krl
 from keras_robustlt.data.long_tailed import fingerprint_of
-from keras_robustlt.data.sources import holds_test_images_out
-from keras_robustlt.experiments.presets import source_of
+from keras_robustlt.data.sources import holds_test_images_out, source_of
 from keras_robustlt.files import make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 

@@ -24,6 +24,7 @@ import json
 import pathlib
 
 from keras_robustlt.data import named, sources
+from keras_robustlt.data.sources import source_of
 from keras_robustlt.experiments import precision
 
 # The training attacks that --pgd_steps is about; others make one step.
@@ -424,15 +425,6 @@ BY_NAME = {
     "tinyimagenet": TINYIMAGENETLT,
     "imagenet": IMAGENETLT,
 }
-
-
-def source_of(data):
-    """What `krl.data.load` calls the data that `--data` names, or that as it is."""
-    name = data.removesuffix("lt")
-    for known, table in BY_NAME.items():
-        if name in (known, table.source):
-            return table.source
-    return data
 
 
 def file_name_of(data):
