@@ -4,13 +4,13 @@ from keras import ops
 
 from keras_robustlt import backend, checks
 from keras_robustlt.backend import replicas
-from keras_robustlt.methods.base import Method, layers_of
+from keras_robustlt.methods.base import OnTop
 
 PROXIES = ("optimizer", "gradient")
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class AWP(Method):
+class AWP(OnTop):
     """Adversarial weight perturbation, on top of another method.
 
     Each step takes its gradient where the loss is worse: at weights moved by
@@ -43,30 +43,14 @@ class AWP(Method):
     """
 
     def __init__(self, method="at", gamma=0.005, warmup_epochs=0, proxy="optimizer"):
-        from keras_robustlt import methods
-
-        self.method = methods.get(method)
-        if any(isinstance(method, AWP) for method in layers_of(self.method)):
-            raise ValueError(
-                "`method` is of AWP already: one perturbs the weights. "
-                f"Received: method={self.method!r}"
-            )
+        super().__init__(method)
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)
         self.warmup_epochs = checks.integer("warmup_epochs", warmup_epochs, 0)
         self.proxy = checks.one_of("proxy", proxy, PROXIES)
-        # All the rest is the other method's affair.
-        for name in (
-            "inputs",
-            "uses_features",
-            "attack_compares",
-            "default_attack",
-            "soft_labels",
-            "loss_of_batch",
-            "smooths_labels",
-        ):
-            setattr(self, name, getattr(self.method, name))
-        for name in ("build", "begin_step", "attacks", "attack_loss", "loss", "update"):
-            setattr(self, name, getattr(self.method, name))
+
+    @property
+    def moves_weights(self):
+        return True
 
     def begins(self, epochs):
         return self.warmup_epochs

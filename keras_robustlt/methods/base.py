@@ -172,3 +172,58 @@ class Method(Part):
             after the update.
         """
         return []
+
+
+class OnTop(Method):
+    """A method on top of another one, which it is like in all that it does not say.
+
+    Args:
+        method: The other method, by name or as an object.
+    """
+
+    def __init__(self, method):
+        from keras_robustlt import methods  # which has the subclasses among its names
+
+        self.method = methods.get(method)
+        if any(isinstance(each, type(self)) for each in layers_of(self.method)):
+            raise ValueError(
+                f"`method` is of {type(self).__name__} already, which does its part "
+                f"once. Received: method={self.method!r}"
+            )
+        for name in (
+            "inputs",
+            "uses_features",
+            "attack_compares",
+            "default_attack",
+            "soft_labels",
+            "loss_of_batch",
+            "smooths_labels",
+        ):
+            setattr(self, name, getattr(self.method, name))
+
+    @property
+    def moves_weights(self):
+        return self.method.moves_weights
+
+    def build(self, model):
+        self.method.build(model)
+
+    def begin_step(self, schedule):
+        self.method.begin_step(schedule)
+
+    def attacks(self, schedule):
+        return self.method.attacks(schedule)
+
+    def attack_loss(self, targets, logits, clean_logits=None):
+        if self.attack_compares:
+            return self.method.attack_loss(targets, logits, clean_logits)
+        return self.method.attack_loss(targets, logits)
+
+    def loss(self, targets, logits, criterion):
+        return self.method.loss(targets, logits, criterion)
+
+    def update(self, targets, logits):
+        self.method.update(targets, logits)
+
+    def weight_shift(self, model, batch):
+        return self.method.weight_shift(model, batch)

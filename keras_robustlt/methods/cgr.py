@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks, networks
-from keras_robustlt.methods.base import Method, layers_of
+from keras_robustlt.methods.base import OnTop
 
 LARGEST_EDGE = 5.0
 WEIGHTS = (0.25, 3.0)
@@ -95,7 +95,7 @@ def confusion_graph(confusion, centres, class_counts, neighbours=3):
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class CGR(Method):
+class CGR(OnTop):
     """Class feedback over a base method: weights, and margins between classes.
 
     In each epoch it notes what the adversarial images of each class are taken for, as
@@ -128,17 +128,8 @@ class CGR(Method):
         CGRm, arXiv 2608.09688, 2026.
     """
 
-    uses_features = True
-
     def __init__(self, method="at", strength=0.05, start=10, momentum=0.8):
-        from keras_robustlt import methods  # which has this class among its names
-
-        self.method = methods.get(method)
-        if any(isinstance(method, CGR) for method in layers_of(self.method)):
-            raise ValueError(
-                "`method` is of CGR already, whose feedback is given once. "
-                f"Received: method={self.method!r}"
-            )
+        super().__init__(method)
         if self.method.loss_of_batch:
             raise ValueError(
                 "`method` must have a loss with a value for each image, for the "
@@ -153,13 +144,11 @@ class CGR(Method):
         self.strength = checks.in_range("strength", strength, 0, np.inf)
         self.start = checks.integer("start", start, 0)
         self.momentum = checks.in_range("momentum", momentum, 0, np.nextafter(1, 0))
-        self.inputs = self.method.inputs
-        self.attack_compares = self.method.attack_compares
-        self.default_attack = self.method.default_attack
-        self.smooths_labels = self.method.smooths_labels
+        # Features are of one class, whatever the other method looks at.
+        self.uses_features, self.soft_labels = True, False
 
     def build(self, model):
-        self.method.build(model)
+        super().build(model)
         self._schedule = model.schedule
         self._counts = model.class_counts
         classes = model.num_classes
@@ -179,7 +168,7 @@ class CGR(Method):
         return max(self.start, 1)  # the first epoch has nothing to go by
 
     def begin_step(self, schedule):
-        self.method.begin_step(schedule)
+        super().begin_step(schedule)
         # The first step of an epoch finds the counts of the epoch before complete.
         taken_for, features = self.taken_for.value, self.features.value
         seen = ops.sum(taken_for, axis=1, keepdims=True)
@@ -198,16 +187,8 @@ class CGR(Method):
         for sums in (self.taken_for, self.features):
             sums.assign(ops.where(new_epoch, 0.0, sums.value))
 
-    def attacks(self, schedule):
-        return self.method.attacks(schedule)
-
-    def attack_loss(self, targets, logits, clean_logits=None):
-        if self.attack_compares:
-            return self.method.attack_loss(targets, logits, clean_logits)
-        return self.method.attack_loss(targets, logits)
-
     def loss(self, targets, logits, criterion):
-        values = self.method.loss(targets, logits, criterion)
+        values = super().loss(targets, logits, criterion)
         if len(values.shape) == 0:
             raise ValueError(
                 "`method` of CGR must have a loss with a value for each image, for its "
@@ -225,20 +206,13 @@ class CGR(Method):
         return ops.sum(ops.matmul(targets, self.graph.value) * missing, axis=-1)
 
     def update(self, targets, logits):
-        self.method.update(targets, logits)
+        super().update(targets, logits)
         predicted = ops.argmax(logits["adversarial"], axis=-1)
         predicted = ops.one_hot(predicted, targets.shape[-1], dtype="float32")
         features = ops.normalize(logits["adversarial_features"], axis=-1)
         members = ops.transpose(targets)
         self.taken_for.assign_add(ops.matmul(members, predicted))
         self.features.assign_add(ops.matmul(members, features))
-
-    @property
-    def moves_weights(self):
-        return self.method.moves_weights
-
-    def weight_shift(self, model, batch):
-        return self.method.weight_shift(model, batch)
 
     def get_config(self):
         return {
