@@ -32,6 +32,7 @@ from keras_robustlt import averaging as weight_averaging
 from keras_robustlt import budget as budgets
 from keras_robustlt.attacks import gradients, norms
 from keras_robustlt.attacks.base import (
+    check_no_loss,
     check_no_smaller_ball,
     check_one_run,
     check_stays_within,
@@ -958,6 +959,7 @@ def _runs_inside_a_step(argument, attack):
         )
     if argument == "attack":
         check_one_run(argument, attack)
+        check_no_loss(argument, attack)
 
 
 def _augmenter(augmentation, network, num_classes):

@@ -81,6 +81,7 @@ def test_number_of_classes(images):
         ({"attack": krl.attacks.PGD(0.2)}, "`attack` must have the epsilon of the"),
         ({"evaluation_attack": krl.attacks.PGD(0.2)}, "`evaluation_attack` must have"),
         ({"attack": krl.attacks.PGD(0.1, restarts=2)}, "`attack` .* restarts=1"),
+        ({"attack": krl.attacks.PGD(0.1, loss="margin")}, "`attack_loss` of the m"),
         (
             {"evaluation_attack": krl.attacks.PGD(0.1, norm="l2")},
             "`evaluation_attack` must have the norm of the model's training",

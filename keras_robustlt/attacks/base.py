@@ -132,6 +132,18 @@ def check_one_run(argument, attack):
         )
 
 
+def check_no_loss(argument, attack):
+    """Raises if `attack` has a loss of its own where another one will be raised."""
+    loss = getattr(attack, "loss", "cross_entropy")
+    if loss != "cross_entropy":
+        raise ValueError(
+            f"`{argument}` raises the `attack_loss` of the method in training, which "
+            "is the cross-entropy for most, and a loss of its own has no effect. Leave "
+            "`loss` out, or train with a `Method` whose `attack_loss` is another. "
+            f"Received: {argument}={attack!r}"
+        )
+
+
 def check_no_smaller_ball(argument, attack, training):
     """Raises if an attack has the radius of another one, in a norm of smaller balls.
 
