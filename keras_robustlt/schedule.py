@@ -107,20 +107,24 @@ def parts_of(model):
     return [part for part in parts if part is not None]
 
 
+def never_begin(model, epochs):
+    """Pairs of a part that begins only after so many epochs, and of its first one."""
+    first = [(part, part.begins(epochs)) for part in parts_of(model)]
+    return [(part, epoch) for part, epoch in first if epoch >= epochs > 0]
+
+
 def _warn_of_what_never_begins(model):
     length = model.schedule.length
-    for part in parts_of(model):
-        first = part.begins(length)
-        if first >= length > 0:
-            warnings.warn(
-                f"In all of this training, of {length} epoch(s), {part} does not do "
-                f"its part: that begins with epoch {first + 1}, and this is training "
-                "without it. Train for more epochs, or let it begin sooner. If this is "
-                "a part of a longer training, say how long all of it is, "
-                "RobustLTModel(..., total_epochs=...), and where in it this part "
-                "begins, fit(..., initial_epoch=...).",
-                stacklevel=3,
-            )
+    for part, first in never_begin(model, length):
+        warnings.warn(
+            f"In all of this training, of {length} epoch(s), {part} does not do its "
+            f"part: that begins with epoch {first + 1}, and this is training without "
+            "it. Train for more epochs, or let it begin sooner. If this is a part of a "
+            "longer training, say how long all of it is, RobustLTModel(..., "
+            "total_epochs=...), and where in it this part begins, fit(..., "
+            "initial_epoch=...).",
+            stacklevel=3,
+        )
 
 
 class ScheduleClock(keras.callbacks.Callback):

@@ -626,6 +626,19 @@ def test_training_without_an_attack_is_said_in_flags(monkeypatch, given, is_said
     )
 
 
+def test_what_begins_after_training_is_said_in_flags(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        one_run.logging, "warning", lambda text, *values: said.append(text % values)
+    )
+    data = types.SimpleNamespace(train=[None] * 3, validation=None)
+    for epochs in (10, 11):
+        settings, model = built(epochs=epochs, method="cgr", beta=0.0)
+        one_run.announce(settings, data, model, "run")
+    (text,) = said
+    assert "CGR" in text and "begins with epoch 11" in text and "--epochs" in text
+
+
 # Runs
 
 # Three trainings in a process of its own, where operations repeat themselves exactly:

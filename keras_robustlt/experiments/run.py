@@ -19,6 +19,7 @@ from keras_robustlt.experiments import devices, memory, workdir
 from keras_robustlt.experiments.presets import counted, name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
 from keras_robustlt.networks.loading import load
+from keras_robustlt.schedule import never_begin
 
 # Robustness against epsilon is measured on so many test images.
 CURVE_EXAMPLES = 150
@@ -95,7 +96,7 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
         callbacks.insert(0, best_epoch(best))
     left = announce(settings, data, model, folder)
     with warnings.catch_warnings():
-        # Of training without an attack, which `announce` says in words of the flags.
+        # Without an attack, or a part of it: `announce` says so in words of the flags.
         warnings.filterwarnings("ignore", "In all of this training")
         model.fit(
             data.train,
@@ -492,6 +493,16 @@ def announce(settings, data, model, folder):
             "--granularity=step, or --beta=0, the whole budget from the start.",
             settings["epochs"],
         )
+    else:
+        for part, first in never_begin(model, settings["epochs"]):
+            logging.warning(
+                "%s does not do its part in %d epoch(s): that begins with epoch %d, "
+                "and this is training without it. Give more --epochs, or let it begin "
+                "sooner, as --method_options can.",
+                part,
+                settings["epochs"],
+                first + 1,
+            )
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "
