@@ -1,5 +1,7 @@
 """Data sets of Keras and of tensorflow-datasets, by their names."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -103,3 +105,11 @@ def test_names_of_data():
     assert table.uses_data_dir and table.compares and table.data_dir == "DIR"
     with pytest.raises(ValueError, match="mnist.*tfds:NAME"):
         presets.table_of("svhn")
+
+
+@pytest.mark.tensorflow
+def test_a_tfds_that_fails_inside_is_said(tmp_path, monkeypatch):
+    # The package swallows the errors of its parts, and has nothing in it then.
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets.core", None)
+    with pytest.raises(ImportError, match="which cannot be imported.*metadata"):
+        krl.data.load("tfds:mnist", data_dir=tmp_path)

@@ -16,11 +16,14 @@ def builder(name, root):
     try:
         import tensorflow  # noqa: F401  (TFDS imports without it, but cannot read)
         import tensorflow_datasets as tfds
-    except ImportError as error:
+        import tensorflow_datasets.core  # the package itself hides what fails in it
+    except Exception as error:  # libraries under it have errors of their own
+        said = str(error).strip().partition("\n")[0][:300]
         raise ImportError(
             f"{name} in {root} is read by tensorflow-datasets, which cannot be "
-            f"imported ({error}): pip install tensorflow tensorflow-datasets "
-            "importlib_resources."
+            f"imported ({said}): pip install tensorflow tensorflow-datasets "
+            "importlib_resources. With TensorFlow 2.18: pip install "
+            "'tensorflow-metadata<1.17'."
         ) from error
     return tfds.builder(name, data_dir=root)
 
