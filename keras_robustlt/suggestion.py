@@ -120,14 +120,15 @@ class Suggestion:
             axes.set_axis_off()
         label = plots.Labels(self.class_names)
         title = figure.suptitle(
-            f"{label[rare]}: as it is, and at its budget of {255 * budget:.3g}/255",
+            f"{label[rare]}: above as it is, below at its budget of "
+            f"{255 * budget:.3g}/255",
             wrap=True,
         )
         label.write([title])
         return figure
 
 
-def suggest(data, y=None, class_names=None, seed=0):
+def suggest(data, y=None, class_names=None, seed=0, **options):
     """Settings to begin with for a data set, from what its images and classes are.
 
     The budget is the one that is usual for images of this size; not below their own
@@ -144,6 +145,8 @@ def suggest(data, y=None, class_names=None, seed=0):
         class_names: List of strings, where `data` is an array. Defaults to the class
             indices.
         seed: Integer, of the sample of images that is looked at. Defaults to `0`.
+        **options: Further arguments of `keras_robustlt.data.load`, such as
+            `on_bad="skip"` and `image_size`, where `data` is a path or a name.
 
     Returns:
         A `Suggestion`.
@@ -162,7 +165,7 @@ def suggest(data, y=None, class_names=None, seed=0):
         distance between classes; Immerkaer, "Fast Noise Variance Estimation", 1996.
     """
     check_seed(seed)
-    x, y, class_names = _images_and_labels(data, y, class_names)
+    x, y, class_names = _images_and_labels(data, y, class_names, options)
     counts = np.bincount(y, minlength=len(class_names))
     checks.class_counts(counts)
     sample = _class_balanced(y, EXAMPLES, np.random.default_rng(seed))
@@ -190,7 +193,7 @@ def suggest(data, y=None, class_names=None, seed=0):
     )
 
 
-def _images_and_labels(data, y, class_names):
+def _images_and_labels(data, y, class_names, options):
     """uint8 images, their labels, and the names of the classes."""
     from keras_robustlt.data import Source, load
     from keras_robustlt.data.arrays import (
@@ -200,7 +203,12 @@ def _images_and_labels(data, y, class_names):
     )
 
     if isinstance(data, (str, os.PathLike)):
-        data = load(data)
+        data = load(data, **options)
+    elif options:
+        raise ValueError(
+            f"`{next(iter(options))}` is for `data` that is a path or a name. "
+            f"Received: data of type {type(data).__name__}"
+        )
     if isinstance(data, Source):
         given = {"y": y, "class_names": class_names}
         for name in [name for name, value in given.items() if value is not None]:

@@ -10,6 +10,7 @@ from tiny_models import conv_network, dense_network
 
 import keras_robustlt as krl
 from keras_robustlt import __main__ as command_line
+from keras_robustlt.class_names import display_width
 from keras_robustlt.deployment.export import class_names_of
 
 NAMES = ["naïve", "猫", "a b"]
@@ -191,6 +192,16 @@ def test_command_reads_upright_images_of_any_size(network, tmp_path, capsys):
     predict(path, tmp_path / "lying.png", tmp_path / "upright.png")
     lying, upright = capsys.readouterr().out.splitlines()
     assert lying.split("  ")[-1] == upright.split("  ")[-1]
+
+
+def test_command_lines_up_names_of_any_script(network, pixels, tmp_path, capsys):
+    network.save(tmp_path / "network.keras")
+    files = [tmp_path / "肺部.png", tmp_path / "lung.png"]
+    for file in files:
+        Image.fromarray(pixels[0].squeeze()).save(file)
+    predict(tmp_path / "network.keras", *files)
+    lines = capsys.readouterr().out.splitlines()
+    assert len({display_width(line) for line in lines}) == 1
 
 
 @pytest.mark.parametrize("damaged", ["network", "image"])

@@ -636,6 +636,18 @@ def test_on_a_terminal_it_is_one_line():
     assert "clean: chunk 1/1, after a stage, 0 s left" in stream.getvalue()
 
 
+def test_in_a_log_file_each_part_of_an_attack_has_a_line():
+    stream = io.StringIO()
+    progress = Progress(["autoattack"], 1, 1, stream)
+    progress.begin("autoattack", 0)
+    for fraction, part in ((0.2, "after clean"), (0.4, "after fab-t")):
+        progress.update(fraction, part)
+    progress.end(3.0)
+    lines = [line.split(", ")[:2] for line in stream.getvalue().splitlines()]
+    parts = ["after clean", "after fab-t", "done in 3 s"]
+    assert lines == [["autoattack: chunk 1/1", part] for part in parts]
+
+
 def test_nobody_reads_on():
     class Closed(io.StringIO):
         def write(self, text):

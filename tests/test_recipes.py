@@ -706,7 +706,8 @@ def test_run_says_what_it_does(finished):
     workdir, printed = finished
     assert "AT-BSL + RobustLT on LongTailData(digits, 314 training images" in printed
     assert "2 epochs of 5 steps of 64 images" in printed
-    assert "Estimated time" in printed
+    assert "Estimated time of training" in printed
+    assert "pgd2: chunk 1/1, done in" in printed
     assert printed.count("adversarial_accuracy: training images under the") == 1
     assert "epoch 2/2" in printed and "left: 0 s" in printed
     assert "attack" in printed and "pgd2" in printed

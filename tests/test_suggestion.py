@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_robustlt as krl
 from keras_robustlt import suggestion
@@ -106,6 +107,21 @@ def test_reads_files(tmp_path):
     np.savez(path, x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
     assert str(krl.suggest(path)) == str(krl.suggest(x, y))
     assert krl.suggest(krl.data.load(path)).class_names == ("0", "1")
+
+
+def test_reads_folders_as_load_does(tmp_path):
+    for index, (image, label) in enumerate(zip(*made_data([20, 10]), strict=True)):
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        size = (10, 12) if index % 2 else (12, 12)
+        image = Image.fromarray((255 * image.squeeze()).astype("uint8")).resize(size)
+        image.save(tmp_path / str(label) / f"{index}.png")
+    (tmp_path / "0" / "bad.png").write_text("no image")
+    options = {"on_bad": "skip", "image_size": 8}
+    with pytest.warns(UserWarning, match="bad.png"):
+        found = krl.suggest(tmp_path, **options)
+    assert found.class_counts.tolist() == [16, 8]
+    with pytest.raises(ValueError, match="`on_bad` is for `data` that is a path"):
+        krl.suggest(*made_data([20, 10]), **options)
 
 
 @pytest.mark.parametrize(

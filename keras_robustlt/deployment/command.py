@@ -14,6 +14,8 @@ import pathlib
 
 from absl import app, flags
 
+from keras_robustlt.class_names import display_width, ljust
+
 
 def define_flags(values):
     """Defines the flags in `values`, an `absl.flags.FlagValues`."""
@@ -48,11 +50,11 @@ def main(argv, values):
     network, names = _loaded(path)
     images = [_read(file, network.input_shape[1:]) for file in files]
     probabilities = _probabilities(network, images)
-    width = max(map(len, files))
+    width = max(map(display_width, files))
     for file, row in zip(files, probabilities, strict=True):
         best = row.argsort()[::-1][: values.top]
         shown = ", ".join(f"{names[index]} {row[index]:.1%}" for index in best)
-        print(f"{file:{width}}  {shown}")
+        print(f"{ljust(file, width)}  {shown}")
 
 
 def _no_file(path, is_network):

@@ -7,7 +7,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """A line on the terminal; elsewhere a line for each attack on each chunk.
+    """A line on the terminal; elsewhere one for each attack, or part of it, on a chunk.
 
     The time left is what the attacks have taken so far, carried over to the chunks
     that they have not seen. Of an attack that has not run yet nothing is known, so
@@ -29,14 +29,19 @@ class Progress:
         self._width = 0
 
     def begin(self, name, chunk):
-        self._name, self._chunk = name, chunk
+        self._name, self._chunk, self._part = name, chunk, ""
         self._began = time.perf_counter()
         self.update(0.0)
 
     def update(self, fraction, part=""):
         """`fraction` of the attack on this chunk is done; `part` says which."""
-        if self.verbose and self.stream.isatty():
+        if not self.verbose:
+            return
+        if self.stream.isatty():
             self._replace(self._line(fraction, part))
+        elif part != self._part:
+            self._write(self._line(fraction, part) + "\n")
+        self._part = part
 
     def end(self, seconds):
         self._seconds[self._name].append(seconds)

@@ -156,7 +156,6 @@ def evaluate(network, settings, data, folder):
         class_counts=data.class_counts,
         class_names=data.class_names,
         seed=settings["seed"],
-        verbose=1 if sys.stdout.isatty() else 0,
         cache=folder / "evaluation.npz",
     )
     if settings["epsilon"]:
@@ -476,7 +475,8 @@ def announce(settings, data, model, folder):
     needed, there = memory.step_bytes(model, settings["batch_size"]), memory.of_device()
     of_memory = f", memory: {needed / 2**30:.2g} GiB" if needed else ""
     print(
-        f"  Files: {folder}. Estimated time: {duration(total)}{of_memory}.", flush=True
+        f"  Files: {folder}. Estimated time of training: {duration(total)}{of_memory}.",
+        flush=True,
     )
     if needed and there and needed > there:
         logging.warning(
