@@ -119,6 +119,21 @@ def test_by_name_grey_and_small():
     np.testing.assert_allclose(plain(x), logits, atol=1e-5)
 
 
+def test_small_images_keep_the_size_that_is_no_hindrance():
+    network = krl.networks.from_backbone("mobilenet_v2", 2, (20, 64, 1), weights=None)
+    backbone = next(each for each in network.layers if isinstance(each, keras.Model))
+    assert backbone.input_shape == (None, 32, 64, 3)
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    def fails(**_):
+        raise Exception("URL fetch failure on https://somewhere/weights.h5")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", fails)
+    with pytest.raises(OSError, match="'mobilenet_v2' cannot be fetched.*`weights`"):
+        krl.networks.from_backbone("mobilenet_v2", classes=2)
+
+
 @pytest.mark.parametrize("head", ["linear", "cosine", "cosplus"])
 def test_trains_and_is_saved(head, tmp_path):
     network = krl.networks.from_backbone(
@@ -209,7 +224,7 @@ def test_keras_cv():
         (
             small_backbone,
             {"preprocessing": "none", "freeze": 9},
-            "`freeze` must be at most the 3 layers.*freeze=9",
+            "`freeze` must be from 0 to 3.*freeze=9",
         ),
         (
             small_backbone,
