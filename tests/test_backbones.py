@@ -125,6 +125,27 @@ def test_small_images_keep_the_size_that_is_no_hindrance():
     assert backbone.input_shape == (None, 32, 64, 3)
 
 
+def test_resized_images_are_not_taken_for_training(tmp_path):
+    backbone = small_backbone()
+    network = krl.networks.from_backbone(
+        backbone, 2, (6, 12, 1), preprocessing="none", name="resizes"
+    )
+    x = images(4, 6, 12, 1)
+    expected = keras.ops.convert_to_numpy(network(x, training=False))
+    resized = keras.ops.image.resize(np.repeat(x, 3, axis=-1), (8, 8))
+    features = keras.ops.mean(backbone(resized, training=False), axis=(1, 2))
+    ours = krl.networks.with_features(network)(x)[1]
+    np.testing.assert_allclose(
+        *map(keras.ops.convert_to_numpy, (ours, features)), atol=1e-5
+    )
+    np.testing.assert_allclose(network(x), expected, atol=1e-5)
+    network.save(tmp_path / "network.keras")
+    again = keras.saving.load_model(tmp_path / "network.keras")
+    np.testing.assert_allclose(again(x), expected, atol=1e-5)
+    plain = krl.networks.plain(network)
+    np.testing.assert_allclose(plain(x), expected, atol=1e-5)
+
+
 def test_weights_that_cannot_be_fetched(monkeypatch):
     def fails(**_):
         raise Exception("URL fetch failure on https://somewhere/weights.h5")

@@ -371,7 +371,9 @@ def _fitted(images, taken):
             f"takes. Received: {have} channels"
         )
     if height is not None and images.shape[1:3] != (height, width):
-        images = keras.layers.Resizing(height, width, dtype="float32")(images)
+        # No Resizing layer: in `network(images)` it would tell the layers behind it
+        # that this is training, and batch normalization to go by the batch.
+        images = ops.image.resize(images, (height, width))
     return images
 
 
