@@ -1,5 +1,7 @@
 """What a compiled step has seen of its input, looked at from outside."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -21,7 +23,7 @@ EXTREMES = (
     "bad_weight",
     "seen",
 )
-# Images whose logits are not in (0, 1) by chance.
+# Of so many images one would not expect all logits to be in (0, 1).
 CONVINCING = 32
 
 
@@ -108,14 +110,17 @@ class BatchCheck(keras.metrics.Metric):
             checks.refuse_soft_labels("`y` holds", self.no_soft_labels)
         if seen["bad_weight"]:
             checks.refuse_weights("sample_weight")
-        if seen["negative"] <= 0 and self._are_probabilities(seen):
+        if seen["negative"] <= 0 and seen["off_one"] < 1e-3:
             checks.refuse_probabilities("its output")
-
-    def _are_probabilities(self, seen):
-        """Of outputs that are not negative, of a softmax or of sigmoids."""
-        in_unit_interval = 0 < seen["logit"] < 1
-        enough = ops.convert_to_numpy(self.labels).sum() >= CONVINCING
-        return seen["off_one"] < 1e-3 or (in_unit_interval and enough)
+        many = ops.convert_to_numpy(self.labels).sum() >= CONVINCING
+        if seen["negative"] <= 0 and 0 < seen["logit"] < 1 and many:
+            # So are those of two in ten new networks for two classes.
+            warnings.warn(
+                "All outputs of `network` are between 0 and 1. Logits are so by "
+                "chance, where little has been learned; if `network` ends in a "
+                "sigmoid, remove it: the losses and attacks want logits.",
+                stacklevel=2,
+            )
 
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}

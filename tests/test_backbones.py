@@ -119,6 +119,42 @@ def test_by_name_grey_and_small():
     np.testing.assert_allclose(plain(x), logits, atol=1e-5)
 
 
+def test_small_images_keep_the_size_that_is_no_hindrance():
+    network = krl.networks.from_backbone("mobilenet_v2", 2, (20, 64, 1), weights=None)
+    backbone = next(each for each in network.layers if isinstance(each, keras.Model))
+    assert backbone.input_shape == (None, 32, 64, 3)
+
+
+def test_resized_images_are_not_taken_for_training(tmp_path):
+    backbone = small_backbone()
+    network = krl.networks.from_backbone(
+        backbone, 2, (6, 12, 1), preprocessing="none", name="resizes"
+    )
+    x = images(4, 6, 12, 1)
+    expected = keras.ops.convert_to_numpy(network(x, training=False))
+    resized = keras.ops.image.resize(np.repeat(x, 3, axis=-1), (8, 8))
+    features = keras.ops.mean(backbone(resized, training=False), axis=(1, 2))
+    ours = krl.networks.with_features(network)(x)[1]
+    np.testing.assert_allclose(
+        *map(keras.ops.convert_to_numpy, (ours, features)), atol=1e-5
+    )
+    np.testing.assert_allclose(network(x), expected, atol=1e-5)
+    network.save(tmp_path / "network.keras")
+    again = keras.saving.load_model(tmp_path / "network.keras")
+    np.testing.assert_allclose(again(x), expected, atol=1e-5)
+    plain = krl.networks.plain(network)
+    np.testing.assert_allclose(plain(x), expected, atol=1e-5)
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    def fails(**_):
+        raise Exception("URL fetch failure on https://somewhere/weights.h5")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", fails)
+    with pytest.raises(OSError, match="'mobilenet_v2' cannot be fetched.*`weights`"):
+        krl.networks.from_backbone("mobilenet_v2", classes=2)
+
+
 @pytest.mark.parametrize("head", ["linear", "cosine", "cosplus"])
 def test_trains_and_is_saved(head, tmp_path):
     network = krl.networks.from_backbone(
@@ -209,7 +245,7 @@ def test_keras_cv():
         (
             small_backbone,
             {"preprocessing": "none", "freeze": 9},
-            "`freeze` must be at most the 3 layers.*freeze=9",
+            "`freeze` must be from 0 to 3.*freeze=9",
         ),
         (
             small_backbone,

@@ -122,9 +122,16 @@ def test_litert_that_keras_cannot_write(network, tmp_path, monkeypatch, version)
 @pytest.mark.skipif(not LITERT_IS_THERE, reason="Keras writes LiteRT since 3.13")
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 def test_litert(network, pixels, tmp_path):
+    path = krl.export(network, tmp_path / "robust.tflite", NAMES)
+    np.testing.assert_allclose(
+        run_by_litert(path, pixels), softmax(network, pixels), atol=1e-5
+    )
+    assert class_names_of(path) == NAMES
+
+
+def run_by_litert(path, pixels):
     import tensorflow as tf
 
-    path = krl.export(network, tmp_path / "robust.tflite", NAMES)
     interpreter = tf.lite.Interpreter(str(path))
     (images,), (outputs,) = (
         interpreter.get_input_details(),
@@ -135,9 +142,38 @@ def test_litert(network, pixels, tmp_path):
     interpreter.allocate_tensors()
     interpreter.set_tensor(images["index"], pixels)
     interpreter.invoke()
-    found = interpreter.get_tensor(outputs["index"])
-    np.testing.assert_allclose(found, softmax(network, pixels), atol=1e-5)
-    assert class_names_of(path) == NAMES
+    return interpreter.get_tensor(outputs["index"])
+
+
+def half_precision(policy):
+    layers = keras.layers
+    inputs = keras.Input((4, 4, 1))
+    x = layers.Flatten(dtype=policy)(layers.Conv2D(3, 3, dtype=policy)(inputs))
+    return keras.Model(inputs, layers.Dense(3, dtype="float32")(x))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_litert_of_half_precision(pixels, tmp_path):
+    network, path = half_precision("mixed_bfloat16"), tmp_path / "robust.tflite"
+    krl.export(network, path, NAMES)
+    pixels = pixels[:, :4, :4, :1]
+    found = run_by_litert(path, pixels)
+    np.testing.assert_allclose(found, softmax(network, pixels), atol=0.02)
+    with pytest.raises(ValueError, match="`path`.*weights in bfloat16"):
+        krl.export(half_precision("bfloat16"), path)
+
+
+def test_layers_that_take_a_call_for_training(pixels, tmp_path):
+    layers = keras.layers
+    network = keras.Sequential(
+        [keras.Input(pixels.shape[1:]), layers.Resizing(5, 5)]
+        + [layers.BatchNormalization(), layers.Flatten(), layers.Dense(3)]
+    )
+    loaded = keras.saving.load_model(krl.export(network, tmp_path / "robust.keras"))
+    logits = network(pixels.astype("float32") / 255, training=False)
+    expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    np.testing.assert_allclose(loaded(pixels), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def export(model, path, class_names=None, input="uint8"):
     """Writes a trained network for use elsewhere: raw images in, probabilities out.
 
     What is written needs nothing of this package. The end of `path` says what it is:
-    `.keras`, a Keras model; `.tflite`, for LiteRT (TensorFlow Lite); no ending, the
-    directory of a TensorFlow SavedModel. The names of the classes go with it; see
-    `class_names_of`, and `python -m keras_robustlt predict`.
+    `.keras`, a Keras model; `.tflite`, for LiteRT (TensorFlow Lite), in float32; no
+    ending, the directory of a TensorFlow SavedModel. The names of the classes go with
+    it; see `class_names_of`, and `python -m keras_robustlt predict`.
 
     Args:
         model: A `RobustLTModel`, of which the network that it predicts with is taken,
@@ -89,6 +89,8 @@ def export(model, path, class_names=None, input="uint8"):
             "`path` must be a new directory, or that of a SavedModel to replace: in "
             f"this one are other files. Received: path={str(path)!r}"
         )
+    if path.suffix == ".tflite":
+        _compute_in_float32(network)
     whole = _from_raw_images(network, input)
     if path.suffix != ".keras":
         _check_can_be_written(path)
@@ -173,6 +175,20 @@ def _as_json(class_names):
     return json.dumps(class_names, ensure_ascii=False).encode()
 
 
+def _compute_in_float32(network):
+    """LiteRT has no operations in half precision, and would ask for TensorFlow's."""
+    for layer in network._flatten_layers():
+        if layer.compute_dtype not in ("bfloat16", "float16"):
+            continue
+        if layer.variable_dtype != "float32":
+            raise ValueError(
+                "`path` that ends in .tflite is for networks with float32 weights, "
+                f"as of the policy mixed_{layer.compute_dtype}. Received: layer "
+                f"{layer.name!r} with weights in {layer.variable_dtype}"
+            )
+        layer.dtype_policy = "float32"
+
+
 def _from_raw_images(network, input):
     """The network from images as they are stored to probabilities."""
     images = keras.Input(network.input_shape[1:], dtype=_dtype(input), name="images")
@@ -180,7 +196,9 @@ def _from_raw_images(network, input):
     if input == "uint8":
         x = keras.layers.Rescaling(1 / 255, dtype="float32", name="to_unit_range")(x)
     softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
-    return keras.Model(images, softmax(network(x)), name=f"{network.name}_deployed")
+    # Some of Keras's layers, such as Resizing, take a plain call for training.
+    probabilities = softmax(network(x, training=False))
+    return keras.Model(images, probabilities, name=f"{network.name}_deployed")
 
 
 def _dtype(input):

@@ -114,6 +114,7 @@ def from_backbone(
         ValueError: If an argument is out of range, or the preprocessing of the
             backbone is not known and not given.
         ImportError: If `backbone` names a preset and keras-hub is not installed.
+        OSError: If its weights cannot be fetched.
 
     Example:
 
@@ -207,22 +208,31 @@ def _applications():
 
 def _application(name, input_shape, weights):
     """The network of keras.applications of this name and its preprocessing, if any."""
-    by_name = _applications()
-    if _squeezed(name) not in by_name:
+    build = _applications().get(_squeezed(name))
+    if build is None:
         return None
     height, width, _ = input_shape or (224, 224, 3)
+
+    def sized(*size):
+        try:
+            return build(include_top=False, weights=weights, input_shape=(*size, 3))
+        except Exception as error:
+            if "URL fetch failure" not in str(error):  # which is of no kind of its own
+                raise
+            raise OSError(
+                f"the weights of {name!r} cannot be fetched, which needs a connection; "
+                "`weights` also takes the path of a file, or None for random ones: "
+                f"{error}"
+            ) from error
+
     try:
-        network = by_name[_squeezed(name)](
-            include_top=False, weights=weights, input_shape=(height, width, 3)
-        )
+        network = sized(height, width)
     except ValueError as error:
         if "at least" not in str(error):
             raise
         # Smaller images than it was made for are resized to the least that it takes.
         least = max(int(size) for size in re.findall(r"at least (\d+)", str(error)))
-        network = by_name[_squeezed(name)](
-            include_top=False, weights=weights, input_shape=(least, least, 3)
-        )
+        network = sized(*(side and max(side, least) for side in (height, width)))
     return network, _family(name)
 
 
@@ -333,12 +343,17 @@ def _freeze(backbone, freeze):
     if isinstance(freeze, numbers.Integral) and not isinstance(freeze, bool):
         if not 0 <= freeze <= len(backbone.layers):
             raise ValueError(
-                f"`freeze` must be at most the {len(backbone.layers)} layers of the "
-                f"backbone. Received: freeze={freeze}"
+                f"`freeze` must be from 0 to {len(backbone.layers)}, as many layers as "
+                f"the backbone has. Received: freeze={freeze}"
             )
         for layer in backbone.layers[:freeze]:
             layer.trainable = False
-    elif checks.one_of("freeze", freeze, FREEZE) == "backbone":
+    elif freeze not in FREEZE:
+        raise ValueError(
+            "`freeze` must be 'none', 'backbone' or an integer, so many of the first "
+            f"layers. Received: freeze={freeze!r}"
+        )
+    elif freeze == "backbone":
         backbone.trainable = False
 
 
@@ -356,7 +371,9 @@ def _fitted(images, taken):
             f"takes. Received: {have} channels"
         )
     if height is not None and images.shape[1:3] != (height, width):
-        images = keras.layers.Resizing(height, width, dtype="float32")(images)
+        # No Resizing layer: in `network(images)` it would tell the layers behind it
+        # that this is training, and batch normalization to go by the batch.
+        images = ops.image.resize(images, (height, width))
     return images
 
 
