@@ -16,7 +16,7 @@ from absl import app, flags
 from test_repository import run_python
 
 from keras_robustlt import __main__ as command_line
-from keras_robustlt.experiments import jobs, summary, sweep, train
+from keras_robustlt.experiments import interruption, jobs, summary, sweep, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUNS = pathlib.Path("runs")
@@ -266,7 +266,8 @@ def test_interrupted(run, number):
     printed, _ = process.communicate()
     assert process.returncode == 128 + number, printed
     assert "Traceback" not in printed
-    assert "Stopped. Started again, the same command goes on from here." in printed
+    assert printed.endswith(f"\n{interruption.MESSAGE}\n")
+    assert "failed" not in printed  # what it ended itself
     for path in running:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)

@@ -132,11 +132,13 @@ def run(jobs, environments, on_line=None, on_change=None):
         return []
     waiting = collections.deque(jobs)
     lock = threading.RLock()  # one at a time starts, ends or prints
+    stopping = threading.Event()
 
     def tell(listener, *arguments):
         if listener is not None:
             with lock:
-                listener(*arguments)
+                if not stopping.is_set():  # those that are ended then have not failed
+                    listener(*arguments)
 
     def work(environment):
         while True:
@@ -161,6 +163,7 @@ def run(jobs, environments, on_line=None, on_change=None):
                     each.result()
                 tell(on_change, None)
         except BaseException:
+            stopping.set()
             with lock:
                 waiting.clear()
             _end(jobs)
