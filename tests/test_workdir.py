@@ -1,5 +1,6 @@
 """The directory of a run: who may work in it, and what is left of what was refused."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 import keras_robustlt as krl
 from keras_robustlt.experiments import compare, interruption, train, workdir
+from keras_robustlt.experiments.progress import TrainingProgress
 
 pytestmark = pytest.mark.tensorflow  # of one backend is enough
 
@@ -186,6 +188,23 @@ def test_being_told_to_end(name, capsys):
     assert ended.value.code == 128 + number
     assert capsys.readouterr().out == f"\n{interruption.MESSAGE}\n"
     assert signal.signal(number, outside) == before
+
+
+def test_training_ends_where_a_library_swallows_the_interruption():
+    progress = TrainingProgress(left=None)
+    progress.set_params({"steps": 1})
+    outside = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            with interruption.ends_in_one_line():
+                progress.on_train_batch_end(0)
+                with contextlib.suppress(KeyboardInterrupt):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                progress.on_train_batch_end(0)
+        progress.on_train_batch_end(0)  # what is over is forgotten
+    finally:
+        signal.signal(signal.SIGTERM, outside)
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_what_is_ignored_stays_so():

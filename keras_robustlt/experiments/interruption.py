@@ -6,6 +6,9 @@ import signal
 MESSAGE = "Stopped. Started again, the same command goes on from here."
 
 
+_asked = []  # the signals that have asked this process to end
+
+
 class Interruption(KeyboardInterrupt):
     """A signal that asks the process to end, as Ctrl-C does."""
 
@@ -21,10 +24,12 @@ def ends_in_one_line():
     Raises:
         SystemExit: With 128 plus the number of the signal, as shells count.
     """
-    names = ("SIGTERM", "SIGHUP")
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
     # What is ignored, as under nohup, stays so.
-    changed = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    usual = signal.SIG_DFL, signal.default_int_handler
+    changed = [number for number in numbers if before[number] in usual]
     for number in changed:
         signal.signal(number, _interrupt)
     try:
@@ -36,8 +41,16 @@ def ends_in_one_line():
         raise SystemExit(128 + number) from None
     finally:
         for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
+        _asked.clear()
+
+
+def check():
+    """Raises the interruption again, should a library have swallowed it."""
+    if _asked:
+        raise Interruption(_asked[-1])
 
 
 def _interrupt(number, frame):
+    _asked.append(number)
     raise Interruption(number)

@@ -8,6 +8,7 @@ import numpy as np
 
 import keras_robustlt as krl
 from keras_robustlt.evaluation.progress import duration
+from keras_robustlt.experiments import interruption
 
 
 class TimeLeft:
@@ -106,7 +107,10 @@ SHOWN = {
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """One line: the epoch, the logs, the time left. In a log file, a line an epoch."""
+    """One line: the epoch, the logs, the time left. In a log file, a line an epoch.
+
+    And training stops here where it was asked to and a library has swallowed that.
+    """
 
     def __init__(self, left):
         super().__init__()
@@ -118,6 +122,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
+        interruption.check()
         steps = self.params["steps"]
         if self.terminal and steps and (batch + 1) % max(1, steps // 20) == 0:
             self._show(self.epoch_text(batch + 1, steps), end="")
