@@ -115,8 +115,11 @@ class Suggestion:
         figure = Figure(figsize=(1.6 * max(len(clean), 3), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         every = figure.subplots(2, len(clean), squeeze=False)
+        grey = clean.shape[-1] == 1
         for axes, image in zip(every.ravel(), [*clean, *moved], strict=True):
-            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(
+                image.squeeze(-1) if grey else image, cmap="gray", vmin=0, vmax=1
+            )
             axes.set_axis_off()
         label = plots.Labels(self.class_names)
         title = figure.suptitle(
@@ -134,8 +137,8 @@ def suggest(data, y=None, class_names=None, seed=0, **options):
     The budget is the one that is usual for images of this size; not below their own
     noise, which a network must bear anyway; and not so large that images of different
     classes could be turned into each other. `alpha` keeps the budget of the rarest
-    class below twice epsilon, and `beta` is the paper's for such an imbalance. They
-    are where to begin: look at `plot()`, and at validation accuracy.
+    class at no more than twice epsilon, and `beta` is the paper's for such an
+    imbalance. They are where to begin: look at `plot()`, and at validation accuracy.
 
     Args:
         data: What `keras_robustlt.data.load` reads: the path of a folder or an `.npz`

@@ -36,6 +36,16 @@ def test_logit_adjustment_subtracts_the_prior(make, images, tmp_path):
     np.testing.assert_allclose(plain(x), expected, 1e-4, 1e-4)
 
 
+def test_logit_adjustment_of_a_network_that_begins_with_normalization(images):
+    x, _ = images
+    shape = x.shape[1:]
+    keras.backend.clear_session(free_memory=False)  # the names begin anew
+    network = krl.networks.SmallResNet(classes=3, input_shape=shape, widths=(2,))
+    once = krl.networks.logit_adjusted(network, COUNTS)
+    twice = krl.networks.logit_adjusted(once, COUNTS)
+    np.testing.assert_allclose(twice(x), network(x) - 2 * PRIOR, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_tau_normalization_divides_by_the_lengths(nested, images, tmp_path):
     x, _ = images

@@ -160,6 +160,7 @@ BAD = {
     "no pair": (lambda images, labels: images, "must give images and labels, a pair"),
     "range": (keras.layers.RandomBrightness(0.1), r"value_range=\(0, 1\)"),
     "shape": (keras.layers.CenterCrop(4, 4), r"\(8, 8, 3\).*CenterCrop: \(4, 4, 3\)"),
+    "divided": (Unknown(lambda x: x / 255), "is black.*Leave a division by 255 out"),
     "pixels": (Unknown(lambda x: 255.0 * x), "values from .* from the layer Unknown"),
     "NaN": (Unknown(lambda x: x / (x - x)), "Unknown makes pixels that are not a"),
     "NumPy": (with_numpy, "with_numpy draws.*has to draw from its argument `seed`"),

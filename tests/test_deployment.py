@@ -217,6 +217,15 @@ def test_command(network, pixels, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_command_takes_a_whole_model(network, pixels, tmp_path, capsys):
+    model = krl.RobustLTModel(network, [4, 2, 1])
+    model.save(tmp_path / "model.keras")
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    predict(tmp_path / "model.keras", tmp_path / "a.png", "--top=1")
+    best = softmax(network, pixels[:1])[0]
+    assert f"{best.argmax()} {best.max():.1%}" in capsys.readouterr().out
+
+
 def test_command_reads_upright_images_of_any_size(network, tmp_path, capsys):
     path = krl.export(network, tmp_path / "robust.keras", NAMES)
     height, width, _ = network.input_shape[1:]

@@ -263,6 +263,7 @@ def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
     head = network.layers[-1].get_weights()[0]
     one_run.set_initial_weights(
         network,
+        trained,
         settings(
             model="small_resnet",
             initial_weights=tmp_path / "trained.keras",
@@ -276,6 +277,39 @@ def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
     expected = head if anew else trained.layers[-1].get_weights()[0]
     np.testing.assert_array_equal(network.layers[-1].get_weights()[0], expected)
     assert ("begins anew" in capsys.readouterr().out) == anew
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_initial_weights_come_with_how_pixels_are_scaled(tmp_path, whole):
+    class Data:
+        num_classes, input_shape = 3, (8, 8, 1)
+
+    path = tmp_path / "trained.keras"
+    network = krl.networks.SmallResNet(
+        3, (8, 8, 1), mean=0.1, std=0.7, widths=(8, 8, 8)
+    )
+    trained = krl.RobustLTModel(network, [3, 2, 1]) if whole else network
+    trained.save(path)
+    chosen = settings(model="small_resnet", head="linear", initial_weights=path)
+    with pytest.raises(ValueError, match="initial_weights=.*its layers are others"):
+        one_run.build_network(chosen, Data)
+    chosen["model"] = "small_resnet-8"
+    network = krl.networks.get(
+        "small_resnet-8", classes=3, input_shape=(8, 8, 1), mean=0.1, std=0.7
+    )
+    trained = krl.RobustLTModel(network, [3, 2, 1]) if whole else network
+    trained.save(path)
+    x = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
+    np.testing.assert_allclose(
+        one_run.build_network(chosen, Data)(x), network(x), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("share", [0.999, 1e-9])
+def test_a_rate_that_rises_almost_always_or_never(share):
+    chosen = settings(epochs=2, schedule="one_cycle", warmup=share)
+    rate = one_run.learning_rate(chosen, 3)
+    assert np.isfinite([float(rate(step)) for step in range(6)]).all()
 
 
 @pytest.mark.slow

@@ -141,3 +141,9 @@ def test_reads_folders_as_load_does(tmp_path):
 def test_mistakes(arguments, message):
     with pytest.raises(ValueError, match=message):
         krl.suggest(*arguments)
+
+
+def test_images_of_one_pixel_are_shown():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (6, 1, 1, 1)).astype("uint8"), [0, 0, 0, 0, 1, 1]
+    assert krl.suggest(x, y).plot().axes

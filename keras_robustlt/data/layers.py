@@ -225,7 +225,19 @@ class LayerAugmentation:
             ops.convert_to_numpy(self(images, targets, seed)[0]) for _ in range(2)
         )
         self.check_values(first)
+        self.check_not_divided(images, first)
         self.check_repeats(first, again)
+
+    def check_not_divided(self, images, augmented):
+        """Raises if images in [0, 1] were taken for images from 0 to 255."""
+        if not images.size or images.max() < 0.1:
+            return  # as good as black already
+        if augmented.max() <= images.max() / 100:
+            raise ValueError(
+                "`augmentation` gets images in [0, 1], and what it makes of some that "
+                f"reach {images.max():.4g} is black: none of its pixels is above "
+                f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}"
+            )
 
     def check_repeats(self, images, again):
         """Raises if images that it made twice, with one seed, differ."""

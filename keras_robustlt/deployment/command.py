@@ -78,6 +78,7 @@ def _loaded(path):
 
     try:
         network = load(path)
+        network = getattr(network, "inference_network", network)  # of a RobustLTModel
         classes = network.output_shape[-1]
         names = class_names_of(path)
     except Exception as error:

@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import keras
+import numpy as np
 from absl import logging
 
 import keras_robustlt as krl
@@ -297,12 +298,13 @@ def backbone_rate(settings, steps_per_epoch):
 
 def build_network(settings, data):
     """The network, with the weights to start from."""
+    trained = _trained(settings) if settings["initial_weights"] else None
     if settings["backbone"] is not None:
         network = build_backbone(settings, data)
     else:
-        network = _build_named(settings, data)
-    if settings["initial_weights"]:
-        set_initial_weights(network, settings)
+        network = _build_named(settings, data, trained)
+    if trained is not None:
+        set_initial_weights(network, trained, settings)
     return network
 
 
@@ -319,9 +321,12 @@ def build_backbone(settings, data):
     )
 
 
-def _build_named(settings, data):
+def _build_named(settings, data, trained=None):
     options = {"head": settings["head"]}
-    if settings["pixel_mean"] is not None:
+    normalization = _normalization_of(trained, data.input_shape[-1])
+    if normalization is not None:  # the weights are for pixels that are scaled so
+        options.update(normalization)
+    elif settings["pixel_mean"] is not None:
         options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
     elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
         options.update(mean=0.0, std=1.0)
@@ -333,35 +338,61 @@ def _build_named(settings, data):
     )
 
 
-def set_initial_weights(network, settings):
-    """Gives the network the weights of the file that the settings name.
+def _trained(settings):
+    """The network in the file of weights that the settings name.
 
-    The last layer keeps its own where the settings say so, or the file's is of another
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        trained = load(settings["initial_weights"])
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise _no_initial_weights(settings, error) from None
+    return getattr(trained, "inference_network", trained)  # of a RobustLTModel
+
+
+def _normalization_of(network, channels):
+    """How a network of this package scales pixels; `None` if it is none."""
+    for layer in getattr(network, "layers", ()):
+        if isinstance(layer, keras.layers.Normalization):
+            config = layer.get_config()
+            mean, std = np.ravel(config["mean"]), np.sqrt(np.ravel(config["variance"]))
+            if layer.name == "normalization" and len(mean) == channels:
+                return {"mean": mean.tolist(), "std": std.tolist()}
+    return None
+
+
+def set_initial_weights(network, trained, settings):
+    """Gives the network the weights of another one.
+
+    The last layer keeps its own where the settings say so, or the other's is of another
     number of classes.
 
     Raises:
-        ValueError: If it cannot be read, or its network is another one.
+        ValueError: If the other one does not fit.
     """
-    path = settings["initial_weights"]
-    try:
-        trained = load(path)
-        ours, theirs = _with_weights(network), _with_weights(trained)
-        anew = settings["new_head"] or _shapes(ours[-1:]) != _shapes(theirs[-1:])
-        if anew:
-            ours, theirs = ours[:-1], theirs[:-1]
-        if _shapes(ours) != _shapes(theirs):
-            raise ValueError("its layers are others")
-        if anew:
-            print(f"  The last layer of {path} is of other classes and begins anew.")
-        for layer, source in zip(ours, theirs, strict=True):
-            layer.set_weights(source.get_weights())
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"--initial_weights={path} must be the .keras file of a "
-            f"{settings['backbone'] or settings['model']} of this size, with the same "
-            f"--head: {reason}"
-        ) from None
+    ours, theirs = _with_weights(network), _with_weights(trained)
+    anew = settings["new_head"] or _shapes(ours[-1:]) != _shapes(theirs[-1:])
+    if anew:
+        ours, theirs = ours[:-1], theirs[:-1]
+    if _shapes(ours) != _shapes(theirs):
+        raise _no_initial_weights(settings, "its layers are others")
+    if anew:
+        print(
+            f"  The last layer of {settings['initial_weights']} is of other classes, "
+            "or another --head, and begins anew."
+        )
+    for layer, source in zip(ours, theirs, strict=True):
+        layer.set_weights(source.get_weights())
+
+
+def _no_initial_weights(settings, reason):
+    reason = str(reason).strip().splitlines()[0]
+    return ValueError(
+        f"--initial_weights={settings['initial_weights']} must be the .keras file of a "
+        f"{settings['backbone'] or settings['model']} of this size, with the same "
+        f"--head: {reason}"
+    )
 
 
 def _with_weights(network):
@@ -377,7 +408,7 @@ def learning_rate(settings, steps_per_epoch):
     rate, epochs = settings["learning_rate"], settings["epochs"]
     if settings["schedule"] != "step":
         steps = epochs * steps_per_epoch
-        rising = round(settings["warmup"] * steps)
+        rising = min(round(settings["warmup"] * steps), steps - 1)
         return keras.optimizers.schedules.CosineDecay(
             0.0 if rising else rate,
             decay_steps=steps - rising,

@@ -53,7 +53,11 @@ def logit_adjusted(network, class_counts, tau=1.0):
     prior = tau * np.log(counts / counts.sum())
     # It subtracts its "mean", and loads wherever Keras is installed.
     shift = keras.layers.Normalization(
-        mean=prior.tolist(), variance=[1.0] * len(counts), dtype="float32"
+        mean=prior.tolist(),
+        variance=[1.0] * len(counts),
+        dtype="float32",
+        # Keras's own name for it may be that of a layer of the network.
+        name=f"{network.name}_prior",
     )
     name = f"{network.name}_logit_adjusted"
     inputs = copy.inputs[0] if len(copy.inputs) == 1 else copy.inputs
