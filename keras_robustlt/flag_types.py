@@ -79,6 +79,7 @@ def _flag(match, values):
 
 
 COUNT = Number(int, "a whole number of at least 1", lambda value: value >= 1)
+WHOLE = Number(int, "a whole number of at least 0", lambda value: value >= 0)
 CLASSES = Number(int, "a whole number of at least 2", lambda value: value >= 2)
 SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 POSITIVE = Number(float, "a number above 0", lambda value: value > 0)

@@ -77,6 +77,16 @@ def test_every_setting_has_a_flag_or_is_used_by_its_name():
                 assert set(table.settings(preset, {"method": method})) == keys
 
 
+@pytest.mark.parametrize("data", TABLES)
+def test_every_number_takes_its_default(data):
+    values = flags.FlagValues()
+    run_flags.define_flags(values, TABLES, "somewhere")
+    for preset in TABLES[data].presets:
+        for key, value in TABLES[data].settings(preset).items():
+            if isinstance(value, (int, float)) and key in values:
+                values[key].parse(str(value))
+
+
 @pytest.mark.parametrize(
     "method, epochs, batch_size, pgd_steps, milestones, augmentation, head",
     [

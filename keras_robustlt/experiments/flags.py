@@ -26,6 +26,7 @@ from keras_robustlt.flag_types import (
     RATIO,
     SEED,
     SHARE,
+    WHOLE,
     Number,
     define_number,
 )
@@ -167,7 +168,7 @@ def define_flags(values, tables, workdir):
         ),
     )
     number(
-        COUNT,
+        WHOLE,
         "head_epochs",
         "In the first so many epochs the last layer alone learns. They are a part of "
         "--epochs, of the schedule of the learning rate and of that of the budget.",
