@@ -52,7 +52,7 @@ def test_training_is_the_same_and_evaluation_is_of_the_average(images, same_netw
     assert abs(model.predict(x, verbose=0) - plain.predict(x, verbose=0)).max() > 1e-6
     logs = model.evaluate(x, y, verbose=0, return_dict=True)
     hits = average.predict(x, verbose=0).argmax(axis=1) == y
-    assert logs["clean_accuracy"] == pytest.approx(hits.mean())
+    assert float(logs["clean_accuracy"]) == pytest.approx(hits.mean())
     results = krl.evaluate(model, x, y, attacks=["clean"], verbose=0)
     assert results["clean"]["all"] == pytest.approx(hits.mean())
 
@@ -106,7 +106,7 @@ def test_fawa_in_fit(images):
     assert history.history["val_clean_accuracy"][-1] == pytest.approx(hits.mean())
     hits = model.averaged_network.predict(x, verbose=0).argmax(axis=1) == y
     logs = model.evaluate(x, y, verbose=0, return_dict=True)
-    assert logs["clean_accuracy"] == pytest.approx(hits.mean())
+    assert float(logs["clean_accuracy"]) == pytest.approx(hits.mean())
 
 
 @pytest.mark.slow_on_jax

@@ -74,7 +74,9 @@ def test_sample_weight_multiplies_the_loss_and_counts_in_the_accuracy(images):
     weight = np.arange(12.0)
     logs = model.evaluate(x, y, 12, sample_weight=weight, verbose=0, return_dict=True)
     hits = model.predict(x, verbose=0).argmax(axis=1) == y
-    assert logs["clean_accuracy"] == pytest.approx(np.average(hits, weights=weight))
+    assert float(logs["clean_accuracy"]) == pytest.approx(
+        np.average(hits, weights=weight)
+    )
     history = model.fit(x, y, 12, verbose=0, sample_weight=weight)
     expected = np.mean(weight * keras.ops.convert_to_numpy(losses))
     assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
@@ -244,11 +246,15 @@ def test_evaluation_in_closed_form():
     model.evaluation_attack.steps = 8
     for size in (7, 3):
         logs = model.evaluate(x, y, batch_size=size, verbose=0, return_dict=True)
-        assert logs["clean_accuracy"] == pytest.approx(5 / 7)
-        assert logs["clean_balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 3) / 2)
-        assert logs["robust_accuracy"] == pytest.approx(3 / 7)
-        assert logs["robust_balanced_accuracy"] == pytest.approx((2 / 4 + 1 / 3) / 2)
-        assert logs["robust_tail_accuracy"] == pytest.approx(3 / 7)
+        assert float(logs["clean_accuracy"]) == pytest.approx(5 / 7)
+        assert float(logs["clean_balanced_accuracy"]) == pytest.approx(
+            (3 / 4 + 2 / 3) / 2
+        )
+        assert float(logs["robust_accuracy"]) == pytest.approx(3 / 7)
+        assert float(logs["robust_balanced_accuracy"]) == pytest.approx(
+            (2 / 4 + 1 / 3) / 2
+        )
+        assert float(logs["robust_tail_accuracy"]) == pytest.approx(3 / 7)
 
 
 @pytest.mark.usefixtures("eagerly")
