@@ -71,6 +71,35 @@ def test_so_does_the_table_of_a_larger_budget(attack, title, group):
     )
 
 
+@pytest.mark.parametrize(
+    "attack, title",
+    [
+        ("clean", "clean"),
+        ("pgd20", "PGD-20"),
+        ("autoattack", "AutoAttack (200 images)"),
+    ],
+)
+@pytest.mark.parametrize("group", ["all", "tail", "worst"])
+def test_so_does_the_table_under_autoattack(attack, title, group):
+    results = BUILD.with_name("results")
+    name = "autoattack.json" if attack == "autoattack" else "results.json"
+
+    def accuracies(folder):
+        paths = (results / folder / f"seed{seed}" / name for seed in range(6, 16))
+        runs = [json.loads(path.read_text())["attacks"] for path in paths]
+        return [run[attack][group] for run in runs]
+
+    larger = accuracies("runs-0.13-again/digits/at_bsl")
+    uniform, ours, auto = (
+        accuracies(f"runs-imbalance-50/digits/at_bsl{budget}")
+        for budget in ("", "-robustlt", "-auto")
+    )
+    cells = [f"{10 * sum(values):.1f}" for values in (uniform, larger, ours)]
+    cells += [cell_of(ours, larger), cell_of(auto, larger)]
+    row = f"| {title}, {group} | {' | '.join(cells)} |"
+    assert row in (results / "README.md").read_text(), row
+
+
 COLUMNS = [
     *(("clean", "all"), ("clean", "tail"), ("pgd20", "all"), ("pgd20", "tail")),
     *(("pgd20", "worst"), ("cw20", "all"), ("cw20", "tail")),
