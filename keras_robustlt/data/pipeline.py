@@ -323,11 +323,11 @@ def _try_on_host(plan, layer):
     seed = tf.constant([plan.seed, 0], tf.int64)
     augmented = layer(images, targets, seed)[0].numpy()
     plan.layer.check_values(augmented)
-    plan.layer.check_not_divided(images.numpy(), augmented)
     own_draws = draws_by_itself(layer.graph)
     if not own_draws and plan.layer.is_function:
         again = plan.layer.on_host(plan.images.shape[1:], plan.num_classes)
         plan.layer.check_repeats(augmented, again(images, targets, seed)[0].numpy())
+    plan.layer.check_not_divided(images.numpy(), augmented)
     return own_draws
 
 
