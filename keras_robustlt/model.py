@@ -444,6 +444,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         hard = losses.largest_part(y) if self._are_rows(y) else y
         attack, network = self.evaluation_attack, self.inference_network
         images = {"clean": x}
+        # One of another kind may take no start to compare with.
         if type(attack).__call__ is attacks.PGD.__call__ and attack.restarts == 1:
             start = attack.starting_point(x, seed=self.evaluation_seed)
             images["robust"] = attack(network, x, hard, start=start)

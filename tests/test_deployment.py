@@ -102,18 +102,20 @@ LITERT_IS_THERE = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13)
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("version", ["3.12.4", keras.__version__])
-def test_litert_that_keras_cannot_write(network, tmp_path, monkeypatch, version):
+@pytest.mark.parametrize(
+    "version, backend, error, message",
+    [
+        ("3.12.4", "tensorflow", ImportError, "by Keras 3.13 or newer.*3.12.4"),
+        ("3.13.0", "jax", ValueError, "must not end in .tflite on this backend.*jax"),
+    ],
+)
+def test_litert_that_keras_cannot_write(
+    network, tmp_path, monkeypatch, version, backend, error, message
+):
     monkeypatch.setattr(keras, "__version__", version)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     path = tmp_path / "folder/robust.tflite"
-    if version == "3.12.4":
-        expected = pytest.raises(ImportError, match="by Keras 3.13 or newer.*3.12.4")
-    else:
-        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-        expected = pytest.raises(
-            (ValueError, ImportError), match="not end in .tflite on this|3.13 or newer"
-        )
-    with expected:
+    with pytest.raises(error, match=message):
         krl.export(network, path, NAMES)
     assert not path.parent.exists()
 

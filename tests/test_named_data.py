@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_robustlt as krl
+from keras_robustlt.data import sources
 from keras_robustlt.experiments import presets
 
 COUNTS = (12, 6, 4)
@@ -98,8 +99,8 @@ def test_data_of_keras(tmp_path, monkeypatch):
 
 def test_names_of_data():
     """Of all commands, and of the directories of their runs."""
-    assert presets.source_of("imagenet") == presets.source_of("imagenet64")
-    assert presets.source_of("cifar10lt") == "cifar10"
+    assert sources.source_of("imagenet") == sources.source_of("imagenet64")
+    assert sources.source_of("cifar10lt") == "cifar10"
     assert presets.file_name_of("tfds:a/b:1.0.0") == "a-b-1.0.0"
     table = presets.table_of("tfds:skin", "DIR")
     assert table.uses_data_dir and table.compares and table.data_dir == "DIR"

@@ -1,10 +1,18 @@
 """What a budget is."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt.configurable import Part
+
+
+def first_epoch(start, epochs):
+    """The epoch, from 0, after a share `start` of training, and at least one epoch."""
+    # Rounded as in the compiled step.
+    return max(math.ceil(np.float32(start) * np.float32(epochs)), 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")

@@ -1,11 +1,9 @@
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.budget.base import Budget
+from keras_robustlt.budget.base import Budget, first_epoch
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -64,8 +62,7 @@ class CFA(Budget):
         self.seen = weight("seen", none)
 
     def begins(self, epochs):
-        # Rounded as in the compiled step.
-        return max(math.ceil(np.float32(self.start) * np.float32(epochs)), 1)
+        return first_epoch(self.start, epochs)
 
     def begin_step(self, schedule):
         # The first step of an epoch finds the counts of the epoch before complete.

@@ -1,11 +1,9 @@
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.budget.base import Budget
+from keras_robustlt.budget.base import Budget, first_epoch
 
 
 def class_distance_weights(confusion, strength=1.0):
@@ -91,8 +89,7 @@ class DAFA(Budget):
         self.seen = weight("seen", (classes,))
 
     def begins(self, epochs):
-        # Rounded as in the compiled step.
-        return max(math.ceil(np.float32(self.start) * np.float32(epochs)), 1)
+        return first_epoch(self.start, epochs)
 
     def begin_step(self, schedule):
         # What an earlier training has left, or a first try of the same epoch.

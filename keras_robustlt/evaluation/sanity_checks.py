@@ -516,7 +516,7 @@ def _short_steps(attacks):
         "check": "short_steps",
         "message": f"All steps of {', '.join(short)} together lead less than a tenth "
         "of its epsilon far: what it leaves is no robustness. Give it a step_size of "
-        "epsilon / 8 or so, or name it ('pgd20').",
+        "epsilon / 4 or so, or name it ('pgd20').",
         "attacks": short,
     }
 

@@ -5,7 +5,6 @@ import signal
 
 MESSAGE = "Stopped. Started again, the same command goes on from here."
 
-
 _asked = []  # the signals that have asked this process to end
 
 

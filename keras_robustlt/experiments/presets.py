@@ -24,7 +24,6 @@ import json
 import pathlib
 
 from keras_robustlt.data import named, sources
-from keras_robustlt.data.sources import source_of
 from keras_robustlt.experiments import precision
 
 # The training attacks that --pgd_steps is about; others make one step.
@@ -437,7 +436,7 @@ def file_name_of(data):
 
 def has_name(data):
     """Whether data are a set that has a name, and no path."""
-    return source_of(data) in sources.NAMES or named.is_tfds(data)
+    return sources.source_of(data) in sources.NAMES or named.is_tfds(data)
 
 
 def table_of(data, data_dir=None):
@@ -456,7 +455,7 @@ def table_of(data, data_dir=None):
         ValueError: If there is no such name and nothing at this path.
     """
     for table in BY_NAME.values():
-        if source_of(data) == table.source:
+        if sources.source_of(data) == table.source:
             return table
     if has_name(data):
         own = {"uses_data_dir": True, "data_dir": data_dir}
