@@ -50,6 +50,11 @@ class WeightAveraging(configurable.Part):
             arguments: Dictionary of the arguments of `keras.Model.fit`.
         """
 
+    @property
+    def looks_at_epochs(self):
+        """Whether the rule has an `end_epoch`, which `fit` alone calls."""
+        return type(self).end_epoch is not WeightAveraging.end_epoch
+
     def end_epoch(self, model, logs):
         """Looks at the logs of an epoch when it ends, validation included."""
 

@@ -487,6 +487,21 @@ def prepared(model, arguments, clock):
     return given
 
 
+def maximize(callbacks, accuracies):
+    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
+
+    Keras looks for the direction among the metrics given to `compile`.
+
+    Args:
+        callbacks: What `prepared` gives.
+        accuracies: Set of strings, the names of the model's accuracies.
+    """
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
+        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"
+
+
 class _Begun(keras.callbacks.Callback):
     """Tells `Checkpoint` that all callbacks before this one, the last, have begun."""
 

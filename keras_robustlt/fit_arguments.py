@@ -5,7 +5,8 @@ import numbers
 import keras
 import numpy as np
 
-from keras_robustlt import checks, class_frequencies, losses
+from keras_robustlt import checks, class_frequencies, losses, methods
+from keras_robustlt.data import resumption
 
 COUNTS = (
     "batch_size",
@@ -160,6 +161,49 @@ def check_weighing(arguments, method):
                 f"`{name}` has no meaning in {method}, whose loss is not a mean over "
                 f"examples. Received: {name} of type {type(arguments[name]).__name__}"
             )
+
+
+def why_no_soft_labels(method, budget, criterion, loss):
+    """What of a training needs images of one class, in words, or `None`.
+
+    Args:
+        method: A `Method`.
+        budget: A `Budget`.
+        criterion: What `losses.criterion` makes of `loss`.
+        loss: What `compile` is given as the loss.
+    """
+    if not method.soft_labels:
+        names = ", ".join(methods.with_soft_labels())
+        return (
+            f"the loss of method={method} is for images of one class. Methods that "
+            f"take soft labels: {names}."
+        )
+    if not budget.soft_labels:
+        return (
+            f"budget={budget} looks at what the images of each class are taken for. "
+            "Use another budget."
+        )
+    if getattr(criterion, "is_sparse", False):
+        return f"loss={loss!r} is for integer labels. Use 'categorical_crossentropy'."
+    return None
+
+
+def check_soft_labels(arguments, augmenter, num_classes, why):
+    """Raises if there are soft labels in what is known before the first step.
+
+    Args:
+        arguments: Dictionary of the arguments of `keras.Model.fit`.
+        augmenter: What augments images inside the step, or `None`.
+        num_classes: Integer.
+        why: String, what `why_no_soft_labels` says.
+    """
+    if getattr(augmenter, "mixes_labels", False):
+        checks.refuse_soft_labels(f"augmentation={augmenter} gives", why)
+    if resumption.has_soft_labels(arguments.get("x")):
+        checks.refuse_soft_labels("`x` is a pipeline that gives", why)
+    if isinstance(arguments.get("y"), (np.ndarray, list)):
+        if checks.are_soft(arguments["y"], num_classes):
+            checks.refuse_soft_labels("`y` holds", why)
 
 
 def check_to_predict(arguments, network):

@@ -26,21 +26,15 @@ from keras_robustlt import (
     losses,
     methods,
     metrics,
+    model_arguments,
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
-from keras_robustlt import budget as budgets
-from keras_robustlt.attacks import gradients, norms
-from keras_robustlt.attacks.base import (
-    check_no_loss,
-    check_no_smaller_ball,
-    check_one_run,
-    check_stays_within,
-)
+from keras_robustlt.attacks.base import moved
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
-from keras_robustlt.data import layers, resumption
-from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED, on_device
+from keras_robustlt.data.augmentation import on_device
+from keras_robustlt.model_arguments import augmenter, derived_seed
 from keras_robustlt.schedule import Schedule, ScheduleClock, parts_of
 
 __all__ = ["RobustLTModel"]
@@ -48,8 +42,6 @@ __all__ = ["RobustLTModel"]
 BATCHNORM_STATISTICS = ("adversarial", "mixed")
 ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
-# What projections into the ball change by themselves, in float32.
-ROUNDING = 5e-7
 # The share of the images that an attack may leave where it starts, and right.
 STUCK = 0.01
 # The images that a step hands to `call`, in the order of the forward passes.
@@ -203,9 +195,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
         self.method = methods.get(method)
-        attack = self.method.default_attack if attack is None else attack
-        self.attack = attacks.get_training(attack, self.epsilon)
-        _runs_inside_a_step("attack", self.attack)
+        attack_or_default = self.method.default_attack if attack is None else attack
+        self.attack = attacks.get_training(attack_or_default, self.epsilon)
+        self._check_attack("attack", self.attack)
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
         if attack_steps == "adaptive" and getattr(self.attack, "steps", 0) <= 2:
             raise ValueError(
@@ -217,12 +209,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
             )
         self.evaluation_attack = evaluation_attack
-        _runs_inside_a_step("evaluation_attack", evaluation_attack)
-        check_stays_within("evaluation_attack", evaluation_attack)
-        for argument in ("attack", "evaluation_attack"):
-            self._check_budget(argument, getattr(self, argument))
-        self.budget = _budget(
+        self._check_attack("evaluation_attack", evaluation_attack)
+        self.budget = model_arguments.budget(
             budget,
+            self.method,
+            attack,
             alpha=alpha,
             beta=beta,
             granularity=granularity,
@@ -234,10 +225,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "and this one has all of it from the start: leave `attack_steps` out, "
                 f"or set `beta` above 0. Received: budget={self.budget!r}"
             )
-        weighs_classes = (
-            type(self.budget).class_weight is not budgets.Budget.class_weight
-        )
-        if weighs_classes and self.method.loss_of_batch:
+        if self.budget.weighs_classes and self.method.loss_of_batch:
             raise ValueError(
                 f"`budget` weighs the losses of examples, and `method` has a loss that "
                 f"is not a mean over examples. Received: budget={self.budget!r}, "
@@ -245,7 +233,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
         self.averaging = weight_averaging.get(averaging)
         self.augmentation = augmentation
-        self._augmenter = _augmenter(augmentation, network, self.num_classes)
+        self._augmenter = augmenter(augmentation, network, self.num_classes)
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
@@ -262,8 +250,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         # One for each purpose, so that validation does not change what training draws,
         # and no numbers serve twice.
         self.start_seed = keras.random.SeedGenerator(seed)
-        self.evaluation_seed = keras.random.SeedGenerator(_derived_seed(seed, 1))
-        self.augmentation_seed = keras.random.SeedGenerator(_derived_seed(seed, 2))
+        self.evaluation_seed = keras.random.SeedGenerator(derived_seed(seed, 1))
+        self.augmentation_seed = keras.random.SeedGenerator(derived_seed(seed, 2))
         self.method.build(self)
         self.budget.build(self)
         if isinstance(self.attack, attacks.Attack):
@@ -292,21 +280,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.robust_accuracy = accuracy("robust")
         self.batch_check = BatchCheck(self.num_classes)
         self.attack_moves = keras.metrics.Mean("attack_moves")
-        self._criterion = losses.cross_entropy
+        self._loss, self._criterion = None, losses.cross_entropy
         self._check_soft_labels()
         self._tested = self.inference_network.name
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
             checks.outputs(network.output_shape, self.num_classes)
 
-    def _check_budget(self, argument, attack):
-        """Raises if an attack of the model is within another ball than the model's."""
-        if not np.isclose(attack.epsilon, self.epsilon):
-            raise ValueError(
-                f"`{argument}` must have the epsilon of the model. Received: "
-                f"epsilon={self.epsilon} and {argument}.epsilon={attack.epsilon}"
-            )
-        check_no_smaller_ball(argument, attack, self.attack)
+    def _check_attack(self, argument, attack):
+        model_arguments.check_attack(argument, attack, self.epsilon, self.attack)
 
     # What happens in a step
 
@@ -361,7 +343,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if isinstance(self.attack_in_use, attacks.Attack):
                 self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
-            images["moved"] = self._moved(self.attack_in_use, x, x_adv, start, epsilon)
+            images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
         return images, y, sample_weight
 
     def class_epsilon(self):
@@ -411,20 +393,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             **self._fewer_steps(),
         )
 
-    def _moved(self, attack, x, x_adv, start, epsilon):
-        """1 for each image that is not where it started, 0 for others, -1 for some.
-
-        Those are images without a budget, or with one too small to tell.
-        """
-        per_pixel = gradients.per_image(epsilon, x)
-        # A step that leads nowhere still brings the start into the image's own ball.
-        norm = norms.get(getattr(attack, "norm", "linf"))
-        project = getattr(attack, "project", norm.project)
-        stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
-        distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
-        moved = ops.cast(distance > ROUNDING, "float32")
-        return ops.where(epsilon > 200 * ROUNDING, moved, -1.0)
-
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
         if self.attack_steps == "full":
@@ -449,8 +417,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             start = attack.starting_point(x, seed=self.evaluation_seed)
             images["robust"] = attack(network, x, hard, start=start)
             epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
-            moved = self._moved(attack, x, images["robust"], start, epsilon)
-            images["moved"] = moved
+            images["moved"] = moved(x, images["robust"], start, epsilon, attack)
         else:
             images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
         return images, y, sample_weight
@@ -512,8 +479,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         Raises:
             ValueError: If it is none, or has another budget than the model.
         """
-        _runs_inside_a_step("attack", attack)
-        self._check_budget("attack", attack)
+        self._check_attack("attack", attack)
         if attack is not self.attack_in_use:
             self.attack_in_use = attack
             self.make_train_function(force=True)
@@ -566,8 +532,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         loss = self.method.loss(targets, logits, self._criterion)
         if training:
             if "adversarial" in logits:
-                self.budget.update(hard, logits["adversarial"])
-            self.method.update(targets, logits)
+                attacked = self._only_attacked(_only_weighed(hard, sample_weight))
+                self.budget.update(attacked, logits["adversarial"])
+            self.method.update(_only_weighed(targets, sample_weight), logits)
             loss = self._weighted(loss, targets, logits)
         if len(loss.shape) == 0 and sample_weight is not None:
             raise ValueError(
@@ -579,6 +546,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         extras = [ops.sum(ops.cast(extra, "float32")) for extra in self.losses]
         # The gradients of the replicas will be added up.
         return (ops.mean(loss) + sum(extras)) / replicas.num_replicas()
+
+    def _only_attacked(self, targets):
+        """`targets`, zeros in a step without an attack."""
+        attacking = self.method.attacks(self.schedule)
+        if attacking is None:
+            return targets
+        return targets * ops.cast(attacking, "float32")
 
     def _weighted(self, loss, targets, logits):
         """The loss with the budget's weights, of the clean loss and of the classes."""
@@ -670,7 +644,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 network is trained on: of `"accuracy"`, the logs of `fit` have
                 `accuracy` on perturbed images, and `val_accuracy` on clean ones.
         """
-        _check_compile(kwargs)
+        model_arguments.check_compile(kwargs)
         self._criterion = losses.criterion(loss)
         self.method.check_label_smoothing(losses.label_smoothing_of(loss))
         for argument in ("metrics", "weighted_metrics"):
@@ -678,21 +652,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 metrics.refuse_probabilities(argument, metric)
         self._loss = loss
         self._check_soft_labels()
-        optimizer = keras.optimizers.get(optimizer)
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        if self.method.moves_weights and inner.use_ema:
-            raise ValueError(
-                "`use_ema` of the optimizer averages the weights as they are when it "
-                f"updates them, and {self.method} has moved them then. Leave it out "
-                "and average with RobustLTModel(averaging=...). Received: use_ema=True"
-            )
-        float16 = any(
-            layer.compute_dtype == "float16" for layer in self.network._flatten_layers()
+        optimizer = model_arguments.optimizer_for(
+            self.network, self.method, optimizer, kwargs.get("auto_scale_loss", True)
         )
-        if float16 and kwargs.get("auto_scale_loss", True):
-            # Keras asks the dtype policy of the model, which is float32 here.
-            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
 
     def get_compile_config(self):
@@ -713,16 +675,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         fit_arguments.check_some_weight(call.arguments)
         if self.averaging is not None:
             self.averaging.check_fit(call.arguments)
-        self._check_soft_labels(call.arguments)
-        fit_arguments.check_weighing(call.arguments, self.method)
-        self._name_class_weights(call.arguments)
+        self._check_training(call.arguments)
         clock = ScheduleClock(call.arguments.get("x"))
         if labels is not None:
             split = call.arguments.get("validation_split")
             fit_arguments.check_classes(labels, self.class_counts, split)
             clock.labels_compared = True
         call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
-        _maximize(call.arguments["callbacks"], self._accuracies())
+        callbacks.maximize(call.arguments["callbacks"], self._accuracies())
         if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)
@@ -738,11 +698,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
+        if self.averaging is not None and self.averaging.looks_at_epochs:
+            raise ValueError(
+                "`train_on_batch` knows of no epochs, at whose ends "
+                f"averaging={self.averaging!r} looks: the averaged network, which "
+                "evaluates and predicts, would never change. Use `fit`, or an average "
+                "of each step, averaging=0.999."
+            )
         call = inspect.signature(keras.Model.train_on_batch).bind(self, *args, **kwargs)
         self._check_batch(call.arguments)
-        self._check_soft_labels(call.arguments)
-        fit_arguments.check_weighing(call.arguments, self.method)
-        self._name_class_weights(call.arguments)
+        self._check_training(call.arguments)
         result = super().train_on_batch(*call.args[1:], **call.kwargs)
         self.batch_check.raise_if_wrong()
         return result
@@ -760,8 +725,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             arguments = {**arguments, "batch_size": len(arguments["x"]) or None}
         fit_arguments.check(arguments, self.network, self.class_counts)
 
-    def _name_class_weights(self, arguments):
-        """Puts the weight of each class where they are given in another way."""
+    def _check_training(self, arguments):
+        """Looks at what is common to `fit` and `train_on_batch`."""
+        self._check_soft_labels(arguments)
+        fit_arguments.check_weighing(arguments, self.method)
+        # Puts the weight of each class where they are given in another way.
         if arguments.get("class_weight") is not None:
             arguments["class_weight"] = fit_arguments.class_weight(
                 arguments["class_weight"], self.class_counts
@@ -772,37 +740,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
         Those of a data set that does not announce them, the first step meets.
         """
-        why = self.batch_check.no_soft_labels = self._why_no_soft_labels()
-        arguments = arguments or {}
-        if why is None:
-            return
-        if getattr(self._augmenter, "mixes_labels", False):
-            checks.refuse_soft_labels(f"augmentation={self._augmenter} gives", why)
-        if resumption.has_soft_labels(arguments.get("x")):
-            checks.refuse_soft_labels("`x` is a pipeline that gives", why)
-        if isinstance(arguments.get("y"), (np.ndarray, list)):
-            if checks.are_soft(arguments["y"], self.num_classes):
-                checks.refuse_soft_labels("`y` holds", why)
-
-    def _why_no_soft_labels(self):
-        """What of this training needs images of one class, in words, or `None`."""
-        if not self.method.soft_labels:
-            names = ", ".join(methods.with_soft_labels())
-            return (
-                f"the loss of method={self.method} is for images of one class. Methods "
-                f"that take soft labels: {names}."
+        why = fit_arguments.why_no_soft_labels(
+            self.method, self.budget, self._criterion, self._loss
+        )
+        self.batch_check.no_soft_labels = why
+        if why is not None:
+            fit_arguments.check_soft_labels(
+                arguments or {}, self._augmenter, self.num_classes, why
             )
-        if not self.budget.soft_labels:
-            return (
-                f"budget={self.budget} looks at what the images of each class are "
-                "taken for. Use another budget."
-            )
-        if getattr(self._criterion, "is_sparse", False):
-            return (
-                f"loss={self._loss!r} is for integer labels. Use "
-                "'categorical_crossentropy'."
-            )
-        return None
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args, **kwargs):
@@ -925,91 +870,19 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         return cls(**config)
 
 
-def _check_compile(arguments):
-    """Raises if switches of `keras.Model.compile` are none, or would do nothing."""
-    for name in ("run_eagerly", "auto_scale_loss"):
-        if arguments.get(name) is not None:
-            checks.boolean(name, arguments[name])
-    if "steps_per_execution" in arguments:
-        checks.positive_integer("steps_per_execution", arguments["steps_per_execution"])
-    compiled = arguments.get("jit_compile", "auto")
-    if compiled is not None and not (isinstance(compiled, str) and compiled == "auto"):
-        checks.boolean("jit_compile", compiled)
-    if arguments.get("loss_weights") is not None:
-        raise ValueError(
-            "`loss_weights` is for models of several outputs: leave it out. Received: "
-            f"loss_weights={arguments['loss_weights']!r}"
-        )
-
-
-def _runs_inside_a_step(argument, attack):
-    needed = ("starting_point", "perturb") if argument == "attack" else ("__call__",)
-    if not callable(attack) or not hasattr(attack, "epsilon"):
-        raise ValueError(
-            f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
-            f"steps=10). Received: {argument}={attack!r}"
-        )
-    if not getattr(attack, "runs_compiled", True) or not all(
-        hasattr(attack, name) for name in needed
-    ):
-        raise ValueError(
-            f"`{argument}` runs inside a compiled step, which {type(attack).__name__} "
-            f"cannot. Use PGD, FGSM or an attack with {' and '.join(needed)} as PGD "
-            "has them, and `keras_robustlt.evaluate(model, x, y, attacks=...)` for "
-            f"others. Received: {argument}={attack!r}"
-        )
-    if argument == "attack":
-        check_one_run(argument, attack)
-        check_no_loss(argument, attack)
-
-
-def _augmenter(augmentation, network, num_classes):
-    """A layer or a function for the step, `None` for what draws decide."""
-    layer = layers.get(augmentation) if callable(augmentation) else None
-    name = augmentation if isinstance(augmentation, str) else ""
-    if name.rpartition("+")[2] in KERAS_CV or (layer and layer.of_keras_cv):
-        raise ValueError(
-            "Layers of keras-cv run in pipelines, not inside the step: pass "
-            f"`augmentation` to keras_robustlt.data.pipeline(x, y, batch_size, "
-            f"augmentation=...). Received: augmentation={augmentation!r}"
-        )
-    if layer is None:
-        checks.one_of("augmentation", augmentation, tuple(AUGMENTATIONS))
-        return None
-    shape = getattr(network, "input_shape", None)
-    if network.built and isinstance(shape, tuple) and None not in shape[1:]:
-        noise = np.random.default_rng(0).random((TRIED, *shape[1:]), "float32")
-        layer.try_on(noise, np.arange(TRIED) % num_classes, num_classes)
-    return layer
-
-
-def _budget(rule, **robustlt):
-    given = {name: value for name, value in robustlt.items() if value is not None}
-    if rule is None:
-        return budgets.RobustLT(**given)
-    if given:
-        raise ValueError(
-            f"{' and '.join(f'`{name}`' for name in given)} "
-            f"belong{'s' * (len(given) == 1)} to the budget of RobustLT, and `budget` "
-            "takes its place. Give a rule its own arguments, such as "
-            "budget=krl.budget.CFA(base=0.5), or leave `budget` out. "
-            f"Received: budget={rule!r}, {given}"
-        )
-    return budgets.get(rule)
-
-
-def _derived_seed(seed, purpose):
-    """Another seed from `seed`; `None`, by which Keras draws one, stays."""
-    if seed is None:
-        return None
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0] >> 1)
-
-
 def _feature_networks(*every):
     """A function from each of the networks to one that also gives the features."""
     with_features = {id(each): networks.with_features(each) for each in every}
     # Not a dictionary in the model: Keras would count the weights twice.
     return lambda network: with_features[id(network)]
+
+
+def _only_weighed(targets, sample_weight):
+    """`targets` with zeros for the images whose weight is 0."""
+    if sample_weight is None:
+        return targets
+    counts = ops.reshape(sample_weight, (-1, 1)) > 0
+    return targets * ops.cast(counts, "float32")
 
 
 def _attacked(logits, images):
@@ -1022,14 +895,3 @@ def _attacked(logits, images):
             if name.startswith(images)
         },
     }
-
-
-def _maximize(callbacks, accuracies):
-    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
-
-    Keras looks for the direction among the metrics given to `compile`.
-    """
-    for callback in getattr(callbacks, "callbacks", callbacks):
-        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
-        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
-            callback.mode = "max"

@@ -108,7 +108,13 @@ def parts_of(model):
 
 
 def never_begin(model, epochs):
-    """Pairs of a part that begins only after so many epochs, and of its first one."""
+    """Pairs of a part that begins only after so many epochs, and of its first one.
+
+    Args:
+        model: A `RobustLTModel`, or what else has its `method`, `budget` and
+            `averaging`.
+        epochs: Integer, the length of training.
+    """
     first = [(part, part.begins(epochs)) for part in parts_of(model)]
     return [(part, epoch) for part, epoch in first if epoch >= epochs > 0]
 

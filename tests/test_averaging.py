@@ -120,6 +120,13 @@ def test_averaging_goes_with_methods_that_need_features(images, averaging):
     assert np.isfinite(history.history["loss"]).all()
 
 
+def test_batches_of_their_own_have_no_epochs_to_average(images):
+    model = tiny_model(averaging=krl.averaging.FAWA(0.0))
+    model.schedule.start(1, 1)
+    with pytest.raises(ValueError, match="train_on_batch.*averaging=FAWA"):
+        model.train_on_batch(*images)
+
+
 def test_bad_averaging():
     with pytest.raises(ValueError, match="`averaging` must be None, a float"):
         tiny_model(averaging="ema")

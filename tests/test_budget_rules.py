@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from tiny_models import FIT, tiny_model
+from tiny_models import FIT, eager_model, tiny_model
 
 import keras_robustlt as krl
 
@@ -134,3 +134,45 @@ def test_a_loss_weight_needs_the_loss_of_clean_images(images):
 
     with pytest.raises(ValueError, match="`uses_clean_loss` must be True"):
         tiny_model(budget=Half()).fit(*images, **FIT)
+
+
+@pytest.mark.parametrize(
+    "arguments, counts",
+    [
+        ({"budget": "cfa"}, lambda model: model.budget.seen),
+        ({"budget": "auto"}, lambda model: model.budget.seen),
+        ({"budget": krl.budget.DAFA(start=0)}, lambda model: model.budget.seen),
+        ({"method": "cgr"}, lambda model: model.method.taken_for),
+        ({"method": "reat"}, lambda model: model.method.predictions),
+    ],
+)
+def test_images_without_weight_do_not_count(images, arguments, counts):
+    x, y = images
+    model = eager_model(**arguments)
+    model.schedule.start(10, 1)
+    model.train_on_batch(x, y, sample_weight=(y != 0).astype("float32"))
+    assert np.sum(counts(model)) == np.sum(y != 0) < len(y)
+
+
+def test_images_that_are_not_attacked_yet_do_not_count(images):
+    x, y = images
+    model = eager_model(budget="auto", method=krl.methods.TAET(ce_epochs=2))
+    model.schedule.start(10, 1)
+    for epoch, seen in enumerate((0, len(y))):
+        model.schedule.begin_epoch(epoch)
+        model.train_on_batch(x, y)
+        assert np.sum(model.budget.seen) == seen
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("alpha", 0.9), ("beta", 0.5), ("weighting", "loss"), ("attack", "n-fgsm")),
+        *(("budget", "auto"), ("budget", krl.budget.RobustLT())),
+    ],
+)
+def test_what_is_of_attacks_does_nothing_without_one(name, value):
+    with pytest.warns(UserWarning, match=f"`{name}` will do nothing: .*Standard"):
+        model = tiny_model(method="standard", **{name: value})
+    assert repr(model.budget) == "Budget()"
+    krl.RobustLTModel.from_config(model.get_config())  # and of what was saved, nothing

@@ -59,7 +59,7 @@ class Score(keras.callbacks.Callback):
 
 def quick_model(**arguments):
     ours = {} if "budget" in arguments else {"beta": 0}
-    return tiny_model(**{"method": "standard", **ours, **arguments})
+    return tiny_model(**{"method": "at", **ours, **arguments})
 
 
 def fit(directory, *others, model=None, x=X, y=Y, **arguments):
@@ -344,7 +344,7 @@ def decay():
 
 
 OTHERS = {
-    "method": (made(method="at"), "method: Standard there, AT now"),
+    "method": (made(method="at_bsl"), "method: AT there, ATBSL now"),
     "epsilon": (made(epsilon=0.2), "epsilon: 0.1 there, 0.2 now"),
     "alpha": (made(alpha=0.5), "budget.alpha: 0.3 there, 0.5 now"),
     "budget": (made(budget="cfa"), "budget: RobustLT there, CFA now"),

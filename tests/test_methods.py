@@ -90,7 +90,7 @@ def graded(name):
     "robustlt", [pytest.param(False, marks=pytest.mark.slow), True]
 )
 def test_every_method_trains(images, name, robustlt):
-    alpha, beta = (0.3, 0.8) if robustlt else (0.0, 0.0)
+    budget = "robustlt" if robustlt and name != "standard" else "uniform"
     # LDAM's factor is one for cosines.
     options = {
         "taet": {"ce_epochs": 2},
@@ -102,8 +102,7 @@ def test_every_method_trains(images, name, robustlt):
     model = tiny_model(
         conv_network(),
         method=krl.methods.get(name, **options),
-        alpha=alpha,
-        beta=beta,
+        budget=budget,
         epsilon=0.02,
         optimizer=krl.optimizers.SGD(0.05),
     )

@@ -973,7 +973,7 @@ def test_class_weights(images, same_network):
 
     def train(**arguments):
         network.set_weights(first)
-        model = eager_model(network, method="standard", beta=0)
+        model = eager_model(network, method="standard")
         return trained(images, model, epochs=1, **arguments)
 
     for name, weights in expected.items():
@@ -993,7 +993,7 @@ def test_class_weights_go_with_data_sets(images, same_network):
     results = []
     for in_data_set in (False, True):
         network.set_weights(first)
-        model = eager_model(network, method="standard", beta=0)
+        model = eager_model(network, method="standard")
         data = {"x": images[0], "y": images[1]}
         if in_data_set:
             batches = tf.data.Dataset.from_tensor_slices(images).batch(4)

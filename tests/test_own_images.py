@@ -1,6 +1,7 @@
 """Images of one's own: proposed settings, and one command from a folder to a table."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -124,6 +125,11 @@ def test_dry_run_says_all_and_writes_nothing(folder, capsys):
     settings = json.loads(out.splitlines()[-1])
     assert settings["epochs"] == 7 and settings["preset"] == "suggested"
     assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_a_dry_run_says_what_its_epochs_are_too_few_for(folder, caplog):
+    command("--data=my images", "--dry_run", "--epochs=7", "--method=cgr")
+    assert "CGR" in caplog.text and "begins with epoch 11" in caplog.text
 
 
 @pytest.mark.parametrize("preset", ["fast", "strong"])
@@ -277,6 +283,17 @@ def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
     expected = head if anew else trained.layers[-1].get_weights()[0]
     np.testing.assert_array_equal(network.layers[-1].get_weights()[0], expected)
     assert ("begins anew" in capsys.readouterr().out) == anew
+
+
+def test_initial_weights_say_what_they_leave_behind(capsys):
+    network = krl.networks.SmallResNet(classes=3)
+    adjusted = krl.networks.logit_adjusted(network, [30, 20, 10])
+    chosen = settings(model="small_resnet", initial_weights="adjusted.keras")
+    one_run.set_initial_weights(network, network, chosen)
+    assert capsys.readouterr().out == ""
+    one_run.set_initial_weights(network, adjusted, chosen)
+    said = f"of adjusted.keras behind its last .* {network.name}_prior, is left out"
+    assert re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("whole", [False, True])

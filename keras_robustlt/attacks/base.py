@@ -4,9 +4,11 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks, losses
-from keras_robustlt.attacks import norms
+from keras_robustlt.attacks import gradients, norms
 from keras_robustlt.configurable import Configurable
 
+# What projections into the ball change by themselves, in float32.
+ROUNDING = 5e-7
 LOSSES = {
     "cross_entropy": losses.cross_entropy,
     "dlr": losses.dlr,
@@ -110,6 +112,31 @@ class Attack(Configurable):
 
     def get_config(self):
         return {"epsilon": self.epsilon, "norm": self.norm}
+
+
+def moved(x, x_adv, start, epsilon, attack):
+    """Which images an attack has moved from where it started.
+
+    Args:
+        x: Float32 tensor of shape `(batch, ...)`, the images.
+        x_adv: Float32 tensor of the same shape, what the attack made of them.
+        start: Float32 tensor of the same shape, where it started.
+        epsilon: Float32 tensor of shape `(batch,)`, their budgets.
+        attack: The attack.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`: 1 for each image that is not where it
+        started, 0 for others, and -1 for those without a budget, or with one too small
+        to tell.
+    """
+    per_pixel = gradients.per_image(epsilon, x)
+    # A step that leads nowhere still brings the start into the image's own ball.
+    norm = norms.get(getattr(attack, "norm", "linf"))
+    project = getattr(attack, "project", norm.project)
+    stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
+    distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
+    changed = ops.cast(distance > ROUNDING, "float32")
+    return ops.where(epsilon > 200 * ROUNDING, changed, -1.0)
 
 
 def check_stays_within(argument, attack):

@@ -89,7 +89,8 @@ class Budget(Part):
         follows training.
 
         Args:
-            targets: Float32 tensor `(batch, num_classes)`, one-hot labels.
+            targets: Float32 tensor `(batch, num_classes)`, one-hot labels; zeros for
+                images that do not count: with a weight of 0, or not attacked yet.
             logits: Float32 tensor `(batch, num_classes)`, of the adversarial images.
         """
 
@@ -104,6 +105,11 @@ class Budget(Part):
             A dictionary from names to scalars.
         """
         return {}
+
+    @property
+    def weighs_classes(self):
+        """Whether the rule has a `class_weight`."""
+        return type(self).class_weight is not Budget.class_weight
 
     @property
     def grows(self):

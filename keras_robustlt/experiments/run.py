@@ -242,17 +242,24 @@ def build_model(settings, data, steps_per_epoch, **options):
         build_network(settings, data),
         data.class_counts,
         epsilon=settings["epsilon"],
-        method=krl.methods.get(settings["method"], **settings["method_options"]),
         attack=training_attack(settings),
         attack_steps="adaptive" if settings["adaptive_steps"] else "full",
-        budget=budget(settings),
         batchnorm_statistics=settings["batchnorm_statistics"],
-        averaging=averaging(settings),
+        **parts(settings),
         seed=settings["seed"],
         **options,
     )
     model.compile(optimizer(settings, steps_per_epoch), loss=loss(settings))
     return model
+
+
+def parts(settings):
+    """The parts of training that are objects, as arguments of `RobustLTModel`."""
+    return {
+        "method": krl.methods.get(settings["method"], **settings["method_options"]),
+        "budget": budget(settings),
+        "averaging": krl.averaging.get(averaging(settings)),
+    }
 
 
 def loss(settings):
@@ -382,6 +389,12 @@ def set_initial_weights(network, trained, settings):
             f"  The last layer of {settings['initial_weights']} is of other classes, "
             "or another --head, and begins anew."
         )
+    left_out = _after_weights(trained)[len(_after_weights(network)) :]
+    if left_out:
+        print(
+            f"  What changes the logits of {settings['initial_weights']} behind its "
+            f"last layer with weights, {' and '.join(left_out)}, is left out."
+        )
     for layer, source in zip(ours, theirs, strict=True):
         layer.set_weights(source.get_weights())
 
@@ -397,6 +410,12 @@ def _no_initial_weights(settings, reason):
 
 def _with_weights(network):
     return [layer for layer in network.layers if layer.weights]
+
+
+def _after_weights(network):
+    """The names of the layers behind the last one with weights."""
+    names = [layer.name if not layer.weights else None for layer in network.layers]
+    return names[len(names) - names[::-1].index(None) :]
 
 
 def _shapes(layers):
@@ -481,6 +500,24 @@ def device():
     return accelerators[0] if accelerators else f"cpu, {os.cpu_count()} cores"
 
 
+def warn_of_what_never_begins(model, epochs):
+    """Says, in words of the flags, which parts so many epochs are too few for.
+
+    Args:
+        model: As `schedule.never_begin` takes it.
+        epochs: Integer.
+    """
+    for part, first in never_begin(model, epochs):
+        logging.warning(
+            "%s does not do its part in %d epoch(s): that begins with epoch %d, and "
+            "this is training without it. Give more --epochs, or let it begin sooner, "
+            "as --method_options can.",
+            part,
+            epochs,
+            first + 1,
+        )
+
+
 def announce(settings, data, model, folder):
     """Says what will be done and how long it will take.
 
@@ -525,15 +562,7 @@ def announce(settings, data, model, folder):
             settings["epochs"],
         )
     else:
-        for part, first in never_begin(model, settings["epochs"]):
-            logging.warning(
-                "%s does not do its part in %d epoch(s): that begins with epoch %d, "
-                "and this is training without it. Give more --epochs, or let it begin "
-                "sooner, as --method_options can.",
-                part,
-                settings["epochs"],
-                first + 1,
-            )
+        warn_of_what_never_begins(model, settings["epochs"])
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 import sys
+import types
 import warnings
 
 # Before the backend is loaded. TensorFlow's messages about itself are not wanted, and
@@ -215,6 +216,10 @@ def _say_what_would_be_done(runs, settings, folder):
         f"{settings['optimizer']} with the schedule {settings['schedule']}, into "
         f"{folder}.\n{json.dumps(settings)}"
     )
+    from keras_robustlt.experiments import run
+
+    trained = types.SimpleNamespace(**run.parts(settings))
+    run.warn_of_what_never_begins(trained, settings["epochs"])
 
 
 def given_of(arguments):

@@ -157,7 +157,8 @@ class Method(Part):
         """Takes in what the network said of the images trained on.
 
         Called in each training step with the arguments of `loss`, inside the compiled
-        graph, for a state that follows training.
+        graph, for a state that follows training. `targets` are zeros for images with a
+        weight of 0, which do not count.
         """
 
     def weight_shift(self, model, batch):

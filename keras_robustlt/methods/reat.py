@@ -119,4 +119,5 @@ class REAT(Method):
     def update(self, targets, logits):
         predicted = ops.argmax(logits["adversarial"], axis=-1)
         hits = ops.one_hot(predicted, logits["adversarial"].shape[-1], dtype="float32")
-        self.predictions.assign_add(ops.sum(hits, axis=0))
+        counts = ops.sum(targets, axis=-1, keepdims=True)
+        self.predictions.assign_add(ops.sum(counts * hits, axis=0))
