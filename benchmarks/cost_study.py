@@ -5,7 +5,7 @@
     python benchmarks/cost_study.py table
 
 An arm is an attack to train with, of AT-BSL on CIFAR10-LT; `-uniform` is without
-RobustLT, `-auto` with the budget that sets itself. `run` trains a network for each arm
+RobustLT, `-auto` with the budget that sets itself, `-cpb` with CPB alone. `run` trains a network for each arm
 and seed, one after the other (several of these commands may share an `--output`, each
 with other seeds or arms), and measures two networks of each: with the weights of the
 last epoch, and with their exponential moving average. What is finished is left out.
@@ -39,6 +39,7 @@ ARMS = {
     "n-fgsm": ["--attack=n-fgsm"],
     "n-fgsm-uniform": ["--attack=n-fgsm", "--budget=uniform"],
     "n-fgsm-auto": ["--attack=n-fgsm", "--budget=auto"],
+    "n-fgsm-cpb": ["--attack=n-fgsm", "--beta=0"],
     "pgd-10-uniform": ["--attack=pgd", "--pgd_steps=10", "--budget=uniform"],
     "n-fgsm-float32": ["--attack=n-fgsm", "--precision=float32"],
 }
@@ -64,6 +65,7 @@ PAIRS = [
     ("pgd-10", "pgd-10-uniform"),
     ("n-fgsm", "n-fgsm-uniform"),
     ("n-fgsm-auto", "n-fgsm-uniform"),
+    ("n-fgsm-cpb", "n-fgsm-uniform"),
     ("n-fgsm-uniform", "pgd-10-uniform"),
     ("n-fgsm", "n-fgsm-float32"),
 ]
@@ -82,6 +84,7 @@ GROUPS = ("all", "tail")
 BUDGETS = {
     "": ("RobustLT", "#0072B2", 1.5),
     "-auto": ('budget="auto"', "#009E73", 0.0),
+    "-cpb": ("CPB alone", "#CC79A7", 3.0),
     "-uniform": ("uniform budget", "#D55E00", -1.5),
 }
 # A round of `time`, and how many count, after one that does not.
