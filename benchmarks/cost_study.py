@@ -5,13 +5,13 @@
     python benchmarks/cost_study.py table
 
 An arm is an attack to train with, of AT-BSL on CIFAR10-LT; `-uniform` is without
-RobustLT, `-auto` with the budget that sets itself, `-cpb` with CPB alone. `run` trains a network for each arm
-and seed, one after the other (several of these commands may share an `--output`, each
-with other seeds or arms), and measures two networks of each: with the weights of the
-last epoch, and with their exponential moving average. What is finished is left out.
-`time` trains a few epochs of each arm, in turns and in processes of their own, for what
-an epoch costs. `table` makes a table and a picture of what both have written; they end
-with it too. What is asked stands in docs/results/protocol.md.
+RobustLT, `-auto` with the budget that sets itself, `-cpb` with CPB alone. `run` trains
+a network for each arm and seed, one after the other (several of these commands may
+share an `--output`, each with other seeds or arms), and measures two networks of each:
+with the weights of the last epoch, and with their exponential moving average. What is
+finished is left out. `time` trains a few epochs of each arm, in turns and in processes
+of their own, for what an epoch costs. `table` makes a table and a picture of what both
+have written; they end with it too. What is asked stands in docs/results/protocol.md.
 """
 
 import argparse
