@@ -156,7 +156,7 @@ def cell_of(output, arm, seed):
 
 def measure(folder, path, data_dir):
     """Writes the accuracies of the two networks of a run."""
-    from keras_robustlt.evaluation.inputs import class_balanced_subset
+    from keras_robustlt.data.class_balanced import class_balanced_subset
 
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())

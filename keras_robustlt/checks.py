@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import numbers
+import random
 import reprlib
 import warnings
 
@@ -113,6 +114,15 @@ def seed(value, name="seed"):
             f"Received: {_short(value)}"
         )
     return int(value)
+
+
+def integer_seed(seed):
+    """An integer from what attacks and subsets take as `seed`; of `None`, any."""
+    if seed is None:
+        return random.randrange(2**31)
+    if isinstance(seed, keras.random.SeedGenerator):
+        return int(np.sum(ops.convert_to_numpy(seed.next()).astype("int64"))) % 2**31
+    return integer("seed", seed, 0)
 
 
 def epsilon(value, norm="linf", name="epsilon"):

@@ -5,7 +5,16 @@ import unicodedata
 
 import numpy as np
 
-__all__ = ["as_text", "check", "display_width", "ljust", "one_line", "rjust", "wrapped"]
+__all__ = [
+    "as_text",
+    "check",
+    "display_width",
+    "ljust",
+    "of_classes",
+    "one_line",
+    "rjust",
+    "wrapped",
+]
 
 
 def check(value):
@@ -22,6 +31,19 @@ def check(value):
             "`class_names` must be one list of names. Received: "
             f"class_names={value!r:.200}"
         )
+
+
+def of_classes(class_names, num_classes):
+    """`class_names` as a list of strings; the indices of the classes without any."""
+    names = range(num_classes) if class_names is None else class_names
+    check(names)
+    names = [str(name) for name in names]
+    if len(names) != num_classes:
+        raise ValueError(
+            f"`class_names` must have {num_classes} names, as many as the network has "
+            f"outputs. Received: {names!r}"
+        )
+    return names
 
 
 def as_text(name):

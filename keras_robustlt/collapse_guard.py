@@ -8,6 +8,8 @@ from keras import ops
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import active_set
 from keras_robustlt.backend import replicas
+from keras_robustlt.data.batches import labels_to_watch
+from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.training_state import KEPT
 
 __all__ = ["CollapseGuard"]
@@ -79,11 +81,8 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def __init__(self, x, y=None, examples=200, seed=0):
         super().__init__()
-        # It imports the model, which imports the callbacks.
-        from keras_robustlt.evaluation import inputs
-
         examples = checks.positive_integer("examples", examples)
-        images, self._given_labels = inputs.class_balanced_subset(x, y, examples, seed)
+        images, self._given_labels = class_balanced_subset(x, y, examples, seed)
         checks.images(images)
         self.images = images.astype("float32")
         self.seed = seed
@@ -104,8 +103,6 @@ class CollapseGuard(keras.callbacks.Callback):
             self._under_attack = self._compiled(model.attack_in_use)
 
     def on_train_begin(self, logs=None):
-        from keras_robustlt.evaluation import inputs
-
         checks.robust_model(self)
         model = self.model
         if "adversarial" not in model.method.inputs:
@@ -113,7 +110,7 @@ class CollapseGuard(keras.callbacks.Callback):
                 "CollapseGuard watches the training attack, and there is none. "
                 f"Received: a model with method={model.method!r}"
             )
-        self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
+        self.labels = labels_to_watch(self.images, self._given_labels, model)
         if not model.optimizer.built:  # it has its variables from the first step on
             model.optimizer.build(model.trainable_variables)
         self._forget()

@@ -13,6 +13,9 @@ from keras_robustlt.attacks.base import (
 )
 from keras_robustlt.backend import replicas
 from keras_robustlt.class_names import check as check_class_names
+from keras_robustlt.class_names import of_classes as class_names_of
+from keras_robustlt.data.batches import labels_to_watch
+from keras_robustlt.data.class_balanced import class_balanced_subset
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
 
@@ -139,11 +142,8 @@ class SkewAndDrift(keras.callbacks.Callback):
             )
         check_stays_within("attack", attack)
         check_one_run("attack", attack)
-        # It imports the model, which imports the callbacks.
-        from keras_robustlt.evaluation import inputs
-
         examples = checks.positive_integer("examples", examples)
-        images, labels = inputs.class_balanced_subset(x, y, examples, seed)
+        images, labels = class_balanced_subset(x, y, examples, seed)
         checks.images(images)
         self.images = images.astype("float32")
         self._given_labels = labels
@@ -158,11 +158,9 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.seed = seed
 
     def on_train_begin(self, logs=None):
-        from keras_robustlt.evaluation import inputs
-
         checks.robust_model(self)
         model = self.model
-        self.labels = inputs.labels_to_watch(self.images, self._given_labels, model)
+        self.labels = labels_to_watch(self.images, self._given_labels, model)
         self.members = np.eye(model.num_classes)[self.labels]
         missing = np.flatnonzero(self.members.sum(axis=0) == 0)
         if len(missing):
@@ -178,7 +176,7 @@ class SkewAndDrift(keras.callbacks.Callback):
             )
         )
         self._attacked = _compiled(attack, model.network)
-        self.names = inputs.class_names_of(self.class_names, model.num_classes)
+        self.names = class_names_of(self.class_names, model.num_classes)
         self.rows = self.before = None
         self.writes = self.directory is not None and replicas.is_chief(model)
         if self.writes:

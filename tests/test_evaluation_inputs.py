@@ -6,8 +6,12 @@ import pytest
 from tiny_models import dense_network
 
 import keras_robustlt as krl
-from keras_robustlt.evaluation import inputs
-from keras_robustlt.evaluation.inputs import class_balanced_subset
+from keras_robustlt.data.batches import Batches
+from keras_robustlt.data.class_balanced import (
+    ClassBalancedSubset,
+    class_balanced_indices,
+    class_balanced_subset,
+)
 
 
 def ordered(sizes=(40, 20, 6, 1)):
@@ -45,14 +49,14 @@ def test_subset_does_not_depend_on_the_form_of_the_data():
     one_hot = class_balanced_subset((x, np.eye(4)[y]), examples=10, seed=3)
     np.testing.assert_array_equal(one_hot[0], expected[0])
     assert one_hot[1].shape == (10, 4)
-    chosen = inputs.class_balanced_indices(y, 10, seed=3)
+    chosen = class_balanced_indices(y, 10, seed=3)
     np.testing.assert_array_equal(x[chosen], expected[0])
     other_seed = class_balanced_subset(x, y, 10, seed=4)
     assert np.any(other_seed[0] != expected[0])
 
 
 def test_subset_keeps_no_more_than_it_needs():
-    subset = inputs.ClassBalancedSubset(5)
+    subset = ClassBalancedSubset(5)
     for images, labels in batches(*ordered(), 8):
         subset.add(images, labels)
         assert len(subset.images) <= 5
@@ -144,6 +148,6 @@ def test_only_our_model_tells_its_budget(images):
 
 def test_images_of_several_sizes_are_refused():
     batches = [(np.zeros((2, n, n, 3), "float32"), np.array([0, 1])) for n in (6, 8)]
-    data = inputs.Batches(batches)
+    data = Batches(batches)
     with pytest.raises(ValueError, match=r"one size.*\(2, 6, 6, 3\) and \(2, 8, 8, 3"):
         list(data.chunks(2, 2))

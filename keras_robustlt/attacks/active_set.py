@@ -8,7 +8,6 @@ the image itself, so that neither the batches nor the order of the images matter
 
 import math
 import operator
-import random
 import zlib
 
 import keras
@@ -102,7 +101,7 @@ class ActiveSetAttack(Attack):
             label.reshape(-1).astype("int32"),
             self._epsilon_of_each(epsilon, image),
             logits,
-            integer_seed(seed),
+            checks.integer_seed(seed),
         )
 
     def _epsilon_of_each(self, epsilon, image):
@@ -269,14 +268,6 @@ def one_hot(label, logits):
 
 def variables_of(network):
     return network.variables if isinstance(network, keras.Layer) else []
-
-
-def integer_seed(seed):
-    if seed is None:
-        return random.randrange(2**31)
-    if isinstance(seed, keras.random.SeedGenerator):
-        return int(np.sum(ops.convert_to_numpy(seed.next()).astype("int64"))) % 2**31
-    return checks.integer("seed", seed, 0)
 
 
 def to_array(value, name):

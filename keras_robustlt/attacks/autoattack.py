@@ -102,7 +102,7 @@ class AutoAttack(Attack):
             raise ValueError(f"`version` names no attack. Received: {version!r}")
         super().__init__(epsilon, norm)
         self.version = version if isinstance(version, str) else list(version)
-        self.seed = None if seed is None else active_set.integer_seed(seed)
+        self.seed = None if seed is None else checks.integer_seed(seed)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
         listed = VERSIONS[version] if isinstance(version, str) else self.version
         self.attacks = {}

@@ -7,6 +7,7 @@ import zipfile
 import keras
 
 from keras_robustlt import checks
+from keras_robustlt.class_names import of_classes
 from keras_robustlt.evaluation import inputs
 from keras_robustlt.files import local_path, write_atomically
 from keras_robustlt.networks.conversion import plain
@@ -71,7 +72,7 @@ def export(model, path, class_names=None, input="uint8"):
             f"{network.name!r} with outputs of shape {shape}"
         )
     inputs.check_weights(network)
-    class_names = inputs.class_names_of(class_names, network.output_shape[-1])
+    class_names = of_classes(class_names, network.output_shape[-1])
     path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(

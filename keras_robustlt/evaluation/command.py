@@ -135,8 +135,8 @@ def main(argv, values):
 
 
 def _evaluate(path, values):
+    from keras_robustlt.data.class_balanced import class_balanced_subset
     from keras_robustlt.evaluation import sanity_checks
-    from keras_robustlt.evaluation.inputs import class_balanced_subset
 
     for name in values.attacks:
         krl.attacks.get(name)  # whether there is such an attack

@@ -9,6 +9,11 @@ from keras import ops
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
 from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.data.batches import Batches
+from keras_robustlt.data.class_balanced import (
+    ClassBalancedSubset,
+    class_balanced_subset,
+)
 from keras_robustlt.evaluation import inputs, runners
 from keras_robustlt.evaluation.evaluate import evaluate
 from keras_robustlt.evaluation.results import (
@@ -89,7 +94,7 @@ def robustness_curve(
         for index, epsilon in enumerate(epsilons)
     ]
     if examples is not None:
-        x, y = inputs.class_balanced_subset(x, y, examples, seed)
+        x, y = class_balanced_subset(x, y, examples, seed)
     perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))
     results = evaluate(
         model,
@@ -160,7 +165,7 @@ def adversarial_examples(
     class_counts, _ = inputs.tail_of(model, class_counts)
     batch_size = checks.positive_integer("batch_size", batch_size)
     network = inputs.network_of(model)
-    data = inputs.Batches(x, y, batch_size)
+    data = Batches(x, y, batch_size)
     x, y = _one_of_each_class(network, data, class_counts, seed)
     chosen = np.linspace(0, len(y) - 1, min(examples, len(y))).round().astype(int)
     x, y = x[chosen], y[chosen]
@@ -189,7 +194,7 @@ def _attack(attack, model):
 def _one_of_each_class(network, data, class_counts, seed):
     """An image of each class that has any, those with more training images first."""
     num_classes = inputs.num_classes_of(network, data.first, class_counts)
-    subset = inputs.ClassBalancedSubset(num_classes, seed)
+    subset = ClassBalancedSubset(num_classes, seed)
     for chunk in data.chunks(1, num_classes):
         subset.add(chunk.images, chunk.labels)
     # Where some classes have none, others have more than one.

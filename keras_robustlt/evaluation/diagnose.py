@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_robustlt import backend, checks, losses
 from keras_robustlt.attacks import PGD, Square, active_set
+from keras_robustlt.data.batches import Batches
+from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation import inputs
 from keras_robustlt.evaluation.sanity_checks import (
     PROBED,
@@ -237,11 +239,11 @@ class Subject:
     def __init__(self, model, x, y, pgd, examples, batch_size, seed):
         examples = checks.positive_integer("examples", examples)
         self.batch_size = checks.positive_integer("batch_size", batch_size)
-        self.seed = active_set.integer_seed(seed)
+        self.seed = checks.integer_seed(seed)
         self.pgd = pgd
         self.network = inputs.network_of(model)
-        subset = inputs.class_balanced_subset(x, y, examples, self.seed)
-        data = inputs.Batches(*subset, batch_size=examples)
+        subset = class_balanced_subset(x, y, examples, self.seed)
+        data = Batches(*subset, batch_size=examples)
         num_classes = inputs.num_classes_of(self.network, data.first)
         (chunk,) = data.chunks(1, num_classes)
         self.images, self.labels = chunk.images, chunk.labels

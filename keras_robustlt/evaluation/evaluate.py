@@ -8,7 +8,9 @@ import numpy as np
 
 import keras_robustlt
 from keras_robustlt import checks
-from keras_robustlt.attacks import active_set
+from keras_robustlt.class_names import of_classes as class_names_of
+from keras_robustlt.data.batches import Batches
+from keras_robustlt.data.class_balanced import ClassBalancedSubset
 from keras_robustlt.evaluation import inputs, runners, sanity_checks
 from keras_robustlt.evaluation.cache import Cache, NoCache, Outcome
 from keras_robustlt.evaluation.entries import Entries, versions
@@ -110,15 +112,15 @@ def evaluate(
     checks.verbose(verbose)
     per_example = checks.boolean("per_example", per_example)
     diagnose = checks.boolean("diagnose", diagnose)
-    seed = active_set.integer_seed(seed)
+    seed = checks.integer_seed(seed)
     norm = inputs.norm_of(model)
     network = inputs.network_of(model)
-    data = inputs.Batches(x, y, batch_size)
+    data = Batches(x, y, batch_size)
     num_classes = inputs.num_classes_of(network, data.first, class_counts)
     attacks = runners.attacks_of(
         attacks, num_classes, data.first.shape[1:], epsilon, batch_size, norm
     )
-    class_names = inputs.class_names_of(class_names, num_classes)
+    class_names = class_names_of(class_names, num_classes)
 
     described = {name: runners.settings_of(attack) for name, attack in attacks.items()}
     what = {
@@ -134,7 +136,7 @@ def evaluate(
     cache = NoCache() if cache is None else Cache(cache, what, network, data.first)
     per_chunk = data.batches_per_chunk(chunk_size)
     progress = Progress(attacks, data.count and -(-data.count // per_chunk), verbose)
-    sample = inputs.ClassBalancedSubset(sanity_checks.LOOKED_AT, seed)
+    sample = ClassBalancedSubset(sanity_checks.LOOKED_AT, seed)
     run = runners.runners(network, attacks, seed)
     chunks = data.chunks(per_chunk, num_classes)
     outcomes, labels = _outcomes(run, chunks, cache, progress, sample)

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 import keras_robustlt as krl
-from keras_robustlt.evaluation.inputs import class_balanced_subset
+from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, memory, workdir
