@@ -10,7 +10,8 @@ from absl import app, flags
 from PIL import Image
 
 import keras_robustlt as krl
-from keras_robustlt.experiments import own, presets, train
+from keras_robustlt.experiments import network as network_of_run
+from keras_robustlt.experiments import optimization, own, presets, train
 from keras_robustlt.experiments import run as one_run
 from keras_robustlt.training_state import TrainingState
 
@@ -211,11 +212,11 @@ def test_rates_of_the_backbone():
     )
     for name in ("sgd", "adamw"):
         given = settings(optimizer=name, head_epochs=2, backbone_rate=0.25)
-        found = one_run.optimizer(given, 4)
+        found = optimization.optimizer(given, 4)
         found.build(network.trainable_variables)
         factors = [float(found.backbone_rate(step)) for step in (0, 7, 8, 40)]
         assert factors == [0.0, 0.0, 0.25, 0.25]
-        assert one_run.optimizer(settings(optimizer=name), 4).backbone_rate == 1
+        assert optimization.optimizer(settings(optimizer=name), 4).backbone_rate == 1
 
 
 def test_smoothing_by_preset_and_method():
@@ -238,7 +239,9 @@ def test_smoothing_by_preset_and_method():
 
 def test_learning_rates():
     def rates(**given):
-        rate = one_run.learning_rate(settings(epochs=10, learning_rate=1.0, **given), 4)
+        rate = optimization.learning_rate(
+            settings(epochs=10, learning_rate=1.0, **given), 4
+        )
         return [float(rate(step)) for step in (0, 6, 12, 26, 40)]
 
     np.testing.assert_allclose(
@@ -252,7 +255,7 @@ def test_learning_rates():
 
 
 def test_adamw_decays_no_biases():
-    found = one_run.optimizer(settings(optimizer="adamw", weight_decay=0.1), 4)
+    found = optimization.optimizer(settings(optimizer="adamw", weight_decay=0.1), 4)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     network.set_weights([np.ones((2, 2)), np.ones(2)])
     found.build(network.trainable_variables)
@@ -267,7 +270,7 @@ def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
     trained.save(tmp_path / "trained.keras")
     network = krl.networks.SmallResNet(classes=3)
     head = network.layers[-1].get_weights()[0]
-    one_run.set_initial_weights(
+    network_of_run.set_initial_weights(
         network,
         trained,
         settings(
@@ -289,9 +292,9 @@ def test_initial_weights_say_what_they_leave_behind(capsys):
     network = krl.networks.SmallResNet(classes=3)
     adjusted = krl.networks.logit_adjusted(network, [30, 20, 10])
     chosen = settings(model="small_resnet", initial_weights="adjusted.keras")
-    one_run.set_initial_weights(network, network, chosen)
+    network_of_run.set_initial_weights(network, network, chosen)
     assert capsys.readouterr().out == ""
-    one_run.set_initial_weights(network, adjusted, chosen)
+    network_of_run.set_initial_weights(network, adjusted, chosen)
     said = f"of adjusted.keras behind its last .* {network.name}_prior, is left out"
     assert re.search(said, capsys.readouterr().out)
 
@@ -309,7 +312,7 @@ def test_initial_weights_come_with_how_pixels_are_scaled(tmp_path, whole):
     trained.save(path)
     chosen = settings(model="small_resnet", head="linear", initial_weights=path)
     with pytest.raises(ValueError, match="initial_weights=.*its layers are others"):
-        one_run.build_network(chosen, Data)
+        network_of_run.build_network(chosen, Data)
     chosen["model"] = "small_resnet-8"
     network = krl.networks.get(
         "small_resnet-8", classes=3, input_shape=(8, 8, 1), mean=0.1, std=0.7
@@ -318,14 +321,14 @@ def test_initial_weights_come_with_how_pixels_are_scaled(tmp_path, whole):
     trained.save(path)
     x = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
     np.testing.assert_allclose(
-        one_run.build_network(chosen, Data)(x), network(x), atol=1e-5
+        network_of_run.build_network(chosen, Data)(x), network(x), atol=1e-5
     )
 
 
 @pytest.mark.parametrize("share", [0.999, 1e-9])
 def test_a_rate_that_rises_almost_always_or_never(share):
     chosen = settings(epochs=2, schedule="one_cycle", warmup=share)
-    rate = one_run.learning_rate(chosen, 3)
+    rate = optimization.learning_rate(chosen, 3)
     assert np.isfinite([float(rate(step)) for step in range(6)]).all()
 
 

@@ -21,8 +21,16 @@ import keras_robustlt as krl
 from keras_robustlt import data as krl_data
 from keras_robustlt import methods
 from keras_robustlt.data import long_tail_arrays
-from keras_robustlt.experiments import devices, precision, presets, progress, train
+from keras_robustlt.experiments import (
+    devices,
+    optimization,
+    precision,
+    presets,
+    progress,
+    train,
+)
 from keras_robustlt.experiments import flags as run_flags
+from keras_robustlt.experiments import network as network_of_run
 from keras_robustlt.experiments import run as one_run
 
 pytestmark = pytest.mark.tensorflow
@@ -63,7 +71,8 @@ TABLES = {**presets.BY_NAME, "own": presets.OWN}
 
 
 def test_every_setting_has_a_flag_or_is_used_by_its_name():
-    source = pathlib.Path(one_run.__file__).read_text("utf-8")
+    modules = one_run, network_of_run, optimization
+    source = "".join(pathlib.Path(m.__file__).read_text("utf-8") for m in modules)
     keys = {*presets.COMMON, "data", "model"}
     values = flags.FlagValues()
     run_flags.define_flags(values, TABLES, "somewhere")

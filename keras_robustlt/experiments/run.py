@@ -9,7 +9,6 @@ import sys
 import warnings
 
 import keras
-import numpy as np
 from absl import logging
 
 import keras_robustlt as krl
@@ -17,9 +16,10 @@ from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
 from keras_robustlt.experiments import devices, memory, workdir
+from keras_robustlt.experiments.network import build_network
+from keras_robustlt.experiments.optimization import optimizer
 from keras_robustlt.experiments.presets import counted, name_of
 from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
-from keras_robustlt.networks.loading import load
 from keras_robustlt.schedule import never_begin
 
 # Robustness against epsilon is measured on so many test images.
@@ -274,174 +274,6 @@ def loss(settings):
 def class_weight(settings):
     """What `fit` is given as weights of the classes."""
     return None if settings["class_weight"] == "none" else settings["class_weight"]
-
-
-def optimizer(settings, steps_per_epoch):
-    """The optimiser, with its learning rate."""
-    common = {
-        "learning_rate": learning_rate(settings, steps_per_epoch),
-        "weight_decay": settings["weight_decay"],
-        "global_clipnorm": settings["gradient_clipping"],
-        "backbone_rate": backbone_rate(settings, steps_per_epoch),
-    }
-    if settings["optimizer"] == "sgd":
-        return krl.optimizers.SGD(
-            momentum=settings["momentum"], nesterov=True, **common
-        )
-    adamw = krl.optimizers.AdamW(**common)
-    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return adamw
-
-
-def backbone_rate(settings, steps_per_epoch):
-    """The factor of the rate of all layers but the last: 0 at first, if asked for."""
-    rate, epochs = settings["backbone_rate"], settings["head_epochs"]
-    if not epochs:
-        return rate
-    return keras.optimizers.schedules.PiecewiseConstantDecay(
-        [epochs * steps_per_epoch - 1], [0.0, rate]
-    )
-
-
-def build_network(settings, data):
-    """The network, with the weights to start from."""
-    trained = _trained(settings) if settings["initial_weights"] else None
-    if settings["backbone"] is not None:
-        network = build_backbone(settings, data)
-    else:
-        network = _build_named(settings, data, trained)
-    if trained is not None:
-        set_initial_weights(network, trained, settings)
-    return network
-
-
-def build_backbone(settings, data):
-    """A classifier on a pretrained network."""
-    weights, freeze = settings["backbone_weights"], settings["freeze"]
-    return krl.networks.from_backbone(
-        settings["backbone"],
-        classes=data.num_classes,
-        input_shape=data.input_shape,
-        weights=None if weights == "none" else weights,
-        head=settings["head"],
-        freeze=int(freeze) if freeze.isdigit() else freeze,
-    )
-
-
-def _build_named(settings, data, trained=None):
-    options = {"head": settings["head"]}
-    normalization = _normalization_of(trained, data.input_shape[-1])
-    if normalization is not None:  # the weights are for pixels that are scaled so
-        options.update(normalization)
-    elif settings["pixel_mean"] is not None:
-        options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
-    elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
-        options.update(mean=0.0, std=1.0)
-    return krl.networks.get(
-        settings["model"],
-        classes=data.num_classes,
-        input_shape=data.input_shape,
-        **options,
-    )
-
-
-def _trained(settings):
-    """The network in the file of weights that the settings name.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    try:
-        trained = load(settings["initial_weights"])
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise _no_initial_weights(settings, error) from None
-    return getattr(trained, "inference_network", trained)  # of a RobustLTModel
-
-
-def _normalization_of(network, channels):
-    """How a network of this package scales pixels; `None` if it is none."""
-    for layer in getattr(network, "layers", ()):
-        if isinstance(layer, keras.layers.Normalization):
-            config = layer.get_config()
-            mean, std = np.ravel(config["mean"]), np.sqrt(np.ravel(config["variance"]))
-            if layer.name == "normalization" and len(mean) == channels:
-                return {"mean": mean.tolist(), "std": std.tolist()}
-    return None
-
-
-def set_initial_weights(network, trained, settings):
-    """Gives the network the weights of another one.
-
-    The last layer keeps its own where the settings say so, or the other's is of another
-    number of classes.
-
-    Raises:
-        ValueError: If the other one does not fit.
-    """
-    ours, theirs = _with_weights(network), _with_weights(trained)
-    anew = settings["new_head"] or _shapes(ours[-1:]) != _shapes(theirs[-1:])
-    if anew:
-        ours, theirs = ours[:-1], theirs[:-1]
-    if _shapes(ours) != _shapes(theirs):
-        raise _no_initial_weights(settings, "its layers are others")
-    if anew:
-        print(
-            f"  The last layer of {settings['initial_weights']} is of other classes, "
-            "or another --head, and begins anew."
-        )
-    left_out = _after_weights(trained)[len(_after_weights(network)) :]
-    if left_out:
-        print(
-            f"  What changes the logits of {settings['initial_weights']} behind its "
-            f"last layer with weights, {' and '.join(left_out)}, is left out."
-        )
-    for layer, source in zip(ours, theirs, strict=True):
-        layer.set_weights(source.get_weights())
-
-
-def _no_initial_weights(settings, reason):
-    reason = str(reason).strip().splitlines()[0]
-    return ValueError(
-        f"--initial_weights={settings['initial_weights']} must be the .keras file of a "
-        f"{settings['backbone'] or settings['model']} of this size, with the same "
-        f"--head: {reason}"
-    )
-
-
-def _with_weights(network):
-    return [layer for layer in network.layers if layer.weights]
-
-
-def _after_weights(network):
-    """The names of the layers behind the last one with weights."""
-    names = [layer.name if not layer.weights else None for layer in network.layers]
-    return names[len(names) - names[::-1].index(None) :]
-
-
-def _shapes(layers):
-    return [[tuple(weight.shape) for weight in layer.weights] for layer in layers]
-
-
-def learning_rate(settings, steps_per_epoch):
-    """The rate: a tenth of it after each milestone, or up and down a cosine."""
-    rate, epochs = settings["learning_rate"], settings["epochs"]
-    if settings["schedule"] != "step":
-        steps = epochs * steps_per_epoch
-        rising = min(round(settings["warmup"] * steps), steps - 1)
-        return keras.optimizers.schedules.CosineDecay(
-            0.0 if rising else rate,
-            decay_steps=steps - rising,
-            warmup_target=rate if rising else None,
-            warmup_steps=rising,
-        )
-    if not settings["milestones"]:
-        return rate
-    # A boundary is the last step of the rate before it.
-    boundaries = [
-        round(share * epochs) * steps_per_epoch - 1 for share in settings["milestones"]
-    ]
-    rates = [rate * 0.1**i for i in range(len(boundaries) + 1)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
 def budget(settings):
