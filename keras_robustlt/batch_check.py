@@ -21,8 +21,11 @@ EXTREMES = (
     "off_one",
     "soft",
     "bad_weight",
+    "outside",
     "seen",
 )
+# What float32 makes of the radius of a ball.
+ROUNDING = 1e-4
 # Of so many images one would not expect all logits to be in (0, 1).
 CONVINCING = 32
 
@@ -53,8 +56,20 @@ class BatchCheck(keras.metrics.Metric):
         self.extremes = variable("extremes", len(EXTREMES))
         self.labels = variable("labels", num_classes)
 
-    def update_state(self, images, labels, logits, weights=None, trains=False):
-        """Looks at a batch, of training or not."""
+    def update_state(
+        self, images, labels, logits, weights=None, trains=False, outside=None
+    ):
+        """Looks at a batch, of training or not.
+
+        Args:
+            images: Tensor of shape `(batch, ...)`.
+            labels: Tensor of shape `(batch,)` or `(batch, num_classes)`.
+            logits: Tensor of shape `(batch, num_classes)`.
+            weights: Tensor of shape `(batch,)`, or `None`. Defaults to `None`.
+            trains: Boolean. Defaults to `False`.
+            outside: Tensor of shape `(batch,)`, what `attacks.base.outside` says of
+                the attack, or `None`. Defaults to `None`.
+        """
         images = ops.cast(images, "float32")
         logits = ops.cast(logits, "float32")
         labels, off, soft = self._classes(ops.cast(labels, "float32"))
@@ -70,6 +85,7 @@ class BatchCheck(keras.metrics.Metric):
             "off_one": ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
             "soft": ops.max(soft) if trains and self.no_soft_labels else ops.zeros(()),
             "bad_weight": ops.zeros(()) if weights is None else _bad_weight(weights),
+            "outside": ops.zeros(()) if outside is None else ops.max(outside),
             "seen": ops.ones(()),
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
@@ -110,6 +126,13 @@ class BatchCheck(keras.metrics.Metric):
             checks.refuse_soft_labels("`y` holds", self.no_soft_labels)
         if seen["bad_weight"]:
             checks.refuse_weights("sample_weight")
+        if seen["outside"] > ROUNDING:
+            raise ValueError(
+                "`attack` and `evaluation_attack` must return images in [0, 1], within "
+                "their epsilon of the images that they are given (times `reach`, of "
+                "one to train with). Received from an attack of your own: images "
+                f"{seen['outside']:.4g} outside, or no numbers"
+            )
         if seen["negative"] <= 0 and seen["off_one"] < 1e-3:
             checks.refuse_probabilities("its output")
         many = ops.convert_to_numpy(self.labels).sum() >= CONVINCING

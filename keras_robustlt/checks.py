@@ -125,6 +125,16 @@ def integer_seed(seed):
     return integer("seed", seed, 0)
 
 
+def known(value):
+    """`value` as an array, or None where it has none yet: inside of compiled code."""
+    if value is None:
+        return None
+    try:
+        return np.asarray(ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError):
+        return None
+
+
 def epsilon(value, norm="linf", name="epsilon"):
     """The budget `value`, if it makes sense for images in `[0, 1]`."""
     if norm == "linf" and 1 < _number(value) < np.inf:
@@ -438,6 +448,29 @@ def image_dtype(x):
         raise ValueError(_wrong_dtype("x", dtype))
 
 
+def known_rank(x):
+    """Raises if `x`, a tensor, is of a shape of which not even the length is known."""
+    if getattr(x.shape, "rank", 0) is None or not hasattr(x.shape, "__len__"):
+        raise ValueError(
+            "`x` must hold images of a known number of dimensions: tell them, with "
+            "output_signature in tf.data.Dataset.from_generator, or `set_shape`. "
+            f"Received: a {type(x).__name__} of unknown shape"
+        )
+
+
+def one_input_and_output(network):
+    """Raises if a network takes or gives more than one tensor, or a dictionary."""
+    if not network.built:
+        return
+    for name in ("input_shape", "output_shape"):
+        shape = getattr(network, name, None)
+        if isinstance(shape, (list, dict)):
+            raise ValueError(
+                "`network` must take one tensor of images and give one of logits. "
+                f"Received: {name}={shape}"
+            )
+
+
 def network(network):
     """Raises or warns if `network` is none that maps images in [0, 1] to logits.
 
@@ -447,7 +480,7 @@ def network(network):
     """
     logits_not_probabilities(network)
     if isinstance(network, keras.Model):
-        _own_preprocessing(network)
+        own_preprocessing(network)
 
 
 def logits_not_probabilities(network):
@@ -480,7 +513,8 @@ def outputs(shape, num_classes):
         )
 
 
-def _own_preprocessing(network):
+def own_preprocessing(network):
+    """Warns if the preprocessing of `network` is not for images in [0, 1]."""
     # KerasHub's classifiers apply theirs in `fit` and `predict`, not in `call`.
     preprocessor = getattr(network, "preprocessor", None)
     converter = getattr(preprocessor, "image_converter", None)

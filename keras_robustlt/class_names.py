@@ -37,7 +37,7 @@ def of_classes(class_names, num_classes):
     """`class_names` as a list of strings; the indices of the classes without any."""
     names = range(num_classes) if class_names is None else class_names
     check(names)
-    names = [str(name) for name in names]
+    names = [as_text(name) for name in names]
     if len(names) != num_classes:
         raise ValueError(
             f"`class_names` must have {num_classes} names, as many as the network has "

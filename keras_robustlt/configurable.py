@@ -18,6 +18,22 @@ class Configurable:
     def from_config(cls, config):
         return cls(**config)
 
+    def freeze(self):
+        """Keeps the constructor's arguments from here on: compiled code has read them.
+
+        To set one again raises an `AttributeError`.
+        """
+        vars(self)["_settings"] = frozenset(self.get_config())
+
+    def __setattr__(self, name, value):
+        if name in vars(self).get("_settings", ()):
+            raise AttributeError(
+                f"`{name}` of {self!r} is what a model was made with, and its compiled "
+                "steps would not know of another value. Make a new model with a new "
+                f"{type(self).__name__}. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
+
     def __repr__(self):
         arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
         return f"{type(self).__name__}({arguments})"

@@ -104,6 +104,22 @@ def _numbers(name, values):
     return array.astype("float64")
 
 
+def are_right(classes, logits):
+    """Which of the logits are highest for the class of their image.
+
+    Logits that are no finite numbers are so for no class.
+
+    Args:
+        classes: Integer tensor of shape `(batch,)`.
+        logits: Float tensor of shape `(batch, num_classes)`.
+
+    Returns:
+        A boolean tensor of shape `(batch,)`.
+    """
+    known = ops.all(ops.isfinite(logits), axis=-1)
+    return ops.logical_and(ops.equal(classes, ops.argmax(logits, axis=-1)), known)
+
+
 def refuse_probabilities(argument, metric):
     """Raises a ValueError if a metric, by name or as an object, takes probabilities."""
     if metric in ("ce", "crossentropy"):
@@ -113,6 +129,17 @@ def refuse_probabilities(argument, metric):
         )
     if metric is not None:
         losses.refuse_probabilities(argument, keras.metrics.get(metric))
+
+
+def refuse_names(argument, metric, taken):
+    """Raises a ValueError if a metric would take the place of another in the logs."""
+    name = getattr(metric, "name", None)
+    if name in taken:
+        raise ValueError(
+            f"`{argument}` must have other names than what the model itself logs, "
+            f"whose place they would take. Received: name={name!r}, one of "
+            f"{', '.join(sorted(taken))}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -166,7 +193,7 @@ class ClasswiseAccuracy(keras.metrics.Metric):
         # As a tensor, whose values nobody looks at: see below.
         targets = one_hot(ops.convert_to_tensor(y_true), num_classes)
         classes = ops.argmax(targets, axis=-1)
-        hits = ops.cast(ops.equal(classes, ops.argmax(y_pred, axis=-1)), self.dtype)
+        hits = ops.cast(are_right(classes, y_pred), self.dtype)
         weights = ops.ones_like(hits)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
@@ -185,11 +212,14 @@ class ClasswiseAccuracy(keras.metrics.Metric):
 
         present = ops.cast(self.total > 0, self.dtype)
         per_class = ops.divide_no_nan(self.correct.value, self.total.value)
+        seen = ops.take(self.total, tail)
+        of_tail = share(ops.take(self.correct, tail), seen)
+        # Of no image there is no accuracy; 0 as long as there are no examples at all.
+        lacking = ops.logical_and(ops.sum(seen) == 0, ops.sum(self.total) > 0)
         values = (
             share(self.correct, self.total),
-            share(ops.take(self.correct, tail), ops.take(self.total, tail)),
+            ops.where(lacking, float("nan"), of_tail),
             share(per_class * present, present),
-            # 0 as long as there are no examples at all.
             ops.min(ops.where(self.total > 0, per_class, ops.max(per_class))),
         )
         return dict(zip(self.results, values, strict=True))

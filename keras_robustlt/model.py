@@ -30,9 +30,10 @@ from keras_robustlt import (
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
-from keras_robustlt.attacks.base import moved
+from keras_robustlt.attacks.base import moved, outside
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
+from keras_robustlt.configurable import Configurable
 from keras_robustlt.data.augmentation import on_device
 from keras_robustlt.model_arguments import augmenter, derived_seed
 from keras_robustlt.schedule import Schedule, ScheduleClock, parts_of
@@ -44,6 +45,15 @@ ATTACK_STEPS = ("full", "adaptive")
 SEEDS = ("start_seed", "evaluation_seed", "augmentation_seed")
 # The share of the images that an attack may leave where it starts, and right.
 STUCK = 0.01
+# What other parts of a model are made with, and what its steps read when compiled.
+CONSUMED = frozenset(
+    {
+        *("network", "class_counts", "num_classes", "epsilon", "method", "attack"),
+        *("budget", "augmentation", "batchnorm_statistics", "averaging", "seed"),
+        "tail_fraction",
+    }
+)
+COMPILED = frozenset({"attack_steps", "evaluation_attack"})
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
 
@@ -184,12 +194,19 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         # Images, losses and attacks are float32; what precision the network computes
         # in is the network's own affair.
         super().__init__(name=name, dtype="float32")
+        if isinstance(network, RobustLTModel):
+            raise ValueError(
+                "`network` must be the classifier alone, and not a RobustLTModel that "
+                "has one: give its `network`, or its `averaged_network`. Received: "
+                f"network={network!r}"
+            )
         if not isinstance(network, keras.Model):
             raise ValueError(
                 "`network` must be a keras.Model that gives logits. "
                 f"Received: network={network!r} (of type {type(network).__name__})"
             )
         checks.network(network)
+        checks.one_input_and_output(network)
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
@@ -237,14 +254,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
-        self.total_epochs = total_epochs
         if total_epochs is not None:
-            self.total_epochs = checks.positive_integer("total_epochs", total_epochs)
+            total_epochs = checks.positive_integer("total_epochs", total_epochs)
+        self.total_epochs = total_epochs
         self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
         self.seed = seed = checks.seed(seed)
 
         # Of which kind the current step is; the averaged network depends on it.
         self._evaluating = self._validating = False
+        self._in_use = False
+        self.trainings = 0  # in this process, that began with the first epoch
         self.attack_in_use = self.attack
         self.schedule = Schedule(self)
         # One for each purpose, so that validation does not change what training draws,
@@ -287,6 +306,19 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if network.built and hasattr(network, "output_shape"):
             checks.outputs(network.output_shape, self.num_classes)
 
+    def __setattr__(self, name, value):
+        given = vars(self)
+        is_late = name in COMPILED and given.get("_in_use")
+        if (name in CONSUMED or is_late) and name in given:
+            raise AttributeError(
+                f"`{name}` is what the model was made with, and its compiled steps "
+                "would not know of another one. Make a new model, RobustLTModel("
+                f"model.network, ..., {name}=...); to train on with another attack "
+                "there is `model.use_attack`, and to evaluate with others "
+                f"`keras_robustlt.evaluate(model, ...)`. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
+
     def _check_attack(self, argument, attack):
         model_arguments.check_attack(argument, attack, self.epsilon, self.attack)
 
@@ -320,11 +352,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             where it started, and -1 for one without a budget.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        checks.image_dtype(x)
+        x = self._images(x)
         checks.label_type(y, self.num_classes)
         if sample_weight is not None:
             checks.weight_shape(sample_weight.shape)
-        x, y = self._augmented(ops.cast(x, "float32"), y)
+        x, y = self._augmented(x, y)
         images = {"clean": x}
         if "adversarial" in self._wanted:
             targets = losses.one_hot(y, self.num_classes)
@@ -344,7 +376,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
             images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
+            if _is_of_ones_own(self.attack_in_use):
+                images["outside"] = outside(x, x_adv, epsilon, self.attack_in_use)
         return images, y, sample_weight
+
+    def _images(self, x):
+        """The images of a batch as float32, if they are such that the network takes."""
+        checks.image_dtype(x)
+        checks.known_rank(x)
+        return ops.cast(backend.images_for(self.network, x), "float32")
 
     def class_epsilon(self):
         """The budget of each class in the current step, 0 where there is no attack.
@@ -404,11 +444,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        checks.image_dtype(x)
+        x = self._images(x)
         checks.label_type(y, self.num_classes)
         if sample_weight is not None:
             checks.weight_shape(sample_weight.shape)
-        x = ops.cast(x, "float32")
         hard = losses.largest_part(y) if self._are_rows(y) else y
         attack, network = self.evaluation_attack, self.inference_network
         images = {"clean": x}
@@ -420,6 +459,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             images["moved"] = moved(x, images["robust"], start, epsilon, attack)
         else:
             images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
+        if _is_of_ones_own(attack):
+            epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
+            images["outside"] = outside(x, images["robust"], epsilon, attack)
         return images, y, sample_weight
 
     def end_step(self, batch):
@@ -438,13 +480,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
         network = self.network if training else self.inference_network
-        given = inputs
-        if isinstance(inputs, dict):  # which also says what moved
-            given = [inputs[name] for name in INPUT_KEYS if name in inputs]
-        for images in keras.tree.flatten(given):
-            checks.image_shape(network, images.shape)
         if not isinstance(inputs, dict):
-            return network(inputs, training=training)
+            return network(self._images(inputs), training=training)
         if self.method.uses_features:
             network = self._with_features(network)
         wanted = self._wanted if training else inputs
@@ -530,6 +567,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if not training:
             targets = hard
         loss = self.method.loss(targets, logits, self._criterion)
+        if len(getattr(loss, "shape", (0, 0))) > 1:
+            raise ValueError(
+                f"`loss` of {self.method} must give one value for each example, of "
+                "shape (batch,), or a scalar. Received: "
+                f"{getattr(loss, 'shape', type(loss).__name__)}"
+            )
         if training:
             if "adversarial" in logits:
                 attacked = self._only_attacked(_only_weighed(hard, sample_weight))
@@ -591,6 +634,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 y_pred[trained_on],
                 sample_weight,
                 trains="robust" not in y_pred,
+                outside=x.get("outside"),
             )
             if "moved" in x:
                 moved = x["moved"]
@@ -609,7 +653,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def _is_right(self, y, logits):
         targets = losses.one_hot(y, self.num_classes)
-        return ops.equal(ops.argmax(targets, axis=-1), ops.argmax(logits, axis=-1))
+        return metrics.are_right(ops.argmax(targets, axis=-1), logits)
 
     def get_metrics_result(self):
         """Results of the metrics that the current kind of step updates."""
@@ -650,6 +694,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         for argument in ("metrics", "weighted_metrics"):
             for metric in keras.tree.flatten(kwargs.get(argument)):
                 metrics.refuse_probabilities(argument, metric)
+                metrics.refuse_names(argument, metric, {"loss", *self._accuracies()})
         self._loss = loss
         self._check_soft_labels()
         optimizer = model_arguments.optimizer_for(
@@ -698,6 +743,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`model.schedule.start(epochs, steps_per_epoch)` once, and at the "
                 "beginning of each epoch `model.schedule.begin_epoch(epoch)`, from 0."
             )
+        self._check_epoch_is_not_over()
         if self.averaging is not None and self.averaging.looks_at_epochs:
             raise ValueError(
                 "`train_on_batch` knows of no epochs, at whose ends "
@@ -712,6 +758,27 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batch_check.raise_if_wrong()
         return result
 
+    def _check_epoch_is_not_over(self):
+        """Raises if an epoch goes on for ever, and with it the budget that grows."""
+        schedule = self.schedule
+        steps, step, epoch = (
+            int(ops.convert_to_numpy(counter))
+            for counter in (schedule.steps_per_epoch, schedule.step, schedule.epoch)
+        )
+        if 0 < schedule.length <= epoch:
+            raise ValueError(
+                f"`model.schedule` is at epoch {epoch} of {schedule.length}, which are "
+                "counted from 0: `begin_epoch` was told another number, or "
+                "`model.schedule.start(epochs, steps_per_epoch)` of a shorter training."
+            )
+        grows = self.budget.grows and epoch + 1 < schedule.length
+        if grows and 0 < steps <= step:
+            raise ValueError(
+                f"`train_on_batch` has made the {steps} steps of epoch {epoch} (from "
+                "0), and the budget grows with the epochs: say that the next one "
+                f"begins, `model.schedule.begin_epoch({epoch + 1})`."
+            )
+
     @functools.wraps(keras.Model.test_on_batch)
     def test_on_batch(self, *args, **kwargs):
         call = inspect.signature(keras.Model.test_on_batch).bind(self, *args, **kwargs)
@@ -725,8 +792,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             arguments = {**arguments, "batch_size": len(arguments["x"]) or None}
         fit_arguments.check(arguments, self.network, self.class_counts)
 
+    def _use(self):
+        """Keeps settings as they are, from when steps are compiled that read them."""
+        self._in_use = True
+        for part in (*parts_of(self), self.attack, self.evaluation_attack):
+            if isinstance(part, Configurable):
+                part.freeze()
+
     def _check_training(self, arguments):
         """Looks at what is common to `fit` and `train_on_batch`."""
+        self._use()
         self._check_soft_labels(arguments)
         fit_arguments.check_weighing(arguments, self.method)
         # Puts the weight of each class where they are given in another way.
@@ -761,6 +836,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         with self._evaluation(in_fit):
             result = super().evaluate(*call.args[1:], **call.kwargs)
         seen = ops.convert_to_numpy(self.clean_accuracy.total)
+        if not in_fit and not np.any(seen):
+            raise ValueError(
+                "`x` must hold images to evaluate on, with a weight above 0. Received: "
+                f"none, x={call.arguments.get('x')!r}"
+            )
         class_frequencies.check_evaluated(seen, in_fit)
         return result
 
@@ -778,6 +858,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     @contextlib.contextmanager
     def _evaluation(self, in_fit=False):
         """What holds while test steps are made."""
+        self._use()
         self._evaluating, self._validating = True, in_fit
         try:
             if self._tested != self.inference_network.name:
@@ -875,6 +956,12 @@ def _feature_networks(*every):
     with_features = {id(each): networks.with_features(each) for each in every}
     # Not a dictionary in the model: Keras would count the weights twice.
     return lambda network: with_features[id(network)]
+
+
+def _is_of_ones_own(attack):
+    """Whether an attack is none of this package's, which stay within their balls."""
+    package = __name__.partition(".")[0]
+    return type(attack).__module__.partition(".")[0] != package
 
 
 def _only_weighed(targets, sample_weight):

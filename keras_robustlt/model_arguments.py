@@ -162,6 +162,11 @@ def optimizer_for(network, method, optimizer, scales=True):
     Returns:
         A `keras.Optimizer`.
     """
+    if optimizer is None:
+        raise ValueError(
+            "`optimizer` must be a keras.optimizers.Optimizer or the name of one. "
+            "Received: optimizer=None"
+        )
     optimizer = keras.optimizers.get(optimizer)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if method.moves_weights and inner.use_ema:

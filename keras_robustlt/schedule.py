@@ -9,6 +9,8 @@ from keras_robustlt import checks, class_frequencies
 from keras_robustlt.data.resumption import epoch_variables
 from keras_robustlt.methods.base import layers_of
 
+# So many times one may well train a model anew.
+MANY = 3
 # Share of the images below which an attack is taken for one without a gradient.
 FEW = 0.001
 
@@ -101,6 +103,23 @@ def makes_attacks(model):
     return False
 
 
+def _check_budgets(model):
+    """Raises if the rule for the budgets gives what are none, at three epochs."""
+    schedule, norm = model.schedule, getattr(model.attack, "norm", "linf")
+    if not schedule.length:
+        return
+    most = 1.0 if norm == "linf" else float("inf")
+    for epoch in {0, schedule.length // 2, max(schedule.length - 1, 0)}:
+        with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
+            budgets = ops.convert_to_numpy(model.budget.class_epsilon(schedule))
+        fit = budgets.shape == (model.num_classes,)
+        if not fit or not ((budgets >= 0) & (budgets <= most)).all():
+            raise ValueError(
+                f"`class_epsilon` of {model.budget} must give {model.num_classes} "
+                f"numbers, from 0 to {most:g}. Received in epoch {epoch}: {budgets}"
+            )
+
+
 def parts_of(model):
     """What may begin in some epoch of training, see `Part.begins`."""
     parts = *layers_of(model.method), model.budget, model.averaging
@@ -155,6 +174,7 @@ class ScheduleClock(keras.callbacks.Callback):
             )
         model.schedule.start(model.total_epochs or self.params["epochs"], steps)
         self.checked = self.warned = False
+        _check_budgets(model)
         wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
         if not wants_attacks or makes_attacks(model):
             _warn_of_what_never_begins(model)
@@ -172,9 +192,26 @@ class ScheduleClock(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0:
+            self._warn_of_a_new_beginning()
         self.model.schedule.begin_epoch(epoch)
         for variable in self.dataset_epochs:
             variable.assign(epoch)
+
+    def _warn_of_a_new_beginning(self):
+        model = self.model
+        model.trainings += 1
+        grows = model.budget.grows and model.total_epochs is None
+        if grows and model.trainings > MANY:
+            warnings.warn(
+                "Each `fit` is a training of its own, and this is the "
+                f"{model.trainings}. of the same model: in each the budget of "
+                f"budget={model.budget} grows anew, from 0. If they are parts of one "
+                "training, say how long all of it is, RobustLTModel(..., "
+                "total_epochs=...), and where in it each begins, fit(..., "
+                "initial_epoch=...).",
+                stacklevel=2,
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         # After the first step of all, so that a mistake costs no more, and at the end
@@ -195,6 +232,10 @@ class ScheduleClock(keras.callbacks.Callback):
         if not self.labels_compared:
             self.labels_compared = True
             labels = ops.convert_to_numpy(model.batch_check.labels)
+            if not labels.any():
+                raise ValueError(
+                    "`x` must hold images to train on. Received: a data set without one"
+                )
             class_frequencies.compare(model.class_counts, labels)
         tried = float(ops.convert_to_numpy(model.attack_moves.count))
         moved = float(ops.convert_to_numpy(model.attack_moves.result()))

@@ -164,6 +164,11 @@ def test_images_that_are_not_attacked_yet_do_not_count(images):
         assert np.sum(model.budget.seen) == seen
 
 
+def test_a_share_of_training_is_at_most_all_of_it():
+    with pytest.warns(UserWarning, match="never more than 1 / 3 of what"):
+        krl.budget.RobustLT(beta=3)
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

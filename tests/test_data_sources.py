@@ -34,6 +34,16 @@ def test_arrays_pass_unchanged():
     assert len(found.x_test) == 6
 
 
+def test_another_long_tail_of_imbalanced_data_is_said():
+    y = np.repeat([0, 1, 2], [60, 150, 50])
+    x = np.zeros((len(y), 4, 4, 1), np.uint8)
+    with pytest.warns(UserWarning, match="imbalanced already.*keeps every image"):
+        found = long_tail_arrays(((x, y), (x, y)))
+    assert found.class_counts.tolist() == [50, 7, 1]
+    found = long_tail_arrays(((x, y), (x, y)), imbalance_ratio=None)
+    assert found.class_counts.tolist() == [60, 150, 50]
+
+
 def test_floats_are_stored_as_uint8():
     as_float = X.astype(np.float32) / 255
     found = load(((as_float, Y), (as_float, Y)))

@@ -281,6 +281,19 @@ def test_a_config_that_does_not_tell_the_names(network, tmp_path, capsys, config
     assert capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["flat", "one output", "diverged"])
+def test_only_what_classifies_images_predicts(tmp_path, kind):
+    size, units = ((8,) if kind == "flat" else (8, 8, 1)), 1 if "one" in kind else 2
+    layers = [keras.layers.Flatten(), keras.layers.Dense(units)]
+    found = keras.Sequential([keras.Input(size), *layers])
+    if kind == "diverged":
+        found.layers[-1].bias.assign([0.0, np.nan])
+    found.save(tmp_path / "network.keras")
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    with pytest.raises(SystemExit, match="it must take images|finite numbers"):
+        predict(tmp_path / "network.keras", tmp_path / "image.png")
+
+
 def test_images_of_other_channels_than_files_have(tmp_path):
     krl.networks.SmallResNet(2, (8, 8, 4), widths=(4,)).save(tmp_path / "network.keras")
     Image.new("RGBA", (8, 8)).save(tmp_path / "image.png")

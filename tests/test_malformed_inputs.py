@@ -54,6 +54,17 @@ def class_budgets(**arguments):
     return krl.budget.classwise_epsilon(**arguments)
 
 
+def two_outputs():
+    network = dense_network()
+    return keras.Model(network.inputs, [network.outputs[0], network.outputs[0]])
+
+
+def softmax_by_hand():
+    """Probabilities, which no layer says."""
+    network = dense_network()
+    return keras.Model(network.inputs[0], keras.ops.softmax(network.outputs[0]))
+
+
 def compiled(**arguments):
     return tiny_model().compile(**arguments)
 
@@ -834,6 +845,51 @@ OTHERS = [
     (lambda: krl.networks.get("wrn-11-1"), "`depth` must be"),
     (lambda: krl.networks.plain(3), "`network` must be"),
     (lambda: krl.networks.with_features(3), "`network` must be"),
+    (lambda: model(network=tiny_model()), "`network` must be the classifier alone"),
+    *(
+        (functools.partial(call, *arguments), message)
+        for call in (krl.attacks.PGD(0.1), krl.attacks.APGD(0.1))
+        for arguments, message in (
+            ((None, X, Y), "`network` must be"),
+            ((dense_network(), X, None), "`y` must be the labels"),
+            ((dense_network(), X, 1), "`y` must be the labels"),
+            ((dense_network(), X, Y, "0.1"), "`epsilon` must be a number"),
+            ((dense_network(), X, Y, True), "`epsilon` must be a number"),
+        )
+    ),
+    (
+        lambda: krl.attacks.PGD(0.1)(dense_network(), X, Y, step_size=0),
+        "`step_size` must be",
+    ),
+    *(
+        (functools.partial(attack, loss=loss), "`loss` must take logits")
+        for attack in (krl.attacks.PGD, krl.attacks.APGD)
+        for loss in (
+            keras.losses.categorical_crossentropy,
+            keras.losses.CategoricalCrossentropy(),
+        )
+    ),
+    (
+        lambda: compiled(metrics=[keras.metrics.Mean("robust_accuracy")]),
+        "`metrics` must have other names",
+    ),
+    (lambda: compiled(optimizer=None), "`optimizer` must be"),
+    (
+        lambda: krl.budget.class_distance_weights([[5, 3], [1, 9]]),
+        "`confusion` must hold mean probabilities",
+    ),
+    (lambda: krl.evaluate(softmax_by_hand(), X, Y), "`network` must give logits"),
+    (lambda: krl.evaluate(dense_network().predict, X, Y), "`model` must be the Keras"),
+    (
+        lambda: compiled(metrics=[keras.metrics.Mean("loss")]),
+        "`metrics` must have other names",
+    ),
+    (lambda: model(network=two_outputs()), "must take one tensor of images and give"),
+    (
+        lambda: model(augmentation=keras.layers.Rescaling(2.0, -1.0)),
+        "`augmentation` must give images in",
+    ),
+    (lambda: krl.export(softmax_by_hand(), "a.keras"), "`network` must give logits"),
     (lambda: compiled(metrics=["nonsense"]), "metric identifier: nonsense"),
     (lambda: compiled(optimizer="nonsense"), "nonsense"),
     (lambda: krl.losses.one_hot(3, 2), "`labels`"),

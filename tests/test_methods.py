@@ -328,6 +328,17 @@ def test_features_of_networks(images):
     named = krl.networks.with_features(network, layer=network.layers[0].name)
     np.testing.assert_allclose(named(x)[1], network.layers[0](x), atol=1e-6)
 
+    # As part of another network, here twice.
+    half = keras.layers.Rescaling(0.5)
+    outer = keras.Sequential([keras.Input(x.shape[1:]), half, network])
+    outer = keras.Sequential([keras.Input(x.shape[1:]), outer])
+    for found, expected in zip(
+        krl.networks.with_features(outer)(x),
+        krl.networks.with_features(network)(x / 2),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
     class Subclassed(keras.Model):
         def call(self, x):
             return x

@@ -126,6 +126,19 @@ def test_in_an_ordinary_keras_model():
     assert logs["balanced_accuracy"] == pytest.approx(0.75)
 
 
+def test_of_no_image_there_is_no_accuracy():
+    metric = ClasswiseAccuracy([5, 1], tail_fraction=0.5)
+    assert float(metric.result()["tail_accuracy"]) == 0
+    metric.update_state([0], [[1.0, 0.0]])
+    assert np.isnan(float(metric.result()["tail_accuracy"]))
+
+
+def test_logits_that_are_no_numbers_are_right_for_no_class():
+    metric = ClasswiseAccuracy([2, 1])
+    metric.update_state([0, 0, 1], [[np.nan, np.nan], [np.inf, 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(metric.correct, [0, 1])
+
+
 def test_a_label_out_of_range_is_of_no_class():
     metric = ClasswiseAccuracy([5, 3, 1])
     metric.update_state([7, -1, 1], np.eye(3)[[0, 0, 1]])

@@ -508,6 +508,28 @@ def test_train_on_batch_needs_to_know_the_schedule(images):
         assert np.isfinite(logs["loss"])
 
 
+def test_train_on_batch_is_told_of_each_epoch(images):
+    model = eager_model()
+    model.schedule.start(2, steps_per_epoch=1)
+    model.train_on_batch(*images)
+    with pytest.raises(ValueError, match=r"model.schedule.begin_epoch\(1\)"):
+        model.train_on_batch(*images)
+    model.schedule.begin_epoch(1)  # the last one may be as long as one likes
+    for _ in range(2):
+        model.train_on_batch(*images)
+    model.schedule.begin_epoch(2)
+    with pytest.raises(ValueError, match="epoch 2 of 2, which are counted from 0"):
+        model.train_on_batch(*images)
+
+
+def test_another_fit_is_another_training(images):
+    model = eager_model()
+    for _ in range(3):
+        model.fit(*images, epochs=2, **FIT)
+    with pytest.warns(UserWarning, match="training of its own.*total_epochs"):
+        model.fit(*images, epochs=2, **FIT)
+
+
 def test_predict_gives_the_logits_of_the_network(images):
     model = tiny_model()
     expected = model.network.predict(images[0], verbose=0)

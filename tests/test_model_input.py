@@ -105,6 +105,55 @@ def test_bad_arguments(arguments, message):
         krl.RobustLTModel(**arguments)
 
 
+class Brighter(krl.attacks.PGD):
+    """An attack of one's own, which goes where it likes."""
+
+    shift = 1.0
+
+    def perturb(self, network, x, *arguments, **options):
+        return x + self.shift * self.epsilon
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        return x + self.shift * self.epsilon
+
+
+@pytest.mark.parametrize("shift", [3.0, np.nan, -20.0])
+def test_attacks_of_ones_own_stay_within_their_ball(images, shift):
+    x, y = 0.2 + images[0] / 2, images[1]
+
+    class Further(Brighter):
+        pass
+
+    Further.shift = 0.9
+    eager_model(evaluation_attack=Further(0.1)).evaluate(x, y, verbose=0)
+    Further.shift = shift
+    with pytest.raises(ValueError, match="`evaluation_attack` must return images"):
+        eager_model(evaluation_attack=Further(0.1)).evaluate(x, y, verbose=0)
+    with pytest.raises(ValueError, match="`attack` and .* must return images"):
+        eager_model(attack=Further(0.1), beta=0).fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "give", [lambda b: b - 1, lambda b: 80 * b, lambda b: np.nan * b, lambda b: b[:2]]
+)
+def test_budgets_of_ones_own_are_budgets(images, give):
+    class Mine(krl.budget.Budget):
+        def class_epsilon(self, schedule):
+            return give(super().class_epsilon(schedule))
+
+    with pytest.raises(ValueError, match="`class_epsilon` of Mine.* must give 3 num"):
+        eager_model(budget=Mine()).fit(*images, verbose=0)
+
+
+def test_losses_of_ones_own_are_one_for_each_image(images):
+    class Mine(krl.methods.AT):
+        def loss(self, targets, logits, criterion):
+            return targets * logits["adversarial"]
+
+    with pytest.raises(ValueError, match="`loss` of Mine.* one value for each"):
+        eager_model(method=Mine()).fit(*images, verbose=0)
+
+
 @pytest.mark.parametrize("argument", ["attack", "evaluation_attack"])
 def test_attacks_that_cannot_run_inside_a_step(argument):
     class OnTheHost(krl.attacks.PGD):
@@ -242,7 +291,7 @@ def test_where_training_stands_is_told_in_whole_numbers():
 
 
 WITH_IMAGES = {
-    "fit": lambda model, x, y: model.fit(x, y, verbose=0),
+    "fit": lambda model, x, y: model.fit(x, y, verbose=0, shuffle=False),
     "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),
     "predict": lambda model, x, y: model.predict(x, verbose=0),
     "krl.evaluate": lambda model, x, y: krl.evaluate(model, x, y, attacks=["clean"]),
@@ -269,6 +318,27 @@ def test_images_of_another_shape_than_the_network_takes(images, use, change):
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.tensorflow  # JAX compiles a step for each shape
+@pytest.mark.parametrize("use", ["fit", "evaluate", "predict"])
+def test_images_whose_shape_is_not_known_before_they_come(images, use):
+    """Convolution and pooling would take those of any size."""
+    import tensorflow as tf
+
+    x, y = images
+    layers = [keras.layers.Conv2D(6, 3), keras.layers.GlobalAveragePooling2D()]
+    network = keras.Sequential([keras.Input((6, 6, 3)), *layers, keras.layers.Dense(3)])
+    model = tiny_model(network)
+
+    def data(x):
+        found = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+        return found.map(lambda x, y: x) if use == "predict" else found
+
+    WITH_IMAGES[use](model, data(x), None)
+    for wrong in (channels_first(x), np.concatenate([x, x], axis=1)):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="6"):
+            WITH_IMAGES[use](model, data(wrong), None)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -290,6 +360,39 @@ def test_predictions_are_for_images_as_training_has_them(images, spoil, message)
         use(x[:5])  # another shape of a batch: what is compiled takes any from here on
         with pytest.raises(ValueError, match=message):
             use(spoil(x))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_data_must_have_images(images):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(images).batch(4)
+    none = data.filter(lambda x, y: False)  # which nobody knows before
+    for use in ("fit", "evaluate"):
+        with pytest.raises(ValueError, match="`x` must hold"):
+            WITH_IMAGES[use](eager_model(), none, None)
+
+
+def test_what_a_model_is_made_with_stays():
+    model = tiny_model()
+    for name in ("epsilon", "attack", "budget", "network"):
+        with pytest.raises(
+            AttributeError, match=f"`{name}` is what the model was made"
+        ):
+            setattr(model, name, getattr(model, name))
+    model.evaluation_attack = krl.attacks.PGD(0.1, steps=3)
+    model._use()
+    with pytest.raises(AttributeError, match="`evaluation_attack` is what"):
+        model.evaluation_attack = krl.attacks.PGD(0.1, steps=2)
+    parts = {
+        "alpha": model.budget,
+        "step_size": model.attack,
+        "label_smoothing": model.method,
+    }
+    for name, part in parts.items():
+        with pytest.raises(AttributeError, match=f"`{name}` of .* is what a model"):
+            setattr(part, name, 0.5)
 
 
 @pytest.mark.tensorflow

@@ -128,6 +128,14 @@ def test_dry_run_says_all_and_writes_nothing(folder, capsys):
     assert sorted(folder.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("flag", ["--balanced_sampling", "--class_weight=balanced"])
+def test_a_dry_run_says_that_rare_classes_are_made_up_for_twice(folder, caplog, flag):
+    command("--data=my images", "--dry_run", "--method=at", flag)
+    assert not caplog.text
+    command("--data=my images", "--dry_run", flag)
+    assert f"the loss of --method=at_bsl and {flag} each make up" in caplog.text
+
+
 def test_a_dry_run_says_what_its_epochs_are_too_few_for(folder, caplog):
     command("--data=my images", "--dry_run", "--epochs=7", "--method=cgr")
     assert "CGR" in caplog.text and "begins with epoch 11" in caplog.text
@@ -407,8 +415,11 @@ def test_data_that_cannot_be_used(tmp_path):
         (["--augmentation=aua"], "augmentation='aua' shifts images by up to 4"),
         (["--num_classes=9"], "from 2 to 3"),
         (["--on_bad=error"], "broken.png"),
-        (["--workdir=my images/common é/broken.png"], "is a file"),
+        (["--workdir=other.keras"], "is a file"),
         (["--workdir=single"], "holds a single run"),
+        (["--workdir=my images"], "is inside of the data"),
+        (["--workdir=my images/common é"], "is inside of the data"),
+        (["--initial_weights=other.keras"], "must be the .keras file of a small_res"),
         (["--workdir=comparison", "--nocompare"], "holds a comparison"),
     ],
 )
@@ -416,5 +427,6 @@ def test_a_dry_run_refuses_what_the_run_would(folder, arguments, message):
     for name, file in (("single", "config.json"), ("comparison", "comparison.txt")):
         (folder.parent / name).mkdir()
         (folder.parent / name / file).write_text("{}")
+    krl.networks.SmallResNet(classes=3, widths=(4,)).save(folder.parent / "other.keras")
     with pytest.raises((app.UsageError, SystemExit), match=message):
         command("--data=my images", "--dry_run", *arguments)

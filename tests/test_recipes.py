@@ -70,6 +70,13 @@ def read_json(path):
 TABLES = {**presets.BY_NAME, "own": presets.OWN}
 
 
+def test_training_that_diverges_ends():
+    watch = progress.Divergence()
+    watch.on_epoch_end(0, {"loss": 1e9})
+    with pytest.raises(ValueError, match="diverged in epoch 3: its loss is nan"):
+        watch.on_epoch_end(2, {"loss": float("nan")})
+
+
 def test_every_setting_has_a_flag_or_is_used_by_its_name():
     modules = one_run, network_of_run, optimization
     source = "".join(pathlib.Path(m.__file__).read_text("utf-8") for m in modules)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks.base import Attack, check_each
+from keras_robustlt.attacks.base import Attack, check_arguments, check_each
 from keras_robustlt.attacks.gradients import logits_of
 
 
@@ -74,10 +74,12 @@ class ActiveSetAttack(Attack):
         return [None] * self.restarts
 
     def _problem(self, network, x, y, epsilon, seed):
+        check_arguments(network, y)
         image = to_array(x, "x")
         if image.dtype.kind not in "biu":  # bfloat16 is no float of NumPy's
             image = image.astype("float32")
         checks.images(image)
+        checks.image_shape(network, image.shape)
         self.check_image_shape(image.shape[1:])
         label = to_array(y, "y")
         if not len(image):

@@ -139,6 +139,27 @@ def moved(x, x_adv, start, epsilon, attack):
     return ops.where(epsilon > 200 * ROUNDING, changed, -1.0)
 
 
+def outside(x, x_adv, epsilon, attack):
+    """By how much what an attack returns is not what it may be.
+
+    Args:
+        x: Float32 tensor of shape `(batch, ...)`, the images.
+        x_adv: Float32 tensor of the same shape, what the attack made of them.
+        epsilon: Float32 tensor of shape `(batch,)`, their budgets.
+        attack: The attack.
+
+    Returns:
+        A float32 tensor of shape `(batch,)`: how far each image is from the ball, or a
+        pixel from `[0, 1]`; infinite for images that are no numbers.
+    """
+    norm = norms.get(getattr(attack, "norm", "linf"))
+    radius = getattr(attack, "reach", 1.0) * epsilon
+    distance = ops.reshape(norm.length(x_adv - x), (-1,)) - radius
+    pixels = ops.reshape(ops.maximum(x_adv - 1.0, -x_adv), (ops.shape(x)[0], -1))
+    excess = ops.maximum(distance, ops.max(pixels, axis=1))
+    return ops.where(ops.isfinite(excess), ops.maximum(excess, 0.0), np.inf)
+
+
 def check_stays_within(argument, attack):
     """Raises if `attack` says that it leaves the ball that its epsilon stands for."""
     if getattr(attack, "reach", 1.0) > 1:
@@ -193,6 +214,7 @@ def check_no_smaller_ball(argument, attack, training):
 def check_loss(loss):
     """`loss`, if it is the name of a loss or a function."""
     if callable(loss):
+        losses.refuse_probabilities("loss", loss)
         return checks.function("loss", loss, ("targets", "logits"))
     return checks.one_of("loss", loss, tuple(LOSSES))
 
@@ -202,18 +224,26 @@ def loss_function(loss):
     return loss if callable(loss) else LOSSES[loss]
 
 
-def known(value):
-    """`value` as an array, or None where it has none yet: inside of compiled code."""
-    if value is None:
-        return None
-    try:
-        return np.asarray(ops.convert_to_numpy(value))
-    except (NotImplementedError, TypeError):
-        return None
+def check_arguments(network, y):
+    """Raises if an attack is not called with a network and with labels."""
+    if not callable(network) or isinstance(network, type):
+        raise ValueError(
+            "`network` must be a Keras model that gives logits, or a function of a "
+            f"batch of images that does. Received: network={network!r}"
+        )
+    if y is None or isinstance(y, (str, bytes)) or np.ndim(y) == 0:
+        raise ValueError(
+            "`y` must be the labels of the images, an array with one for each. "
+            f"Received: y={y!r}"
+        )
 
 
 def check_each(name, value, count):
     """Raises if `value` is neither a number nor one for each of `count` images."""
+    if np.asarray(value).dtype.kind not in "iufV":  # V is bfloat16, for NumPy
+        raise ValueError(
+            f"`{name}` must be a number, or an array of numbers. Received: {value!r}"
+        )
     if np.size(value) not in (1, count) or np.ndim(value) > 1:
         raise ValueError(
             f"`{name}` must be a number, or an array with one for each of the {count} "

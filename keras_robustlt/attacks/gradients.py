@@ -11,7 +11,7 @@ layers is therefore scaled for each image, and its gradient scaled back in float
 import keras
 from keras import ops
 
-from keras_robustlt import backend, checks
+from keras_robustlt import backend
 
 # What goes back from the logits, at most. It leaves float16, which reaches from 6e-8
 # to 65504, room on both sides for what the layers make of it.
@@ -37,7 +37,7 @@ def logits_of(network, training=False):
     forward = backend.frozen(network)
 
     def logits(x, draw=None):
-        checks.image_shape(network, x.shape)
+        x = backend.images_for(network, x)
         values = ops.cast(forward(x, training=training, draw=draw), "float32")
         if len(values.shape) != 2:
             raise ValueError(

@@ -126,7 +126,7 @@ class PGD(base.Attack):
                 (`True`, as in adversarial training; its moving statistics stay as
                 they are) or its moving statistics (`False`).
             seed: Integer or `keras.random.SeedGenerator` for the random start.
-            loss: A function as the constructor takes it, in place of its `loss`.
+            loss: As the constructor takes it, in place of its `loss`.
 
         Returns:
             A float32 tensor of the shape of `x`, in the ball and in `[0, 1]`.
@@ -136,6 +136,8 @@ class PGD(base.Attack):
                 has too few classes. Inside of compiled code they have no values yet,
                 so that only their types are looked at.
         """
+        base.check_arguments(network, y)
+        loss = None if loss is None else base.loss_function(base.check_loss(loss))
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
@@ -156,7 +158,7 @@ class PGD(base.Attack):
 
     def _check_values(self, network, x, y, epsilon, step_size, start):
         """Raises if what is known of the arguments of a call is out of range."""
-        images, labels = base.known(x), base.known(y)
+        images, labels = checks.known(x), checks.known(y)
         if images is None or not len(images):
             return
         checks.images(images)
@@ -164,20 +166,22 @@ class PGD(base.Attack):
             network(x[:1])
         num_classes = gradients.logits_of(network)(x[:1]).shape[-1]
         self.check_classes(num_classes)
-        start = base.known(start)
+        start = checks.known(start)
         if start is not None:
             base.check_start(start, images.shape)
         if labels is not None:
             base.check_labels(labels, len(images), num_classes)
         for name, value in (("epsilon", epsilon), ("step_size", step_size)):
-            value = base.known(value)
+            value = checks.known(value)
             if value is not None:
                 base.check_each(name, value, len(images))
                 for extreme in (np.min(value), np.max(value)):
                     if name == "epsilon":
                         checks.epsilon(float(extreme), self.norm)
                     else:
-                        checks.in_range(name, extreme, 0, 1e9)
+                        checks.in_range(name, float(extreme), 0, 1e9)
+                if name == "step_size" and len(images):
+                    checks.positive(name, float(np.max(value)))
 
     def starting_point(self, x, epsilon=None, seed=None):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`.
@@ -190,8 +194,9 @@ class PGD(base.Attack):
         Returns:
             A float32 tensor of the shape of `x`.
         """
-        if not self.random_start:
+        if not self.random_start or x.shape[0] == 0:
             return x
+        seed = int(seed) if isinstance(seed, np.integer) else seed
         draw = functools.partial(self.noise, seed=seed)
         noise = self._per_image(epsilon, x) * replicas.drawn(draw, ops.shape(x))
         return ops.clip(x + noise, 0.0, 1.0)

@@ -11,6 +11,8 @@ Each backend's module has the same names:
 - `on_accelerator()`: whether the backend computes on something else than a CPU;
 - `compiled(function, variables)`: `function` compiled, reading `variables` anew at
   each call;
+- `of_shape(images, shape)`: the images, of which the sizes that are not known while
+  compiling are compared with those of `shape` that are not `None` once they come;
 - `traceable(function)`: a plain `function` of a tensor for use in compiled code, with
   Python's control flow over tensors where the backend can convert it;
 - `StepAdapter`: what `RobustLTModel` must do before Keras's own training and test
@@ -22,6 +24,7 @@ The functions below are written once, in Keras's terms.
 import keras
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.backend import replicas
 
 if keras.backend.backend() == "tensorflow":
@@ -31,6 +34,7 @@ if keras.backend.backend() == "tensorflow":
         compiled,
         gradient,
         gradient_and_outputs,
+        of_shape,
         on_accelerator,
         traceable,
     )
@@ -41,6 +45,7 @@ elif keras.backend.backend() == "jax":
         compiled,
         gradient,
         gradient_and_outputs,
+        of_shape,
         on_accelerator,
         traceable,
     )
@@ -58,6 +63,7 @@ __all__ = [
     "frozen",
     "gradient",
     "gradient_and_outputs",
+    "images_for",
     "on_accelerator",
     "repeat",
     "run_if",
@@ -65,6 +71,18 @@ __all__ = [
     "traceable",
     "trial_update",
 ]
+
+
+def images_for(network, x):
+    """The images `x`, if they are of the shape that `network` takes.
+
+    What is not known of it while compiling is looked at when they come.
+    """
+    checks.image_shape(network, x.shape)
+    shape = getattr(network, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == len(x.shape):
+        return of_shape(x, (None, *shape[1:]))
+    return x
 
 
 def frozen(network):

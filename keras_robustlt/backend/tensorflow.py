@@ -32,6 +32,25 @@ def on_accelerator():
     )
 
 
+def of_shape(images, shape):
+    # A graph that has met several sizes is traced again for any.
+    sizes = zip(shape, images.shape, strict=True)
+    open_ = [i for i, (want, known) in enumerate(sizes) if want and known is None]
+    checks = [
+        tf.debugging.assert_equal(
+            tf.shape(images)[i],
+            shape[i],
+            f"`x` must hold images of shape {tuple(shape[1:])}, as the network takes "
+            "them. Received others",
+        )
+        for i in open_
+    ]
+    if not checks:
+        return images
+    with tf.control_dependencies(checks):
+        return tf.ensure_shape(tf.identity(images), shape)
+
+
 def compiled(function, variables):
     del variables  # a graph reads them at each call
     # Layers and all of this package are traced as they are, as in Keras's own steps:

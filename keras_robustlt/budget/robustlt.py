@@ -150,6 +150,13 @@ class RobustLT(Budget):
     ):
         self.alpha = checks.in_range("alpha", alpha, 0, 1)
         self.beta = checks.in_range("beta", beta, 0, np.inf)
+        if self.beta > 1:
+            warnings.warn(
+                f"With beta={beta} the budget is still growing when training ends, and "
+                f"never more than 1 / {beta} of what it is meant to be. `beta` is a "
+                "share of training, from 0 to 1.",
+                stacklevel=2,
+            )
         self._granularity = checks.one_of("granularity", granularity, GRANULARITIES)
         self.weighting = checks.one_of("weighting", weighting, WEIGHTINGS)
 

@@ -33,6 +33,8 @@ CHANGES_LABELS = {
 }
 # Interpolation overshoots a little; a layer for pixels from 0 to 255 goes far beyond.
 LOW, HIGH = -1.0, 2.0
+# Noise makes fewer pixels negative.
+MOST_BELOW = 0.4
 
 
 class Seeds(keras.random.SeedGenerator):
@@ -227,6 +229,13 @@ class LayerAugmentation:
         self.check_values(first)
         self.check_repeats(first, again)
         self.check_not_divided(images, first)
+        below = float(np.mean(first < 0)) if first.size else 0.0
+        if below > MOST_BELOW:
+            raise ValueError(
+                f"`augmentation` must give images in [0, 1], and {self.name} makes "
+                f"{below:.0%} of the pixels negative, which would be black. Normalise "
+                "inside the network."
+            )
 
     def check_not_divided(self, images, augmented):
         """Raises if images in [0, 1] were taken for images from 0 to 255."""

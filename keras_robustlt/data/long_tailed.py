@@ -13,6 +13,11 @@ from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
 from keras_robustlt.data.sources import load
 
+# Of the largest class to the smallest, where nothing else is said.
+RATIO = 50
+# A source whose largest class has so many times the images of its smallest.
+IMBALANCED = 2
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LongTailData:
@@ -73,7 +78,7 @@ class LongTailData:
 
 def long_tail(
     source,
-    imbalance_ratio=50,
+    imbalance_ratio=RATIO,
     imbalance_type="exp",
     batch_size=128,
     augmentation="auto",
@@ -96,7 +101,8 @@ def long_tail(
         source: `"cifar10"`, `"cifar100"`, `"tinyimagenet"`, `"imagenet64"`,
             `"digits"`, another name, a path or arrays; `data.load` says more.
         imbalance_ratio: Number, at least 1: the largest class over the smallest. `None`
-            keeps every image, for data that are imbalanced already. Defaults to `50`.
+            keeps every image, for data that are imbalanced already, of which the
+            default makes another long tail with a warning. Defaults to `50`.
         imbalance_type: `"exp"` or `"step"`. Defaults to `"exp"`.
         batch_size: Integer. Defaults to `128`.
         augmentation: `"none"`, `"base"` (pad, crop, mirror), `"base_rotation"` (and
@@ -196,7 +202,7 @@ def long_tail(
 
 def long_tail_arrays(
     source,
-    imbalance_ratio=50,
+    imbalance_ratio=RATIO,
     imbalance_type="exp",
     seed=102,
     validation_fraction=0.0,
@@ -312,11 +318,21 @@ def _divided(
     counts = None
     check_choice("imbalance_type", imbalance_type, ("exp", "step"))
     if imbalance_ratio is not None:
+        there = np.bincount(found.y_train, minlength=found.num_classes)
         if largest_class is None:
-            largest_class = np.bincount(found.y_train).min()
+            largest_class = there.min()
         counts = long_tail_counts(
             largest_class, found.num_classes, imbalance_ratio, imbalance_type
         )
+        by_default = imbalance_ratio == RATIO
+        if by_default and there.max() > IMBALANCED * max(there.min(), 1):
+            warnings.warn(
+                f"{found.name} is imbalanced already, with {there.min()} to "
+                f"{there.max()} training images a class, and {imbalance_ratio=} makes "
+                f"another long tail of it: {sum(counts)} images of {sum(there)} stay, "
+                "most of its first classes. imbalance_ratio=None keeps every image.",
+                stacklevel=4,
+            )
     train, validation = long_tail_indices(
         found.y_train, counts, seed, validation_fraction, found.groups
     )

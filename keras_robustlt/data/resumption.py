@@ -96,9 +96,10 @@ def described(arguments):
     return {
         "kind": "arrays",
         **{
-            name: fingerprint(arguments[argument])
-            for argument, name in names.items()
-            if arguments.get(argument) is not None
+            name: None if data is None else fingerprint(data)
+            for name, data in (
+                (name, arguments.get(argument)) for argument, name in names.items()
+            )
         },
         "batch_size": arguments.get("batch_size") or 32,
         "shuffle": arguments.get("shuffle", True),

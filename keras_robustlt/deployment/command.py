@@ -11,6 +11,8 @@ are read as for training: upright, in the network's size and number of channels.
 
 import json
 import pathlib
+import sys
+import warnings
 
 from absl import app, flags
 
@@ -81,6 +83,7 @@ def _loaded(path):
         network = getattr(network, "inference_network", network)  # of a RobustLTModel
         classes = network.output_shape[-1]
         names = class_names_of(path)
+        _check(network)
     except Exception as error:
         # Damaged archives raise many kinds.
         raise SystemExit(f"error: {path} cannot be read: {error}") from None
@@ -90,6 +93,28 @@ def _loaded(path):
     if names is None:
         names = [str(index) for index in range(classes)]
     return network, names
+
+
+def _check(network):
+    """Raises if a network is no classifier of images."""
+    from keras_robustlt import checks
+    from keras_robustlt.evaluation.inputs import check_weights
+
+    takes, gives = network.input_shape, network.output_shape
+    one = isinstance(takes, tuple) and isinstance(gives, tuple)
+    if not one or len(takes) != 4 or len(gives) != 2 or gives[1] < 2:
+        raise ValueError(
+            "it must take images, (height, width, channels), and give a number for "
+            f"each of at least 2 classes. Received: inputs of shape {takes}, outputs "
+            f"of shape {gives}"
+        )
+    check_weights(network)
+    if "int" not in network.inputs[0].dtype:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            checks.own_preprocessing(network)
+        for each in said:
+            print(f"warning: {each.message}", file=sys.stderr)
 
 
 def _names_in(config, classes):

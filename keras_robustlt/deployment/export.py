@@ -5,6 +5,8 @@ import os
 import zipfile
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.class_names import of_classes
@@ -72,6 +74,12 @@ def export(model, path, class_names=None, input="uint8"):
             f"{network.name!r} with outputs of shape {shape}"
         )
     inputs.check_weights(network)
+    size = network.input_shape[1:]
+    if None not in size:
+        noise = np.random.default_rng(0).random((inputs.PROBES, *size), "float32")
+        inputs.refuse_probabilities(
+            ops.convert_to_numpy(network(noise, training=False))
+        )
     class_names = of_classes(class_names, network.output_shape[-1])
     path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):

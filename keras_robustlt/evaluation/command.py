@@ -247,6 +247,9 @@ def _in_order(read, count, names):
             f"which its config.json names: they lack {', '.join(map(str, lacking))}. "
             f"Received: {', '.join(known)}"
         )
+    others = [str(name) for name in known if name not in names]
+    if others:
+        print(f"Classes that the network does not know stay out: {', '.join(others)}.")
     return read(classes=names)
 
 
@@ -317,6 +320,8 @@ def _config(network, path):
         config = json.loads(pathlib.Path(path).read_text("utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"it is a {type(config).__name__}")
+        if not {"settings", "class_counts"} & config.keys():
+            raise ValueError("it has no settings and no class_counts")
         settings = config.setdefault("settings", {})
         if not isinstance(settings, dict):
             raise ValueError("its settings are no dictionary")
@@ -334,7 +339,9 @@ def _network(path):
     from keras_robustlt.networks.loading import load
 
     if not path.is_file():
-        raise FileNotFoundError(f"There is no network at {str(path)!r}.")
+        inside = path / "network.keras"
+        hint = f" There is {str(inside)!r}." if inside.is_file() else ""
+        raise FileNotFoundError(f"There is no network at {str(path)!r}.{hint}")
     try:
         return load(path)
     except Exception as error:  # of whatever layer cannot be made from the file

@@ -10,6 +10,8 @@ from keras_robustlt.model import RobustLTModel
 
 EPSILON = 8 / 255
 TAIL_FRACTION = 0.8
+# So many images are classified to see what the network gives.
+PROBES = 8
 
 
 class FunctionLayer(keras.Layer):
@@ -29,6 +31,12 @@ def network_of(model):
     """The Keras layer that gives the logits of `model`."""
     if isinstance(model, RobustLTModel):
         model = model.inference_network
+    if isinstance(getattr(model, "__self__", None), keras.Model):
+        raise ValueError(
+            "`model` must be the Keras model itself, and not its method "
+            f"{model.__name__!r}, whose results have no gradient. Received: "
+            f"model={model!r}"
+        )
     if isinstance(model, keras.Layer):
         checks.network(model)
         return model
@@ -75,7 +83,8 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
     check_weights(network)
-    logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:1]))
+    logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
+    refuse_probabilities(ops.convert_to_numpy(logits))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(
@@ -89,6 +98,16 @@ def num_classes_of(network, images, class_counts=None):
             f"has outputs. Received: {class_counts.tolist()}"
         )
     return num_classes
+
+
+def refuse_probabilities(logits):
+    """Raises if what the network gives are probabilities, whatever makes them.
+
+    Attacks would lose their gradient where the network is sure, and find it robust.
+    """
+    are_shares = np.all(logits >= 0) and np.allclose(logits.sum(axis=1), 1, atol=1e-4)
+    if len(logits) > 1 and are_shares:
+        checks.refuse_probabilities("its output")
 
 
 def check_weights(network):

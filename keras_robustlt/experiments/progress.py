@@ -1,5 +1,6 @@
 """How a run goes and how long it will take."""
 
+import math
 import sys
 import time
 
@@ -104,6 +105,18 @@ SHOWN = {
     "val_robust_balanced_accuracy": "validation images within the whole budget, mean "
     "of the classes",
 }
+
+
+class Divergence(keras.callbacks.Callback):
+    """Ends training whose loss is no number, before anything of it is kept."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise ValueError(
+                f"training has diverged in epoch {epoch + 1}: its loss is "
+                f"{logs['loss']}. Give a lower --learning_rate, --gradient_clipping=1, "
+                "or --precision=float32, and another --workdir."
+            )
 
 
 class TrainingProgress(keras.callbacks.Callback):

@@ -19,7 +19,7 @@ from keras_robustlt.experiments import devices, memory, workdir
 from keras_robustlt.experiments.network import build_network
 from keras_robustlt.experiments.optimization import optimizer
 from keras_robustlt.experiments.presets import counted, name_of
-from keras_robustlt.experiments.progress import TimeLeft, TrainingProgress
+from keras_robustlt.experiments.progress import Divergence, TimeLeft, TrainingProgress
 from keras_robustlt.schedule import never_begin
 
 # Robustness against epsilon is measured on so many test images.
@@ -85,6 +85,7 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
 def train(settings, data, model, folder, chief=True, diagnostics=()):
     """Trains the epochs that are left; the chief's process writes the files."""
     callbacks = [
+        Divergence(),
         *diagnostics,
         krl.callbacks.ScheduleInspector(folder, data.class_names),
         krl.callbacks.HistoryCSV(folder / "history.csv"),
@@ -332,6 +333,20 @@ def device():
     return accelerators[0] if accelerators else f"cpu, {os.cpu_count()} cores"
 
 
+def warn_of_balancing_twice(settings, method):
+    """Says where more than one part of training makes up for rare classes."""
+    balancing = [f"the loss of --method={settings['method']}"] * method.balances
+    balancing += ["--balanced_sampling"] * settings["balanced_sampling"]
+    if settings["class_weight"] != "none":
+        balancing.append(f"--class_weight={settings['class_weight']}")
+    if len(balancing) > 1:
+        logging.warning(
+            "%s each make up for how rare a class is: together they favour rare "
+            "classes as much as the data favour frequent ones.",
+            " and ".join(balancing),
+        )
+
+
 def warn_of_what_never_begins(model, epochs):
     """Says, in words of the flags, which parts so many epochs are too few for.
 
@@ -395,6 +410,7 @@ def announce(settings, data, model, folder):
         )
     else:
         warn_of_what_never_begins(model, settings["epochs"])
+    warn_of_balancing_twice(settings, model.method)
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

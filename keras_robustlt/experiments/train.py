@@ -159,6 +159,7 @@ def start(argv, values, table, data):
         print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
         os.environ[SHOWN] = "1"  # for the processes of a comparison
     folder = pathlib.Path(values.workdir)
+    _check_outside(folder, data)
     if values.dry_run:
         runs = {"": settings}
         if compares:
@@ -177,6 +178,17 @@ def start(argv, values, table, data):
 
             devices = values.distribute, values.cpu_devices
             run(settings, folder, values.data_dir, *devices)
+
+
+def _check_outside(folder, data):
+    """Raises if files would be written among the images."""
+    images = pathlib.Path(data).expanduser()
+    inside = folder.expanduser().resolve().is_relative_to(images.resolve())
+    if not presets.has_name(data) and images.is_dir() and inside:
+        raise app.UsageError(
+            f"--workdir={folder} is inside of the data, {data}, whose classes its "
+            "folders would be. Give another --workdir."
+        )
 
 
 def _check_names(runs):
@@ -198,13 +210,15 @@ def _check_without_training(runs, folder, table):
         workdir.check(folder, *runs.values())
     if not isinstance(table, presets.OwnImages):
         return  # others may be somewhere else
+    from keras_robustlt.experiments.network import build_network
     from keras_robustlt.experiments.run import load_data
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was shown
-        load_data(
-            next(iter(runs.values())), table.data_dir
-        )  # a comparison has one for both
+        settings = next(iter(runs.values()))  # a comparison has one for both
+        data = load_data(settings, table.data_dir)
+        if settings["initial_weights"]:
+            build_network(settings, data)
 
 
 def _say_what_would_be_done(runs, settings, folder):
@@ -220,6 +234,7 @@ def _say_what_would_be_done(runs, settings, folder):
 
     trained = types.SimpleNamespace(**run.parts(settings))
     run.warn_of_what_never_begins(trained, settings["epochs"])
+    run.warn_of_balancing_twice(settings, trained.method)
 
 
 def given_of(arguments):

@@ -26,6 +26,7 @@ class ATBSL(Method):
     """
 
     soft_labels = True
+    balances = True
 
     def __init__(self, tau=1.0):
         self.tau = checks.in_range("tau", tau, 0, np.inf)

@@ -43,6 +43,8 @@ class Method(Part):
             mix is the mix of the losses. Others are refused such labels.
         loss_of_batch: Whether `loss` has one value for the batch in place of one for
             each image, so that no weights of images or of classes can be put to it.
+        balances: Whether `loss` makes up for how rare a class is, so that balanced
+            sampling or weights of the classes would do it once more.
         smooths_labels: Whether `criterion` may be one that smooths the labels: whether
             the loss stays what it is meant to be.
 
@@ -67,6 +69,7 @@ class Method(Part):
     default_attack = "pgd"
     soft_labels = False
     loss_of_batch = False
+    balances = False
     smooths_labels = True
 
     @property
@@ -198,6 +201,7 @@ class OnTop(Method):
             "default_attack",
             "soft_labels",
             "loss_of_batch",
+            "balances",
             "smooths_labels",
         ):
             setattr(self, name, getattr(self.method, name))

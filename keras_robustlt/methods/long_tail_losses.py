@@ -93,6 +93,8 @@ class ClassBalanced(Method):
         CVPR 2019.
     """
 
+    balances = True
+
     def __init__(self, beta=0.9999):
         self.beta = checks.in_range("beta", beta, 0, np.nextafter(1, 0))
 

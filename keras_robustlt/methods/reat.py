@@ -42,6 +42,7 @@ class REAT(Method):
     """
 
     uses_features = True
+    balances = True
 
     def build(self, model):
         counts = model.class_counts.astype("float64")

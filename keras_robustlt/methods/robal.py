@@ -35,6 +35,8 @@ class RoBal(Method):
 
     inputs = ("adversarial", "clean")
 
+    balances = True
+
     def __init__(
         self,
         margin=0.1,

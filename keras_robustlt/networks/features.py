@@ -11,7 +11,8 @@ def with_features(network, layer=None):
     Args:
         network: Functional or sequential `keras.Model`.
         layer: String. The name of the layer whose output the features are. Defaults
-            to `None`: what enters the last layer that has weights.
+            to `None`: what enters the last layer that has weights, also where that
+            is inside another model.
 
     Returns:
         A `keras.Model` from the inputs of `network` to the pair of its output and its
@@ -46,7 +47,27 @@ def with_features(network, layer=None):
                 "`network` must have a layer with weights, whose inputs are the "
                 f"features. Received: network={network!r}"
             )
+        if isinstance(weighted[-1], keras.Model):
+            return _with_features_inside(functional, weighted[-1])
         features = weighted[-1].input
     inputs = functional.inputs
     inputs = inputs[0] if len(inputs) == 1 else inputs
     return keras.Model(inputs, [functional.outputs[0], features])
+
+
+def _with_features_inside(functional, model):
+    """The same of a network in which `model` is what has the last layer."""
+    inner, found = with_features(model), []
+
+    def call(layer, *args, **kwargs):
+        if layer is not model:
+            return layer(*args, **kwargs)
+        logits, features = inner(*args, **kwargs)
+        found.append(features)
+        return logits
+
+    same = keras.models.clone_model(
+        functional, call_function=call, clone_function=lambda layer: layer
+    )
+    inputs = same.inputs[0] if len(same.inputs) == 1 else same.inputs
+    return keras.Model(inputs, [same.outputs[0], found[-1]])
