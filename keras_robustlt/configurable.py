@@ -18,13 +18,6 @@ class Configurable:
     def from_config(cls, config):
         return cls(**config)
 
-    def freeze(self):
-        """Keeps the constructor's arguments from here on: compiled code has read them.
-
-        To set one again raises an `AttributeError`.
-        """
-        vars(self)["_settings"] = frozenset(self.get_config())
-
     def __setattr__(self, name, value):
         if name in vars(self).get("_settings", ()):
             raise AttributeError(
@@ -37,6 +30,15 @@ class Configurable:
     def __repr__(self):
         arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
         return f"{type(self).__name__}({arguments})"
+
+
+def freeze(part):
+    """Keeps the arguments that `part` was made with: compiled code has read them.
+
+    To set one from here on raises an `AttributeError`.
+    """
+    if isinstance(part, Configurable):
+        vars(part)["_settings"] = frozenset(part.get_config())
 
 
 class Part(Configurable):

@@ -22,6 +22,7 @@ from keras_robustlt import (
     callbacks,
     checks,
     class_frequencies,
+    configurable,
     fit_arguments,
     losses,
     methods,
@@ -33,7 +34,6 @@ from keras_robustlt import averaging as weight_averaging
 from keras_robustlt.attacks.base import moved, outside
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
-from keras_robustlt.configurable import Configurable
 from keras_robustlt.data.augmentation import on_device
 from keras_robustlt.model_arguments import augmenter, derived_seed
 from keras_robustlt.schedule import Schedule, ScheduleClock, parts_of
@@ -796,8 +796,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """Keeps settings as they are, from when steps are compiled that read them."""
         self._in_use = True
         for part in (*parts_of(self), self.attack, self.evaluation_attack):
-            if isinstance(part, Configurable):
-                part.freeze()
+            configurable.freeze(part)
 
     def _check_training(self, arguments):
         """Looks at what is common to `fit` and `train_on_batch`."""

@@ -9,8 +9,8 @@ from keras_robustlt import checks, class_frequencies
 from keras_robustlt.data.resumption import epoch_variables
 from keras_robustlt.methods.base import layers_of
 
-# So many times one may well train a model anew.
-MANY = 3
+# More than so many trainings, each of so few epochs, are parts of one, in a loop.
+MANY, SHORT = 3, 2
 # Share of the images below which an attack is taken for one without a gradient.
 FEW = 0.001
 
@@ -202,7 +202,7 @@ class ScheduleClock(keras.callbacks.Callback):
         model = self.model
         model.trainings += 1
         grows = model.budget.grows and model.total_epochs is None
-        if grows and model.trainings > MANY:
+        if grows and model.trainings > MANY and model.schedule.length <= SHORT:
             warnings.warn(
                 "Each `fit` is a training of its own, and this is the "
                 f"{model.trainings}. of the same model: in each the budget of "
