@@ -3,10 +3,12 @@
 import sys
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks.base import budget_of_start
 from keras_robustlt.backend import replicas
 from keras_robustlt.data.batches import labels_to_watch
 from keras_robustlt.data.class_balanced import class_balanced_subset
@@ -19,6 +21,8 @@ BATCH_SIZE = 250
 SHARE = 0.5
 # By how much the two attacks must differ, so that it is not a matter of few images.
 GAP = 0.1
+# So many images are enough for noise to be told from chance.
+MANY = 100
 # For so many epochs in a row they do where the network has not been robust before.
 PATIENCE = 3
 # What a step back leaves as it is: where training stands, and its random numbers.
@@ -45,6 +49,11 @@ class CollapseGuard(keras.callbacks.Callback):
     there on the training attack is PGD of twice as many steps as it had, of
     `max(epsilon / steps, epsilon / 4)` each, and a line says so. The epoch is not done
     again. When `fit` ends the model has its own attack again.
+
+    Another way of learning an attack by heart goes with budgets that differ by class:
+    the larger the noise, the rarer the class. A line says so once the noise that the
+    training attack starts from leaves 0.1 more of the images right, of 100 or more,
+    than are right as they are; nothing is undone.
 
     What it knows is kept by `Checkpoint`, so that an interrupted training goes on as
     it would have. Put it behind callbacks that save what an epoch has made, such as
@@ -111,6 +120,7 @@ class CollapseGuard(keras.callbacks.Callback):
                 f"Received: a model with method={model.method!r}"
             )
         self.labels = labels_to_watch(self.images, self._given_labels, model)
+        self._y = self.labels.astype("int32")
         if not model.optimizer.built:  # it has its variables from the first step on
             model.optimizer.build(model.trainable_variables)
         self._forget()
@@ -134,6 +144,7 @@ class CollapseGuard(keras.callbacks.Callback):
             self._say(epoch, under_attack, under_pgd)
             self.epochs_apart = 0
         self.best = max(self.best, under_pgd)
+        self._look_at_noise(epoch)
 
     def on_train_end(self, logs=None):
         self._before = None
@@ -161,41 +172,68 @@ class CollapseGuard(keras.callbacks.Callback):
             return False
         return under_pgd < SHARE * best or epochs_apart >= PATIENCE
 
+    def _look_at_noise(self, epoch):
+        """Says once that the network takes noise for a class."""
+        if self._noise_tells or len(self.images) < MANY:
+            return
+        clean, noisy = self.accuracies_without_steps()
+        self._noise_tells = noisy - clean >= GAP
+        if self._noise_tells and replicas.is_chief(self.model):
+            self._print(
+                f"Accuracy after epoch {epoch + 1} is {clean:.3f} as images are, and "
+                f"{noisy:.3f} with the noise that the training attack starts from: the "
+                "network tells classes by the size of their budgets. Use PGD, a "
+                "smaller alpha, or one budget for all classes."
+            )
+
+    def accuracies_without_steps(self):
+        """Accuracy on the images as they are, and where the training attack starts."""
+        start, _ = self._start_of(self.model.attack_in_use)
+        return tuple(
+            float(np.mean(active_set.in_batches(self._right, BATCH_SIZE, x, self._y)))
+            for x in (self.images, start)
+        )
+
     def accuracies(self):
         """Accuracy under the training attack and under PGD, within today's budgets."""
         model = self.model
-        epsilon = ops.convert_to_numpy(model.class_epsilon())[self.labels]
-        attack = model.attack_in_use
         return (
-            self._accuracy(self._under_attack, attack, epsilon),
-            self._accuracy(self._under_pgd, self._pgd, epsilon),
+            self._accuracy(self._under_attack, model.attack_in_use),
+            self._accuracy(self._under_pgd, self._pgd),
         )
 
-    def _accuracy(self, run, attack, epsilon):
-        own = getattr(attack, "starts_within", "base") == "own"
-        images = ops.convert_to_tensor(self.images)
-        start = attack.starting_point(
-            images, epsilon if own else self.model.epsilon, self.seed
-        )
-        start = ops.convert_to_numpy(start)
-        labels = self.labels.astype("int32")
+    def _accuracy(self, run, attack):
+        start, epsilon = self._start_of(attack)
         right = active_set.in_batches(
-            run, BATCH_SIZE, self.images, labels, start, epsilon
+            run, BATCH_SIZE, self.images, self._y, start, epsilon
         )
         return float(right.mean())
+
+    def _start_of(self, attack):
+        """Where an attack starts, and the budgets of the images."""
+        class_epsilon = ops.convert_to_numpy(self.model.class_epsilon())
+        epsilon = class_epsilon[self.labels]
+        within = budget_of_start(attack, self.model.epsilon, class_epsilon, epsilon)
+        images = ops.convert_to_tensor(self.images)
+        start = attack.starting_point(images, within, self.seed)
+        return ops.convert_to_numpy(start), epsilon
 
     def _compiled(self, attack):
         """Of images, labels, start and budgets: which are right under the attack."""
         network = self.model.network
 
         def run(x, y, start, epsilon):
-            x_adv = attack.perturb(network, x, y, start, epsilon)
-            predicted = ops.argmax(backend.frozen(network)(x_adv), axis=-1)
+            return right(attack.perturb(network, x, y, start, epsilon), y)
+
+        def right(x, y):
+            predicted = ops.argmax(backend.frozen(network)(x), axis=-1)
             return ops.cast(
                 ops.equal(predicted, ops.cast(y, predicted.dtype)), "float32"
             )
 
-        return backend.compiled(run, active_set.variables_of(network))
+        variables = active_set.variables_of(network)
+        self._right = backend.compiled(right, variables)
+        return backend.compiled(run, variables)
 
     def _agreed(self, collapsed):
         # Where several processes train, each may look at images of its own.
@@ -214,6 +252,7 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def _forget(self):
         self.best, self.epochs_apart = 0.0, 0
+        self._noise_tells = False
 
     def _go_back(self):
         for variable, value in zip(self._undone(), self._before, strict=True):
@@ -222,14 +261,16 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def _say(self, epoch, under_attack, under_pgd):
         if replicas.is_chief(self.model):
-            start = "\r\033[K" if sys.stdout.isatty() else ""
-            print(
-                f"{start}Training collapsed in epoch {epoch + 1}: accuracy "
+            self._print(
+                f"Training collapsed in epoch {epoch + 1}: accuracy "
                 f"{under_attack:.3f} under its attack, {under_pgd:.3f} under PGD-10. "
                 "It goes on from where the epoch began, with PGD of "
-                f"{self.attack_steps} steps.",
-                flush=True,
+                f"{self.attack_steps} steps."
             )
+
+    def _print(self, text):
+        start = "\r\033[K" if sys.stdout.isatty() else ""
+        print(f"{start}{text}", flush=True)
 
 
 # It goes back and on like Keras's callbacks that learn along training.

@@ -31,7 +31,7 @@ from keras_robustlt import (
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
-from keras_robustlt.attacks.base import moved, outside
+from keras_robustlt.attacks.base import budget_of_start, moved, outside
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import on_device
@@ -362,9 +362,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             targets = losses.one_hot(y, self.num_classes)
             class_epsilon = self.class_epsilon()
             epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
-            own = getattr(self.attack_in_use, "starts_within", "base") == "own"
             start = self.attack_in_use.starting_point(
-                x, epsilon if own else self.epsilon, self.start_seed
+                x,
+                budget_of_start(
+                    self.attack_in_use, self.epsilon, class_epsilon, epsilon
+                ),
+                self.start_seed,
             )
             # Without a budget the attack gives the images themselves.
             x_adv = backend.run_if(

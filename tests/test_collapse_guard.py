@@ -41,6 +41,36 @@ def test_the_rule(accuracies, collapses, capsys):
     )
 
 
+def rough_network():
+    """Class 1 is what is not smooth."""
+    x = keras.Input((6, 6, 1))
+    unevenness = keras.ops.mean(
+        keras.ops.square(x - keras.ops.mean(x, axis=(1, 2), keepdims=True)), axis=(1, 2)
+    )
+    network = keras.Model(x, keras.layers.Dense(2)(unevenness))
+    network.set_weights([np.array([[-1e5, 1e5]]), np.array([600.0, -600.0])])
+    return network
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.0])
+def test_classes_that_are_told_by_their_noise(capsys, alpha):
+    network, y = rough_network(), np.arange(120) % 2
+    attack = krl.attacks.FGSMRS(0.1)
+    model = tiny_model(network, [90, 10], attack=attack, alpha=alpha, beta=0)
+    guard = CollapseGuard(np.full((120, 6, 6, 1), 0.5, "float32"), y)
+    guard.set_model(model)
+    guard.on_train_begin()
+    for epoch in range(2):
+        guard.on_epoch_begin(epoch)
+        guard.on_epoch_end(epoch)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "noise" in line]
+    if alpha:
+        assert len(lines) == 1 and "after epoch 1 is 0.500 as images are" in lines[0]
+        assert "1.000 with the noise" in lines[0]
+    else:
+        assert not lines
+
+
 class Forced(CollapseGuard):
     """Sees a collapse in epoch 1, from 0."""
 

@@ -33,8 +33,9 @@ class Attack(Configurable):
         reach: Float. How far from an image its results may be, in units of `epsilon`.
             Above 1 it is an attack to train with, and evaluation refuses it. Defaults
             to `1`.
-        starts_within: `"base"` or `"own"`: whether training starts it in the ball of
-            the base budget or in that of the image's own. Defaults to `"base"`.
+        starts_within: In which ball training starts it: `"base"`, that of the base
+            budget, `"own"`, that of the image's own, or `"mean"`, that of the mean of
+            the classes' budgets. Defaults to `"base"`.
 
     Example:
 
@@ -158,6 +159,22 @@ def outside(x, x_adv, epsilon, attack):
     pixels = ops.reshape(ops.maximum(x_adv - 1.0, -x_adv), (ops.shape(x)[0], -1))
     excess = ops.maximum(distance, ops.max(pixels, axis=1))
     return ops.where(ops.isfinite(excess), ops.maximum(excess, 0.0), np.inf)
+
+
+def budget_of_start(attack, base, class_epsilon, own):
+    """The budget in whose ball training starts an attack.
+
+    Args:
+        attack: The attack.
+        base: Float, the base budget.
+        class_epsilon: Float32 tensor of shape `(num_classes,)`, those of the classes.
+        own: Float32 tensor of shape `(batch,)`, those of the images.
+
+    Returns:
+        One of them, or the mean of the classes'.
+    """
+    within = getattr(attack, "starts_within", "base")
+    return {"base": base, "own": own, "mean": ops.mean(class_epsilon)}[within]
 
 
 def check_stays_within(argument, attack):
