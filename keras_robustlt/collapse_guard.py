@@ -182,8 +182,8 @@ class CollapseGuard(keras.callbacks.Callback):
             self._print(
                 f"Accuracy after epoch {epoch + 1} is {clean:.3f} as images are, and "
                 f"{noisy:.3f} with the noise that the training attack starts from: the "
-                "network tells classes by the size of their budgets. Use PGD, a "
-                "smaller alpha, or one budget for all classes."
+                "network tells classes by the size of their budgets. Use PGD, N-FGSM "
+                "with noise of one size ('n-fgsm-mean'), or budgets less apart."
             )
 
     def accuracies_without_steps(self):

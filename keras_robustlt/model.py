@@ -98,8 +98,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `"at"`.
         attack: The training attack: `"pgd"`, which is `PGD(epsilon, steps=10)` with
             steps of `epsilon / 4` from a random start, the single-step attacks
-            `"fgsm-rs"`, `"n-fgsm"` and `"fgsm-bernoulli"`, which make training several
-            times as fast, `"udr"`, or an object such as `PGD(epsilon, steps=5)`.
+            `"fgsm-rs"`, `"n-fgsm"`, `"n-fgsm-mean"` and `"fgsm-bernoulli"`, which make
+            training several times as fast, `"udr"`, or an object such as
+            `PGD(epsilon, steps=5)`.
             Defaults to the method's: `"pgd"`, and of `"nuat"` `"fgsm-bernoulli"`.
         attack_steps: `"full"` or `"adaptive"`: fewer steps of the training attack
             while `w_t` is small, `ceil(w_t steps)` but at least 2, each longer so

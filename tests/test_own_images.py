@@ -136,6 +136,13 @@ def test_a_dry_run_says_that_rare_classes_are_made_up_for_twice(folder, caplog, 
     assert f"the loss of --method=at_bsl and {flag} each make up" in caplog.text
 
 
+def test_a_dry_run_says_that_noise_tells_the_class(folder, caplog):
+    for attack in ("n-fgsm-mean", "n-fgsm"):
+        assert "tells the class" not in caplog.text
+        command("--data=my images", "--dry_run", "--budget=auto", f"--attack={attack}")
+    assert "tells the class by its size" in caplog.text
+
+
 def test_a_dry_run_says_what_its_epochs_are_too_few_for(folder, caplog):
     command("--data=my images", "--dry_run", "--epochs=7", "--method=cgr")
     assert "CGR" in caplog.text and "begins with epoch 11" in caplog.text

@@ -56,6 +56,20 @@ def test_the_start_is_uniform_in_a_multiple_of_the_own_budget(name, width):
     np.testing.assert_allclose(noise.mean(axis=1), limit / 2, rtol=0.05)
 
 
+def test_noise_of_one_size_for_all_classes(images):
+    _, y = images
+    x = np.full((12, 6, 6, 3), 0.5, "float32")
+    model = tiny_model(attack="n-fgsm-mean", alpha=1.0, beta=1.0)
+    model.schedule.start(5)
+    model.schedule.begin_epoch(2)
+    class_epsilon = keras.ops.convert_to_numpy(model.class_epsilon())
+    limit = 2 * class_epsilon.mean() + class_epsilon[y]
+    batch, *_ = model.training_batch((x, y))
+    moved = np.abs(keras.ops.convert_to_numpy(batch["adversarial"]) - x)
+    moved = moved.reshape(12, -1).max(axis=1)
+    assert np.all(moved <= limit + 1e-6) and np.all(moved >= 0.9 * limit)
+
+
 def test_a_coin_tells_where_it_starts():
     attack = krl.attacks.FGSMBernoulli(epsilon=0.5)
     x = keras.ops.full((12, 50, 50, 1), 0.5)

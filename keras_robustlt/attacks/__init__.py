@@ -44,6 +44,7 @@ TRAINING = {
     "pgd": PGD,
     "fgsm-rs": FGSMRS,
     "n-fgsm": NFGSM,
+    "n-fgsm-mean": functools.partial(NFGSM, noise_of="mean"),
     "fgsm-bernoulli": FGSMBernoulli,
     "udr": UDR,
 }
@@ -115,8 +116,8 @@ def get_training(attack, epsilon=8 / 255):
 
     Args:
         attack: `"pgd"` (10 steps of `epsilon / 4`), `"fgsm-rs"`, `"n-fgsm"`,
-            `"fgsm-bernoulli"`, `"udr"` (PGD with a soft projection), or an attack,
-            which is given back.
+            `"n-fgsm-mean"`, `"fgsm-bernoulli"`, `"udr"` (PGD with a soft projection),
+            or an attack, which is given back.
         epsilon: Float. The budget of an attack given by name, in pixel units.
             Defaults to `8 / 255`.
 
@@ -129,7 +130,7 @@ def get_training(attack, epsilon=8 / 255):
     Example:
 
     >>> krl.attacks.get_training("n-fgsm", epsilon=0.1)
-    NFGSM(epsilon=0.1)
+    NFGSM(epsilon=0.1, noise_of='own')
     """
     epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
     if callable(attack) and not isinstance(attack, type):

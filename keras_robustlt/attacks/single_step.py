@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.attacks.pgd import PGD
 
 __all__ = ["FGSMRS", "NFGSM", "FGSMBernoulli"]
@@ -80,14 +81,25 @@ class NFGSM(SingleStep):
     The noise is uniform, of up to twice the budget, and only `[0, 1]` is clipped, so
     that images may end three budgets away. Training is steadier for it; to evaluate
     with such images would be to evaluate with others than `epsilon` says, which is
-    refused. In a `RobustLTModel` noise and step follow the image's own budget.
+    refused. In a `RobustLTModel` the step follows the image's own budget, and the noise
+    that or the mean of the classes' budgets. Where the budgets of classes are far
+    apart, as with `budget="auto"`, noise of each class's own tells the network the
+    class: it learns to take noise for a rare one.
 
     Args:
         epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to `8 / 255`.
+        noise_of: `"own"` or `"mean"`: the budget that noise is twice of in training.
+            Defaults to `"own"`; `"mean"` is the attack called `"n-fgsm-mean"`.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     Example:
 
     >>> model = krl.RobustLTModel(network, class_counts, attack="n-fgsm")
+    >>> model = krl.RobustLTModel(
+    ...     network, class_counts, attack="n-fgsm-mean", budget="auto"
+    ... )
 
     Reference:
         de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step
@@ -95,6 +107,17 @@ class NFGSM(SingleStep):
     """
 
     reach = 3.0
+
+    def __init__(self, epsilon=8 / 255, noise_of="own"):
+        super().__init__(epsilon)
+        self.noise_of = checks.one_of("noise_of", noise_of, ("own", "mean"))
+
+    @property
+    def starts_within(self):
+        return self.noise_of
+
+    def get_config(self):
+        return {**super().get_config(), "noise_of": self.noise_of}
 
     def noise(self, shape, seed):
         return 2.0 * super().noise(shape, seed)

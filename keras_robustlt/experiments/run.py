@@ -333,6 +333,16 @@ def device():
     return accelerators[0] if accelerators else f"cpu, {os.cpu_count()} cores"
 
 
+def warn_of_noise_that_tells(settings):
+    """Says where the noise of an attack is of another size for each class."""
+    if settings["attack"] == "n-fgsm" and settings["budget"] == "auto":
+        logging.warning(
+            "With --budget=auto the noise of --attack=n-fgsm tells the class by its "
+            "size, and networks have learned to take noise for a rare class. "
+            "--attack=n-fgsm-mean has noise of one size."
+        )
+
+
 def warn_of_balancing_twice(settings, method):
     """Says where more than one part of training makes up for rare classes."""
     balancing = [f"the loss of --method={settings['method']}"] * method.balances
@@ -411,6 +421,7 @@ def announce(settings, data, model, folder):
     else:
         warn_of_what_never_begins(model, settings["epochs"])
     warn_of_balancing_twice(settings, model.method)
+    warn_of_noise_that_tells(settings)
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

@@ -235,6 +235,7 @@ def _say_what_would_be_done(runs, settings, folder):
     trained = types.SimpleNamespace(**run.parts(settings))
     run.warn_of_what_never_begins(trained, settings["epochs"])
     run.warn_of_balancing_twice(settings, trained.method)
+    run.warn_of_noise_that_tells(settings)
 
 
 def given_of(arguments):
