@@ -2,6 +2,7 @@
 
     python benchmarks/cost_study.py run --data_dir=DATA       # hours; goes on
     python benchmarks/cost_study.py time --data_dir=DATA      # minutes, idle machine
+    python benchmarks/cost_study.py noise --data_dir=DATA     # of what has been trained
     python benchmarks/cost_study.py table
 
 An arm is an attack to train with, of AT-BSL on CIFAR10-LT; `-uniform` is without
@@ -10,7 +11,9 @@ a network for each arm and seed, one after the other (several of these commands 
 share an `--output`, each with other seeds or arms), and measures two networks of each:
 with the weights of the last epoch, and with their exponential moving average. What is
 finished is left out. `time` trains a few epochs of each arm, in turns and in processes
-of their own, for what an epoch costs. `table` makes a table and a picture of what both
+of their own, for what an epoch costs. `noise` asks the networks of the last epoch about
+test images with random noise, which is no attack: whether the more noise there is, the
+rarer the classes that they see. `table` makes a table and a picture of what the others
 have written; they end with it too. What is asked stands in docs/results/protocol.md.
 """
 
@@ -90,6 +93,8 @@ BUDGETS = {
     "-cpb": ("CPB alone", "#CC79A7", 3.0),
     "-uniform": ("uniform budget", "#D55E00", -1.5),
 }
+# Of 255, up or down.
+NOISE = (0, 8, 16, 24, 32, 48)
 # A round of `time`, and how many count, after one that does not.
 TIMED_EPOCHS, ROUNDS = 3, 3
 
@@ -100,7 +105,7 @@ def parse_arguments():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("command", choices=("run", "time", "table"))
+    add("command", choices=("run", "time", "noise", "table"))
     add("--data_dir", help="where CIFAR-10 is")
     add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     add("--seeds", nargs="+", type=int, default=[2, 3, 4])
@@ -209,6 +214,52 @@ def networks_of(folder):
     return {
         name: keras.saving.load_model(folder / file) for name, file in files.items()
     }
+
+
+def measure_noise(arguments):
+    """Writes how accurate networks are on images with uniform noise, and what they see.
+
+    Of 60 test images a class, in percent, those of the two largest classes and those of
+    the four smallest.
+    """
+    from keras_robustlt.data.class_balanced import class_balanced_subset
+
+    data = krl.data.load("cifar10", data_dir=arguments.data_dir, download=False)
+    x, y = class_balanced_subset(data.x_test, data.y_test, examples=600)
+    x = x.astype("float32") / 255
+    groups = {"head": y < 2, "rarest4": y >= 6}
+    found = {}
+    for arm in arguments.arms:
+        runs = arguments.output / "runs" / arm
+        for file in sorted(runs.glob("seed*/network-last.keras")):
+            network = networks_of(file.parent)["last"]
+            rows = found.setdefault(arm, {})[file.parent.name] = []
+            generator = np.random.default_rng(0)
+            for amplitude in NOISE:
+                noise = generator.uniform(-amplitude / 255, amplitude / 255, x.shape)
+                noisy = np.clip(x + noise.astype("float32"), 0, 1)
+                seen = network.predict(noisy, batch_size=200, verbose=0).argmax(-1)
+                row = {"noise": amplitude}
+                for name, chosen in groups.items():
+                    row[name] = 100 * float((seen == y)[chosen].mean())
+                rows.append({**row, "seen_rarest4": 100 * float((seen >= 6).mean())})
+    workers.write_json(arguments.output / "noise.json", found)
+
+
+def noise_table(found):
+    """What `measure_noise` wrote, as Markdown: a row for each network."""
+    noises = (0, 16, 24, 48)
+    lines = [
+        f"| training, seed | {' | '.join(f'noise {n}/255' for n in noises)} |",
+        "|---" * (1 + len(noises)) + "|",
+    ]
+    for arm, seeds in found.items():
+        for seed, rows in seeds.items():
+            of = {row["noise"]: row for row in rows}
+            cells = [f"{of[n]['head']:.0f} / {of[n]['rarest4']:.0f}" for n in noises]
+            name = f"{arm}, {seed.removeprefix('seed')}"
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 class Training:
@@ -411,6 +462,8 @@ def main():
                 run_cell(arm, seed, arguments)
     elif arguments.command == "time":
         measure_time(arguments)
+    elif arguments.command == "noise":
+        measure_noise(arguments)
     cells, seconds = load(arguments.output)
     text = markdown(cells, seconds)
     (arguments.output / "cost.md").write_text(text, encoding="utf-8")
