@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import os
 import pathlib
 import re
@@ -487,6 +488,8 @@ def test_dry_run_of_training_with_resume(gpu_suite):
 
 
 def test_the_table_of_noise_is_that_of_its_numbers():
+    import cost_study
+
     root = pathlib.Path(__file__).parents[1] / "docs" / "results"
     found = json.loads((root / "cost" / "noise.json").read_text("utf-8"))
     assert cost_study.noise_table(found) in (root / "README.md").read_text("utf-8")
