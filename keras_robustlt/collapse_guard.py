@@ -232,7 +232,8 @@ class CollapseGuard(keras.callbacks.Callback):
             )
 
         variables = active_set.variables_of(network)
-        self._right = backend.compiled(right, variables)
+        if self._right is None:
+            self._right = backend.compiled(right, variables)
         return backend.compiled(run, variables)
 
     def _agreed(self, collapsed):
@@ -252,7 +253,7 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def _forget(self):
         self.best, self.epochs_apart = 0.0, 0
-        self._noise_tells = False
+        self._noise_tells, self._right = False, None
 
     def _go_back(self):
         for variable, value in zip(self._undone(), self._before, strict=True):

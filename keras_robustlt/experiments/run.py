@@ -333,6 +333,18 @@ def device():
     return accelerators[0] if accelerators else f"cpu, {os.cpu_count()} cores"
 
 
+def warn_of_parts(settings, model):
+    """Says what is doubtful about how the parts of a training go together.
+
+    Args:
+        settings: Dictionary, the settings of the run.
+        model: As `schedule.never_begin` takes it.
+    """
+    warn_of_what_never_begins(model, settings["epochs"])
+    warn_of_balancing_twice(settings, model.method)
+    warn_of_noise_that_tells(settings)
+
+
 def warn_of_noise_that_tells(settings):
     """Says where the noise of an attack is of another size for each class."""
     if settings["attack"] == "n-fgsm" and settings["budget"] == "auto":
@@ -419,9 +431,7 @@ def announce(settings, data, model, folder):
             settings["epochs"],
         )
     else:
-        warn_of_what_never_begins(model, settings["epochs"])
-    warn_of_balancing_twice(settings, model.method)
-    warn_of_noise_that_tells(settings)
+        warn_of_parts(settings, model)
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

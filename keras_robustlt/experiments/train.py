@@ -232,10 +232,7 @@ def _say_what_would_be_done(runs, settings, folder):
     )
     from keras_robustlt.experiments import run
 
-    trained = types.SimpleNamespace(**run.parts(settings))
-    run.warn_of_what_never_begins(trained, settings["epochs"])
-    run.warn_of_balancing_twice(settings, trained.method)
-    run.warn_of_noise_that_tells(settings)
+    run.warn_of_parts(settings, types.SimpleNamespace(**run.parts(settings)))
 
 
 def given_of(arguments):
