@@ -307,7 +307,10 @@ class Checkpoint(keras.callbacks.Callback):
     def _load(self):
         state = TrainingState.read(self.path)
         self._check(state)
+        length = self._length()
         for variable, value in zip(self._variables(), state.variables, strict=True):
+            variable.assign(value)
+        for variable, value in length:  # of this `fit`, which may be a longer one
             variable.assign(value)
         self._state, self.epochs, self.history = state, state.epochs, state.history
         # Training that a callback had stopped is over.
@@ -368,6 +371,12 @@ class Checkpoint(keras.callbacks.Callback):
             generators=generators(),
         )
         state.write(self.path)
+
+    def _length(self):
+        """The variables that say how long training is, with their values."""
+        schedule = getattr(self.model, "schedule", None)
+        length = [schedule.epochs, schedule.steps_per_epoch] if schedule else []
+        return [(variable, ops.convert_to_numpy(variable)) for variable in length]
 
     def _variables(self):
         model = self.model

@@ -234,7 +234,8 @@ class CollapseGuard(keras.callbacks.Callback):
         variables = active_set.variables_of(network)
         if self._right is None:
             self._right = backend.compiled(right, variables)
-        return backend.compiled(run, variables)
+        state = getattr(attack, "variables", [])
+        return backend.compiled(run, [*variables, *state])
 
     def _agreed(self, collapsed):
         # Where several processes train, each may look at images of its own.

@@ -31,7 +31,7 @@ from keras_robustlt import (
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
-from keras_robustlt.attacks.base import budget_of_start, moved, outside
+from keras_robustlt.attacks.base import budget_of_start, is_called_as, moved, outside
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import on_device
@@ -376,12 +376,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 lambda: self._perturbed(x, targets, start, epsilon),
                 x,
             )
-            if isinstance(self.attack_in_use, attacks.Attack):
-                self.attack_in_use.update(x, x_adv, epsilon)
             images["adversarial"] = x_adv
             images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
             if _is_of_ones_own(self.attack_in_use):
                 images["outside"] = outside(x, x_adv, epsilon, self.attack_in_use)
+            if isinstance(self.attack_in_use, attacks.Attack):
+                # Last: what it learns here is of the next step.
+                self.attack_in_use.update(x, x_adv, epsilon)
         return images, y, sample_weight
 
     def _images(self, x):
@@ -456,7 +457,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         attack, network = self.evaluation_attack, self.inference_network
         images = {"clean": x}
         # One of another kind may take no start to compare with.
-        if type(attack).__call__ is attacks.PGD.__call__ and attack.restarts == 1:
+        if is_called_as(attack, attacks.PGD) and attack.restarts == 1:
             start = attack.starting_point(x, seed=self.evaluation_seed)
             images["robust"] = attack(network, x, hard, start=start)
             epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
@@ -518,9 +519,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             attack: An attack object, as the constructor takes it.
 
         Raises:
-            ValueError: If it is none, or has another budget than the model.
+            ValueError: If it is none, has another budget than the model, or a state
+                of its own, which only the attack that a model is made with can have.
         """
         self._check_attack("attack", attack)
+        model_arguments.check_no_state("attack", attack, self.attack)
         if attack is not self.attack_in_use:
             self.attack_in_use = attack
             self.make_train_function(force=True)

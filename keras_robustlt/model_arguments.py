@@ -11,6 +11,8 @@ import numpy as np
 from keras_robustlt import budget as budgets
 from keras_robustlt import checks
 from keras_robustlt.attacks.base import (
+    Attack,
+    check_is_perturb,
     check_no_loss,
     check_no_smaller_ball,
     check_one_run,
@@ -48,6 +50,7 @@ def check_attack(argument, attack, epsilon, training):
     if argument == "attack":
         check_one_run(argument, attack)
         check_no_loss(argument, attack)
+        check_is_perturb(argument, attack)
     else:
         check_stays_within(argument, attack)
     if not np.isclose(attack.epsilon, epsilon):
@@ -56,6 +59,23 @@ def check_attack(argument, attack, epsilon, training):
             f"epsilon={epsilon} and {argument}.epsilon={attack.epsilon}"
         )
     check_no_smaller_ball(argument, attack, training)
+
+
+def check_no_state(argument, attack, built):
+    """Raises if `attack` has variables that it would have to make in a model.
+
+    Args:
+        argument: String, what the attack is called.
+        attack: The attack.
+        built: The attack that the model was made with, which has made them.
+    """
+    build = getattr(type(attack), "build", Attack.build)
+    if attack is not built and build is not Attack.build:
+        raise ValueError(
+            f"`{argument}` has a state, which {type(attack).__name__} makes when a "
+            "model is made with it: RobustLTModel(network, ..., attack=...). "
+            f"Received: {argument}={attack!r}"
+        )
 
 
 def budget(rule, method, attack, **of_robustlt):

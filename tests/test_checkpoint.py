@@ -179,6 +179,18 @@ def test_length_of_the_schedule(tmp_path):
     assert fit(tmp_path, model=model, epochs=3)[1].epoch == [0, 1, 2]
 
 
+@ONE_EPOCH
+def test_length_of_a_schedule_that_has_hardly_begun(tmp_path):
+    # The first epoch has no budget, however long training is to be.
+    def model():
+        return quick_model(budget=krl.budget.RobustLT(alpha=0.3, beta=1.0))
+
+    fit(tmp_path, model=model, epochs=1)
+    longer, history = fit(tmp_path, model=model, epochs=4)
+    assert history.epoch == [0, 1, 2, 3]
+    assert longer.schedule.length == 4
+
+
 def test_length_by_which_a_method_goes(tmp_path):
     arguments = {"method": "nuat", "attack": krl.attacks.FGSM(0.1), "beta": 0}
     fit(tmp_path, model=quick_model(**arguments))

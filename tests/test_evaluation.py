@@ -556,6 +556,67 @@ def test_a_function_of_the_same_name_is_another_attack(tmp_path, make):
 
 
 @pytest.mark.slow_on_jax
+def moved_by(change):
+    class Shift(krl.attacks.Attack):
+        def __call__(self, network, x, y, epsilon=None, seed=None):
+            return np.clip(x + change, 0, 1)
+
+    return Shift(0.3)
+
+
+def pgd_with(loss_scale):
+    class Scaled(krl.attacks.PGD):
+        def perturb(self, network, x, y, start, *arguments):
+            return super().perturb(network, x + loss_scale, y, start, *arguments)
+
+    return Scaled(0.3, 2)
+
+
+@pytest.mark.parametrize("make", [moved_by, pgd_with])
+def test_an_edited_class_is_another_attack(tmp_path, make):
+    path = tmp_path / "cache.npz"
+    before = evaluate(attacks={"mine": make(0.0)}, cache=path, diagnose=False)
+    again = evaluate(attacks={"mine": make(0.0)}, cache=path, diagnose=False)
+    assert again["mine"] == before["mine"]
+    with pytest.raises(ValueError, match="`cache` holds what .*differs: functions"):
+        evaluate(attacks={"mine": make(0.1)}, cache=path, diagnose=False)
+
+
+@pytest.mark.parametrize("kind", [krl.attacks.PGD, krl.attacks.AutoAttack])
+def test_what_a_subclass_says_of_a_call_is_the_attack(kind):
+    class Darker(kind):
+        def __call__(self, network, x, y, epsilon=None, seed=None):
+            return np.clip(x - 0.1, 0, 1)
+
+    arguments = {"version": ["apgd-ce"]} if kind is krl.attacks.AutoAttack else {}
+    attack = Darker(epsilon=0.1, **arguments)
+    results = evaluate(attacks={"mine": attack}, diagnose=False)
+    # Of the bright images 0.55 falls below the threshold, and the dark 0.58 too.
+    assert results["mine"]["per_class"] == pytest.approx([2 / 4, 1])
+    if kind is krl.attacks.PGD:
+        with pytest.raises(ValueError, match="Darker defines `__call__` alone"):
+            tiny_model(attack=Darker(0.1))
+        with pytest.raises(ValueError, match="`attack` must be 'pgdN'"):
+            krl.robustness_curve(
+                threshold_network(0.5), X, Y, attack=Darker(0.1), epsilons=[0, 0.1]
+            )
+
+
+def test_a_seed_of_the_attack_is_its_own(monkeypatch):
+    seeds = []
+    stages = krl.attacks.AutoAttack.stages
+
+    def spy(self, *arguments, seed=None):
+        seeds.append(seed)
+        return stages(self, *arguments, seed=seed)
+
+    monkeypatch.setattr(krl.attacks.AutoAttack, "stages", spy)
+    for own in (5, None):
+        attack = krl.attacks.AutoAttack(["apgd-ce"], epsilon=0.1, seed=own)
+        evaluate(attacks={"mine": attack}, seed=3, diagnose=False)
+    assert seeds == [5, 3]
+
+
 def test_not_a_cache(tmp_path):
     path = tmp_path / "cache.npz"
     path.write_text("something else")

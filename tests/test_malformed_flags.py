@@ -53,6 +53,10 @@ OF_A_RUN = [
     *each("ema", ["0", "1", "-0.9", "nan"], "it must be fawa, or a momentum"),
     *each("averaging", ["fast", "2", "", "FAWA"], "it must be fawa, or a momentum"),
     ("--averaging=fawa", ("--averaging=fawa", "--validation_fraction")),
+    (
+        "--averaging=fawa --validation_fraction=0.2 --keep=best",
+        ("--averaging=fawa", "--keep=last"),
+    ),
     *each("method", ["magic", "AT", "at+at", "at+awp", ""], "should be one of"),
     *each("budget", ["big", "none", ""], "should be one of"),
     *each("granularity", ["batch"], "should be one of <epoch|step>"),

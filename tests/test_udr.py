@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from tiny_models import dense_network, tiny_model, trained
 
 import keras_robustlt as krl
@@ -60,6 +61,31 @@ def test_lambda_moves_by_the_mean_of_a_period():
     expected -= 0.5 * 0.075
     np.testing.assert_allclose(float(attack.softness), expected, 1e-5)
     assert any(v is attack.softness for v in model.variables)
+
+
+def test_the_guard_sees_lambda_move(images):
+    """What is compiled of the attack reads its variables at each call."""
+    x, y = images
+    attack = krl.attacks.UDR(0.2, steps=2, step_size=0.2)
+    model = model_with(attack, epsilon=0.2)
+    model.compile(krl.optimizers.SGD(0.0))
+    guard = krl.callbacks.CollapseGuard(x, y)
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[guard])
+    found = []
+    for softness in (1.0, 0.0):
+        attack.softness.assign(softness)
+        adversarial = attack(model.network, x, y, seed=0)
+        found.append(np.abs(adversarial - x).max())
+        expected = attack.perturb(model.network, x, y, *guard._start_of(attack))
+        right = np.argmax(model.network(expected), -1) == y
+        assert guard.accuracies()[0] == pytest.approx(right.mean())
+    assert found[1] > found[0] + 0.1
+
+
+def test_training_cannot_go_on_with_an_attack_of_another_state():
+    model = model_with(krl.attacks.PGD(0.1, steps=2))
+    with pytest.raises(ValueError, match="`attack` has a state, which UDR makes"):
+        model.use_attack(krl.attacks.UDR(0.1))
 
 
 def test_lambda_goes_on_after_an_interruption(images, tmp_path):

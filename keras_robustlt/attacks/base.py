@@ -91,6 +91,11 @@ class Attack(Configurable):
             epsilon: Float32 tensor of shape `(batch,)`, their budgets.
         """
 
+    @property
+    def variables(self):
+        """What of a model's variables `build` has made: a list."""
+        return []
+
     def check_classes(self, num_classes):
         """Raises a ValueError if the attack needs another number of classes.
 
@@ -177,6 +182,14 @@ def budget_of_start(attack, base, class_epsilon, own):
     return {"base": base, "own": own, "mean": ops.mean(class_epsilon)}[within]
 
 
+def is_called_as(attack, kind):
+    """Whether to call `attack` is what the class `kind` says, and no subclass else.
+
+    Only then are the methods that `kind` calls, one by one, the attack.
+    """
+    return isinstance(attack, kind) and type(attack).__call__ is kind.__call__
+
+
 def check_stays_within(argument, attack):
     """Raises if `attack` says that it leaves the ball that its epsilon stands for."""
     if getattr(attack, "reach", 1.0) > 1:
@@ -194,6 +207,20 @@ def check_one_run(argument, attack):
         raise ValueError(
             f"`{argument}` is one run from one random start here, so it must have "
             f"restarts=1. Received: {argument}={attack!r}"
+        )
+
+
+def check_is_perturb(argument, attack):
+    """Raises if a subclass says anew what a call does, which training does not make."""
+    call, perturb = (
+        next(each for each in type(attack).__mro__ if name in vars(each))
+        for name in ("__call__", "perturb")
+    )
+    if call is not perturb and issubclass(call, perturb):
+        raise ValueError(
+            f"`{argument}` attacks in training by its `starting_point` and `perturb`, "
+            f"and {call.__name__} defines `__call__` alone, which would have no "
+            f"effect: define `perturb`. Received: {argument}={attack!r}"
         )
 
 

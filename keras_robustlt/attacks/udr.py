@@ -51,6 +51,7 @@ class UDR(PGD):
         self.rate = checks.in_range("rate", rate, 0, np.inf)
         self.period = checks.positive_integer("period", period)
         self.softness = 1.0  # lambda
+        self.spare = self.count = None
 
     def build(self, model):
         def weight(name, value):
@@ -65,6 +66,10 @@ class UDR(PGD):
         # Since it moved last: the sum of what the steps had to spare, and the steps.
         self.spare = weight("spare", 0.0)
         self.count = weight("count", 0.0)
+
+    @property
+    def variables(self):
+        return [] if self.spare is None else [self.softness, self.spare, self.count]
 
     def update(self, x, x_adv, epsilon):
         pixels = tuple(range(1, len(x.shape)))

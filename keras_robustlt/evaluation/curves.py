@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import PGD, active_set
-from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.attacks.base import check_stays_within, is_called_as
 from keras_robustlt.data.batches import Batches
 from keras_robustlt.data.class_balanced import (
     ClassBalancedSubset,
@@ -181,7 +181,7 @@ def _attack(attack, model):
     if isinstance(attack, str) and attack != "clean":
         epsilon, norm = inputs.budget_of(model), inputs.norm_of(model)
         attack = attacks.get(attack, epsilon, norm=norm)
-    if not isinstance(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
+    if not is_called_as(attack, PGD) or attack.restarts > 1 or not attack.epsilon:
         raise ValueError(
             "`attack` must be 'pgdN' or 'cwN' with a number of steps N, 'fgsm', or a "
             "keras_robustlt.attacks.PGD with restarts=1 and an epsilon above 0. "

@@ -18,6 +18,7 @@ from keras_robustlt.configurable import Configurable
 
 __all__ = ["fingerprints"]
 
+PACKAGE = __name__.partition(".")[0]
 PLAIN = (str, bytes, numbers.Number, np.generic, type(None))
 
 
@@ -34,6 +35,8 @@ def fingerprints(attacks):
     for name, attack in attacks.items():
         config = attack.get_config() if hasattr(attack, "get_config") else {"": attack}
         functions = {key: value for key, value in config.items() if callable(value)}
+        if isinstance(attack, Configurable):
+            functions.update(_of_class(type(attack)))
         if functions:
             text = repr(_parts(functions, set()))
             found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -63,11 +66,27 @@ def _parts(value, seen):
         return [_parts(each, seen) for each in _of_function(value)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
     if isinstance(value, Configurable):
-        return name, _parts(value.get_config(), seen)
+        config = {**value.get_config(), **_of_class(type(value))}
+        return name, _parts(config, seen)
     # Attributes of other objects may change from call to call.
     call = type(value).__call__ if callable(value) else None
     is_own = isinstance(call, types.FunctionType) and not isinstance(value, keras.Layer)
     return name, _parts(call, seen) if is_own else None
+
+
+def _of_class(kind):
+    """What subclasses of this package's classes define, by their names and its own."""
+    found = {}
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] in (PACKAGE, "builtins"):
+            continue
+        for name, value in vars(each).items():
+            # Properties and static methods hold the function that they are made of.
+            value = getattr(value, "fget", getattr(value, "__func__", value))
+            is_setting = isinstance(value, PLAIN) and not name.startswith("__")
+            if callable(value) or is_setting:
+                found[f"{each.__qualname__}.{name}"] = value
+    return found
 
 
 def _of_function(function):

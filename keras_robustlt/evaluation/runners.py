@@ -16,7 +16,7 @@ from keras import ops
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
-from keras_robustlt.attacks.base import check_stays_within
+from keras_robustlt.attacks.base import check_stays_within, is_called_as
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
@@ -134,9 +134,9 @@ def _timed(stages_on, chunk, tell):
 def _runner(network, predict, name, attack, seed, index):
     if attack is None:
         return functools.partial(_clean, predict)
-    if hasattr(attack, "perturb"):
+    if is_called_as(attack, known_attacks.PGD):
         return _InBatches(network, attack, seed, index)
-    if hasattr(attack, "stages"):
+    if is_called_as(attack, known_attacks.AutoAttack):
         return functools.partial(_in_stages, network, predict, attack, seed)
     return functools.partial(_whole, network, predict, name, attack, seed)
 
@@ -181,6 +181,7 @@ def _images_of(name, attack, found, images):
 
 
 def _in_stages(network, predict, attack, seed, chunk, tell):
+    seed = seed if attack.seed is None else attack.seed
     found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
     for number, stage in enumerate(found):
         tell(number / (len(attack.attacks) + 1), f"after {stage.name}")

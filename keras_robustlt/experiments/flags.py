@@ -408,6 +408,12 @@ def settings_from_flags(values, table):
             "--averaging=fawa looks at validation images: give --validation_fraction, "
             "such as 0.2."
         )
+    if settings["averaging"] == "fawa" and settings["keep"] == "best":
+        raise ValueError(
+            "--averaging=fawa chooses the epochs that its average is of, by what "
+            "validation says of the network, so no epoch of the average can be chosen "
+            "by that: give --keep=last."
+        )
     if settings["keep"] == "best" and not settings["validation_fraction"]:
         if not table.has_validation(given):
             raise ValueError(
