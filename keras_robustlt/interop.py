@@ -3,7 +3,7 @@
 The Adversarial Robustness Toolbox (ART) and Foolbox see a network through an object of
 theirs. The functions here make it: images in [0, 1], logits out, inference mode,
 compiled, and with the gradients of the backend that Keras runs on. Both packages are
-optional: `pip install 'keras-robustlt[interop]'`.
+optional: `pip install adversarial-robustness-toolbox foolbox`.
 """
 
 import functools
@@ -168,7 +168,7 @@ def _imported(module, title):
     except ImportError as error:
         raise ImportError(
             f"{title} is not installed, or does not work here ({error}). Install it "
-            "with: pip install 'keras-robustlt[interop]'"
+            "with: pip install adversarial-robustness-toolbox foolbox"
         ) from error
 
 

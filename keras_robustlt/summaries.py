@@ -12,7 +12,7 @@ def check(directory):
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "`tensorboard=True` needs the tensorboard package, which TensorFlow "
-            "does not bring: pip install 'keras-robustlt[tensorboard]'."
+            "does not bring: pip install tensorboard"
         )
 
 

@@ -11,7 +11,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tiny_models import FIT, conv_network, dense_network, tiny_model, weights_of
+from tiny_models import (
+    FIT,
+    ONE_EPOCH,
+    conv_network,
+    dense_network,
+    tiny_model,
+    weights_of,
+)
 
 import keras_robustlt as krl
 from keras_robustlt import callbacks, files

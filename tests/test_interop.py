@@ -283,5 +283,5 @@ def test_wrong_models_are_refused(art, foolbox):
 def test_a_package_that_is_not_there_is_named(module, adapt, monkeypatch):
     krl.interop._art_class.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-robustlt\[interop\]'"):
+    with pytest.raises(ImportError, match="pip install adversarial-robustness"):
         getattr(krl.interop, adapt)(dense_network())

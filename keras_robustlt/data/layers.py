@@ -326,7 +326,7 @@ def get(augmentation):
         raise ImportError(
             f"augmentation={augmentation!r} is a layer of keras-cv, which needs "
             f"TensorFlow, and cannot be imported ({error}). Install both with: pip "
-            "install 'keras-robustlt[augmentation]'"
+            "install tensorflow keras-cv"
         ) from error
     options = {"value_range": (0, 1)} if kind == "AugMix" else {}
     layer = getattr(keras_cv.layers, kind)(dtype="float32", **options)

@@ -346,8 +346,15 @@ def warn_of_parts(settings, model):
 
 
 def warn_of_noise_that_tells(settings):
-    """Says where the noise of an attack is of another size for each class."""
-    if settings["attack"] == "n-fgsm" and settings["budget"] == "auto":
+    """Says where N-FGSM's noise is of another size for each class."""
+    if settings["attack"] != "n-fgsm":
+        return
+    if settings["budget"] == "robustlt":
+        logging.warning(
+            "With --attack=n-fgsm networks were more robust without RobustLT where it "
+            "was measured (CIFAR10-LT, docs/results): train with --norobustlt too."
+        )
+    if settings["budget"] == "auto":
         logging.warning(
             "With --budget=auto the noise of --attack=n-fgsm tells the class by its "
             "size, and networks have learned to take noise for a rare class. "
