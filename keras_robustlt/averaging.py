@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_robustlt import checks, configurable
+from keras_robustlt.configurable import add_state
 
 __all__ = ["EMA", "FAWA", "WeightAveraging", "get"]
 
@@ -86,9 +87,7 @@ class EMA(WeightAveraging):
         self.momentum = checks.in_range("momentum", momentum, 0, 1)
 
     def build(self, model):
-        self.updates = model.add_weight(
-            (), "zeros", trainable=False, name="averaging_updates"
-        )
+        self.updates = add_state(model, "averaging_updates")
 
     def keep(self, schedule):
         n = self.updates.value
@@ -136,9 +135,7 @@ class FAWA(WeightAveraging):
         self.start = checks.in_range("start", start, 0, 1)
 
     def build(self, model):
-        self.begun = model.add_weight(
-            (), "zeros", trainable=False, name="averaging_begun"
-        )
+        self.begun = add_state(model, "averaging_begun")
 
     def begins(self, epochs):
         return math.floor(self.start * epochs)

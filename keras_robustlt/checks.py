@@ -230,25 +230,6 @@ def robust_model(callback):
         )
 
 
-def equal_parts(num_images, batch_size):
-    """Raises a ValueError if a batch cannot be cut into equal parts, as JAX needs."""
-    distribution = keras.distribution.distribution()
-    if keras.backend.backend() != "jax" or distribution is None:
-        return
-    import jax
-
-    mesh = distribution.device_mesh
-    parts = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
-    parts = max(parts // jax.process_count(), 1)
-    if batch_size % parts or num_images % batch_size % parts:
-        raise ValueError(
-            f"`batch_size` and the number of images must be multiples of {parts}, the "
-            "number of this process's devices: JAX gives each an equal part of every "
-            "batch, of the last one too. "
-            f"Received: {num_images} images and batch_size={batch_size}"
-        )
-
-
 def class_counts(counts):
     """`counts` as an int64 array of shape `(num_classes,)`, all positive."""
     array = _in_order_of_classes(counts)

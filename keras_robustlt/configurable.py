@@ -1,6 +1,7 @@
-"""The configuration that methods, budgets, attacks and averaging rules have."""
+"""What methods, budgets, attacks and averaging rules are made with, and their state."""
 
 import keras
+import numpy as np
 
 
 class Configurable:
@@ -53,6 +54,22 @@ class Part(Configurable):
             epochs: Integer. The length of the whole training, 0 if not known yet.
         """
         return 0
+
+
+def add_state(model, name, value=0.0):
+    """A variable of `model` that is not trained, saved with it and with a checkpoint.
+
+    Args:
+        model: The model that the part is made for, in its `build`.
+        name: String, such as `"cfa_accuracy"`.
+        value: Float, or array of any shape: what it begins with. Defaults to `0`.
+
+    Returns:
+        A float32 variable.
+    """
+    value = np.asarray(value, "float32")
+    initializer = keras.initializers.Constant(value)
+    return model.add_weight(value.shape, initializer, trainable=False, name=name)
 
 
 def get(argument, value, kind, by_name=(), options=None, others=""):

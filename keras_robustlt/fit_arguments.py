@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import checks, class_frequencies, losses, methods
+from keras_robustlt.backend import replicas
 from keras_robustlt.data import resumption
 
 COUNTS = (
@@ -332,7 +333,7 @@ def _check_length(values, name, x, x_name):
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
     if isinstance(x, np.ndarray):
         _check_images(x, x_name, network)
-        checks.equal_parts(len(x), batch_size)
+        replicas.check_equal_parts(len(x), batch_size)
         if y is None:
             checks.label_type(y, num_classes, y_name)
     is_array = isinstance(y, np.ndarray) or len(getattr(y, "shape", ())) > 0

@@ -74,6 +74,25 @@ class Schedule:
         """Whether this step is the first of its epoch, a boolean scalar."""
         return ops.equal(self.step, 1)
 
+    def close_epoch(self, *sums):
+        """Takes sums over the images of an epoch, once that is complete.
+
+        The first step of an epoch finds those of the epoch before, and empties them.
+
+        Args:
+            *sums: Variables that are 0 or more, of which the last says how many images
+                they are of.
+
+        Returns:
+            A boolean scalar, whether an epoch with images is complete, and the list of
+            its sums, zeros where none is.
+        """
+        begins = self.begins_epoch
+        values = [ops.where(begins, each.value, 0.0) for each in sums]
+        for each in sums:
+            each.assign(ops.where(begins, 0.0, each.value))
+        return ops.any(values[-1] > 0), values
+
     def position(self, granularity):
         """The iteration `t`, from 1, and the total `T`, as float32 scalars."""
         epoch = ops.cast(self.epoch, "float32")

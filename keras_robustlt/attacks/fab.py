@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, gradients
+from keras_robustlt.attacks import active_set, gradients, norms
 
 __all__ = ["FAB"]
 
@@ -235,7 +235,7 @@ def to_plane(points, normal, values, norm):
     """
     side = ops.where(values >= 0, 1.0, -1.0)
     # Gradients have any scale; without it float32 would run out.
-    largest = ops.max(ops.abs(normal), axis=_pixels(normal), keepdims=True)
+    largest = ops.max(ops.abs(normal), axis=norms.pixels(normal), keepdims=True)
     scale = ops.maximum(largest, 1e-30)
     normal, distance = side * normal / scale, ops.abs(values) / scale
     weights = ops.abs(normal)
@@ -264,8 +264,4 @@ def _inner(a, b):
 
 
 def _sum(x):
-    return ops.sum(x, axis=_pixels(x), keepdims=True)
-
-
-def _pixels(x):
-    return tuple(range(1, len(x.shape)))
+    return ops.sum(x, axis=norms.pixels(x), keepdims=True)

@@ -40,7 +40,7 @@ class Linf:
         return lambda point: ops.minimum(ops.maximum(point, low), high)
 
     def length(self, perturbation):
-        return ops.max(ops.abs(perturbation), axis=_pixels(perturbation), keepdims=True)
+        return ops.max(ops.abs(perturbation), axis=pixels(perturbation), keepdims=True)
 
     def pace(self, weights):
         """How fast each pixel moves on the way to a plane, see `fab.to_plane`."""
@@ -63,7 +63,7 @@ class L2:
 
     def steepest(self, gradient):
         # The squares of very large and of very small gradients leave float32.
-        largest = ops.max(ops.abs(gradient), axis=_pixels(gradient), keepdims=True)
+        largest = ops.max(ops.abs(gradient), axis=pixels(gradient), keepdims=True)
         gradient = gradient / ops.maximum(largest, 1e-30)
         return gradient / ops.maximum(self.length(gradient), 1e-12)
 
@@ -77,7 +77,7 @@ class L2:
 
     def length(self, perturbation):
         squares = ops.square(perturbation)
-        return ops.sqrt(ops.sum(squares, axis=_pixels(perturbation), keepdims=True))
+        return ops.sqrt(ops.sum(squares, axis=pixels(perturbation), keepdims=True))
 
     def pace(self, weights):
         return ops.abs(weights)
@@ -91,5 +91,5 @@ def get(norm):
     return NORMS[checks.one_of("norm", norm, tuple(NORMS))]
 
 
-def _pixels(x):
+def pixels(x):
     return tuple(range(1, len(x.shape)))

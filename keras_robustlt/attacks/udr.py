@@ -7,6 +7,7 @@ from keras import ops
 from keras_robustlt import checks
 from keras_robustlt.attacks.pgd import PGD
 from keras_robustlt.backend import replicas
+from keras_robustlt.configurable import add_state
 
 __all__ = ["UDR"]
 
@@ -54,18 +55,10 @@ class UDR(PGD):
         self.spare = self.count = None
 
     def build(self, model):
-        def weight(name, value):
-            return model.add_weight(
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-                name=f"udr_{name}",
-            )
-
-        self.softness = weight("lambda", 1.0)
+        self.softness = add_state(model, "udr_lambda", 1.0)
         # Since it moved last: the sum of what the steps had to spare, and the steps.
-        self.spare = weight("spare", 0.0)
-        self.count = weight("count", 0.0)
+        self.spare = add_state(model, "udr_spare")
+        self.count = add_state(model, "udr_count")
 
     @property
     def variables(self):

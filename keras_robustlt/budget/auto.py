@@ -5,6 +5,7 @@ from keras import ops
 from keras_robustlt import checks
 from keras_robustlt.budget.base import Budget
 from keras_robustlt.budget.robustlt import HOPELESS, classwise_epsilon
+from keras_robustlt.configurable import add_state
 
 # The budget of the rarest class in units of epsilon, at most.
 MOST_OF_RAREST = 2.0
@@ -115,27 +116,20 @@ class Auto(Budget):
         self._alpha_of_skew = mean_rarity / spread if spread > 0 else 0.0
         self._guessing = 1.0 - 1.0 / model.num_classes
 
-        def weight(name, *shape, value=0.0):
-            initializer = keras.initializers.Constant(value)
-            return model.add_weight(
-                shape, initializer, trainable=False, name=f"auto_{name}"
-            )
-
-        classes = model.num_classes
-        self.risk = weight("risk", classes, value=self._guessing)
-        self.strength = weight("strength")
-        self.lead = weight("lead")
-        self.errors = weight("errors", classes)
-        self.seen = weight("seen", classes)
+        none = np.zeros(model.num_classes)
+        self.risk = add_state(model, "auto_risk", none + self._guessing)
+        self.strength = add_state(model, "auto_strength")
+        self.lead = add_state(model, "auto_lead")
+        self.errors = add_state(model, "auto_errors", none)
+        self.seen = add_state(model, "auto_seen", none)
 
     def begin_step(self, schedule):
         # Another training, after one that is over, starts anew.
-        begins = schedule.begins_epoch
-        self._reset_if(ops.logical_and(begins, ops.equal(schedule.epoch, 0)))
-        # The first step of an epoch finds the counts of the epoch before complete.
-        seen, before = self.seen.value, self.risk.value
-        latest = ops.where(seen > 0, self.errors / ops.maximum(seen, 1.0), before)
-        measured = ops.logical_and(begins, ops.any(seen > 0))
+        is_first = ops.equal(schedule.epoch, 0)
+        self._reset_if(ops.logical_and(schedule.begins_epoch, is_first))
+        measured, (errors, seen) = schedule.close_epoch(self.errors, self.seen)
+        before = self.risk.value
+        latest = ops.where(seen > 0, errors / ops.maximum(seen, 1.0), before)
         keeps_up = self._of_training(latest) <= self._of_training(before)
         gained = ops.where(ops.logical_and(measured, keeps_up), PACE - 1.0, 0.0)
         risk = ops.where(measured, (before + latest) / 2.0, before)
@@ -146,8 +140,6 @@ class Auto(Budget):
         self.strength.assign(ops.where(measured, strength, self.strength.value))
         self.risk.assign(risk)
         self.lead.assign_add(gained)
-        for count in (self.errors, self.seen):
-            count.assign(ops.where(begins, 0.0, count.value))
 
     def _reset_if(self, first):
         self.risk.assign(ops.where(first, self._guessing, self.risk.value))

@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.budget.base import Budget, first_epoch
+from keras_robustlt.configurable import add_state
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -48,30 +49,19 @@ class CFA(Budget):
                 f"epsilon={model.epsilon:.4g}"
             )
 
-        def weight(name, value):
-            shape = np.shape(value)
-            initializer = keras.initializers.Constant(value)
-            return model.add_weight(
-                shape, initializer, trainable=False, name=f"cfa_{name}"
-            )
-
-        none = np.zeros(model.num_classes, "float32")
+        none = np.zeros(model.num_classes)
         # Until a class has been seen: as much as makes its budget the uniform one.
-        self.accuracy = weight("accuracy", none + 1.0 - self.base)
-        self.hits = weight("hits", none)
-        self.seen = weight("seen", none)
+        self.accuracy = add_state(model, "cfa_accuracy", none + 1.0 - self.base)
+        self.hits = add_state(model, "cfa_hits", none)
+        self.seen = add_state(model, "cfa_seen", none)
 
     def begins(self, epochs):
         return first_epoch(self.start, epochs)
 
     def begin_step(self, schedule):
-        # The first step of an epoch finds the counts of the epoch before complete.
-        new_epoch = schedule.begins_epoch
-        hits, seen, before = self.hits.value, self.seen.value, self.accuracy.value
-        latest = ops.where(seen > 0, hits / ops.maximum(seen, 1.0), before)
-        self.accuracy.assign(ops.where(new_epoch, latest, before))
-        for count in (self.hits, self.seen):
-            count.assign(ops.where(new_epoch, 0.0, count.value))
+        _, (hits, seen) = schedule.close_epoch(self.hits, self.seen)
+        latest = hits / ops.maximum(seen, 1.0)
+        self.accuracy.assign(ops.where(seen > 0, latest, self.accuracy.value))
 
     def update(self, targets, logits):
         predicted = ops.one_hot(ops.argmax(logits, axis=-1), targets.shape[-1])

@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.budget.base import Budget, first_epoch
+from keras_robustlt.configurable import add_state
 
 
 def class_distance_weights(confusion, strength=1.0):
@@ -84,15 +85,11 @@ class DAFA(Budget):
     def build(self, model):
         super().build(model)
         self._schedule = model.schedule
-        classes = model.num_classes
-
-        def weight(name, shape):
-            return model.add_weight(
-                shape, "zeros", trainable=False, name=f"dafa_{name}"
-            )
-
-        self.probabilities = weight("probabilities", (classes, classes))
-        self.seen = weight("seen", (classes,))
+        none = np.zeros(model.num_classes)
+        self.probabilities = add_state(
+            model, "dafa_probabilities", np.outer(none, none)
+        )
+        self.seen = add_state(model, "dafa_seen", none)
 
     def begins(self, epochs):
         return first_epoch(self.start, epochs)

@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks, networks
+from keras_robustlt.configurable import add_state
 from keras_robustlt.methods.base import OnTop
 
 LARGEST_EDGE = 5.0
@@ -154,25 +155,22 @@ class CGR(OnTop):
         classes = model.num_classes
         features = networks.with_features(model.network).outputs[1].shape[-1]
 
-        def weight(name, *shape):
-            return model.add_weight(shape, "zeros", trainable=False, name=f"cgr_{name}")
-
-        self.scores = weight("scores", classes)
-        self.graph = weight("graph", classes, classes)
-        self.epochs = weight("epochs")  # that scores and graph are made of
+        self.scores = add_state(model, "cgr_scores", np.zeros(classes))
+        self.graph = add_state(model, "cgr_graph", np.zeros((classes, classes)))
+        self.epochs = add_state(model, "cgr_epochs")  # that these two are made of
         # Of the epoch so far: what is taken for what, and the features of each class.
-        self.taken_for = weight("taken_for", classes, classes)
-        self.features = weight("features", classes, features)
+        self.taken_for = add_state(model, "cgr_taken_for", np.zeros((classes, classes)))
+        self.features = add_state(model, "cgr_features", np.zeros((classes, features)))
 
     def begins(self, epochs):
         return max(self.start, 1)  # the first epoch has nothing to go by
 
     def begin_step(self, schedule):
         super().begin_step(schedule)
-        # The first step of an epoch finds the counts of the epoch before complete.
-        taken_for, features = self.taken_for.value, self.features.value
+        complete, (features, taken_for) = schedule.close_epoch(
+            self.features, self.taken_for
+        )
         seen = ops.sum(taken_for, axis=1, keepdims=True)
-        new_epoch = ops.logical_and(schedule.begins_epoch, ops.any(seen > 0))
         confusion = taken_for / ops.maximum(seen, 1.0)
         centres = features / ops.maximum(seen, 1.0)
         latest = [
@@ -182,10 +180,8 @@ class CGR(OnTop):
         keep = ops.where(self.epochs.value > 0, self.momentum, 0.0)
         for state, value in latest:
             moved = keep * state.value + (1.0 - keep) * value
-            state.assign(ops.where(new_epoch, moved, state.value))
-        self.epochs.assign_add(ops.cast(new_epoch, "float32"))
-        for sums in (self.taken_for, self.features):
-            sums.assign(ops.where(new_epoch, 0.0, sums.value))
+            state.assign(ops.where(complete, moved, state.value))
+        self.epochs.assign_add(ops.cast(complete, "float32"))
 
     def loss(self, targets, logits, criterion):
         values = super().loss(targets, logits, criterion)

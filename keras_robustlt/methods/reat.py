@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import losses
+from keras_robustlt.configurable import add_state
 from keras_robustlt.methods.base import Method
 
 
@@ -55,26 +56,14 @@ class REAT(Method):
         self._is_tail = np.zeros(len(counts), "float32")
         self._is_tail[descending[2 * (len(counts) // 3) + 1 :]] = 1.0
 
-        def counter(name, initial, shape):
-            return model.add_weight(
-                name=f"reat_{name}",
-                shape=shape,
-                initializer=keras.initializers.Constant(initial),
-                trainable=False,
-            )
-
-        self.last_predictions = counter("last_predictions", counts, counts.shape)
-        self.predictions = counter("predictions", 0.0, counts.shape)
+        self.last_predictions = add_state(model, "reat_last_predictions", counts)
+        self.predictions = add_state(model, "reat_predictions", 0 * counts)
 
     def begin_step(self, schedule):
-        # The first step of an epoch finds the counts of the epoch before complete.
-        new_epoch = ops.logical_and(
-            schedule.begins_epoch, ops.any(self.predictions.value > 0)
-        )
+        complete, (predictions,) = schedule.close_epoch(self.predictions)
         self.last_predictions.assign(
-            ops.where(new_epoch, self.predictions.value, self.last_predictions.value)
+            ops.where(complete, predictions, self.last_predictions.value)
         )
-        self.predictions.assign(ops.where(new_epoch, 0.0, self.predictions.value))
 
     def attack_weights(self, predictions):
         """Weights of the classes in the attack from their numbers of predictions."""
