@@ -19,6 +19,7 @@ do as well, and so will mnist, fashion_mnist or tfds:NAME, of tensorflow-dataset
 """
 
 from keras_robustlt.experiments import train
+from keras_robustlt.experiments.presets import OWN
 
 if __name__ == "__main__":
-    train.folder_recipe(workdir="runs/folder", help=__doc__)
+    train.recipe(OWN, workdir="runs/folder", help=__doc__)

@@ -376,7 +376,7 @@ def test_constant_and_spoilt_networks_do_no_harm(images):
 
     for attack in (APGD(steps=5), APGD(steps=5, loss="dlr"), APGD(steps=5, norm="l2")):
         found = attack.maximize(constant, x, y, seed=0)
-        assert_valid(found["best"], x, 8 / 255, attack.norm)
+        assert_valid(found["best"], x, attack.epsilon, attack.norm)
 
     def broken(x):
         """Its gradient is not a number wherever the first pixel is 0."""

@@ -407,3 +407,29 @@ def test_bad_calls(images, change, message):
     arguments = {"network": dense_network(), "x": x, "y": y, **change(x, y)}
     with pytest.raises(ValueError, match=message):
         PGD(0.1, steps=1)(**arguments)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        krl.attacks.PGD,
+        krl.attacks.FGSM,
+        krl.attacks.APGD,
+        krl.attacks.APGDT,
+        krl.attacks.FAB,
+        krl.attacks.Square,
+        krl.attacks.AutoAttack,
+    ],
+)
+def test_the_usual_budget_is_that_of_the_norm(kind):
+    """That of Linf would be next to nothing in L2, and all networks robust."""
+    assert kind().epsilon == pytest.approx(8 / 255)
+    assert kind(norm="l2").epsilon == pytest.approx(128 / 255)
+    assert kind(norm="l2", epsilon=0.1).epsilon == 0.1
+
+
+def test_another_epsilon_is_another_attack():
+    attack = krl.attacks.FGSM(0.1)
+    with pytest.raises(AttributeError, match="`epsilon` of FGSM.*Make a new FGSM"):
+        attack.epsilon = 0.3
+    assert attack.epsilon == attack.step_size == 0.1

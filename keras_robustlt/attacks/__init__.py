@@ -52,7 +52,7 @@ TRAINING = {
 STEPPED = {"pgd": "cross_entropy", "cw": "margin"}
 
 
-def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
+def get(attack, epsilon=None, batch_size=250, norm="linf"):
     """An attack from its name or itself.
 
     Args:
@@ -64,7 +64,7 @@ def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
             Or an `Attack` or a function, `attack(network, x, y, seed=...)` that gives
             images. Or `None` or `"clean"`, for none.
         epsilon: Float. The budget of an attack given by name, in pixel units.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         batch_size: Integer. Images that an attack given by name computes at once, if
             it decides that. Defaults to `250`.
         norm: `"linf"` or `"l2"`, of an attack given by name. Defaults to `"linf"`.
@@ -81,7 +81,7 @@ def get(attack, epsilon=8 / 255, batch_size=250, norm="linf"):
     20
     """
     # Those that have no use for a number do not take a wrong one either.
-    epsilon = checks.epsilon(epsilon, checks.one_of("norm", norm, tuple(norms.NORMS)))
+    epsilon = norms.epsilon(epsilon, norm)
     batch_size = checks.positive_integer("batch_size", batch_size)
     if attack is None or isinstance(attack, str) and attack == "clean":
         return None

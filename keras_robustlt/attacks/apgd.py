@@ -226,7 +226,7 @@ class APGD(Climber):
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         steps: Integer. Number of steps. Defaults to `100`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         loss: `"cross_entropy"`, `"dlr"` (difference of logits ratio, for at least
@@ -256,7 +256,7 @@ class APGD(Climber):
 
     def __init__(
         self,
-        epsilon=8 / 255,
+        epsilon=None,
         steps=100,
         norm="linf",
         loss="cross_entropy",
@@ -291,7 +291,7 @@ class APGDT(Climber):
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         steps: Integer. Number of steps for each target. Defaults to `100`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         targets: Integer. Number of targets, at most one less than there are classes.
@@ -320,7 +320,7 @@ class APGDT(Climber):
 
     def __init__(
         self,
-        epsilon=8 / 255,
+        epsilon=None,
         steps=100,
         norm="linf",
         targets=9,

@@ -62,7 +62,7 @@ class AutoAttack(Attack):
             runs APGD with the margin loss in its place, and adds `" (margin)"` to the
             name of the stage.
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         seed: Integer: what is drawn for an image depends on it and on the image
             alone. Defaults to `None`, which draws it from
@@ -86,7 +86,7 @@ class AutoAttack(Attack):
     def __init__(
         self,
         version="standard",
-        epsilon=8 / 255,
+        epsilon=None,
         norm="linf",
         seed=None,
         batch_size=250,

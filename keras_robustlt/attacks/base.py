@@ -56,7 +56,17 @@ class Attack(Configurable):
     def __init__(self, epsilon, norm="linf"):
         self._norm = norms.get(norm)
         self.norm = norm
-        self.epsilon = checks.epsilon(epsilon, norm)
+        self.epsilon = norms.epsilon(epsilon, norm)
+
+    def __setattr__(self, name, value):
+        # The steps of most attacks are made from it.
+        if name == "epsilon" and value != vars(self).get(name, value):
+            raise AttributeError(
+                f"`epsilon` of {self!r} is what it was made with. Make a new "
+                f"{type(self).__name__}, or give a call another one: attack(network, "
+                f"x, y, epsilon=...). Received: epsilon={value!r}"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, network, x, y, epsilon=None, seed=None):
         """Adversarial examples for the images `x`.

@@ -53,7 +53,7 @@ class FAB(active_set.TargetedAttack):
 
     def __init__(
         self,
-        epsilon=8 / 255,
+        epsilon=None,
         steps=100,
         norm="linf",
         targets=9,

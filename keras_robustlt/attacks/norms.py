@@ -16,6 +16,8 @@ from keras_robustlt import checks
 class Linf:
     """Every pixel moves by at most epsilon."""
 
+    epsilon = 8 / 255  # what is usual
+
     def random(self, shape, seed):
         """Perturbations of length 1 or less, uniform among these."""
         return keras.random.uniform(shape, -1.0, 1.0, seed=seed)
@@ -49,6 +51,8 @@ class Linf:
 
 class L2:
     """The Euclidean length over all pixels of an image is at most epsilon."""
+
+    epsilon = 128 / 255
 
     def random(self, shape, seed):
         direction = self.steepest(keras.random.normal(shape, seed=seed))
@@ -89,6 +93,11 @@ NORMS = {"linf": Linf(), "l2": L2()}
 def get(norm):
     """The norm called `norm`."""
     return NORMS[checks.one_of("norm", norm, tuple(NORMS))]
+
+
+def epsilon(value, norm):
+    """The radius `value`, or that which is usual in this norm where it is `None`."""
+    return checks.epsilon(get(norm).epsilon if value is None else value, norm)
 
 
 def pixels(x):

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import base, gradients
+from keras_robustlt.attacks import base, gradients, norms
 from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
@@ -24,7 +24,7 @@ class PGD(base.Attack):
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         steps: Integer. Number of steps. Defaults to `10`.
         step_size: Float above 0, in the units of `epsilon`. Defaults to `epsilon / 4`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -53,7 +53,7 @@ class PGD(base.Attack):
 
     def __init__(
         self,
-        epsilon=8 / 255,
+        epsilon=None,
         steps=10,
         step_size=None,
         norm="linf",
@@ -312,7 +312,8 @@ class FGSM(PGD):
     """Fast gradient sign method: one step of the length of the budget.
 
     Args:
-        epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to `8 / 255`.
+        epsilon: Float, in pixel units of images in `[0, 1]`. Defaults to
+            `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         random_start: Boolean. Defaults to `False`.
         loss: See `PGD`. Defaults to `"cross_entropy"`.
@@ -327,8 +328,9 @@ class FGSM(PGD):
     """
 
     def __init__(
-        self, epsilon=8 / 255, norm="linf", random_start=False, loss="cross_entropy"
+        self, epsilon=None, norm="linf", random_start=False, loss="cross_entropy"
     ):
+        epsilon = norms.epsilon(epsilon, norm)
         super().__init__(
             epsilon,
             steps=1,

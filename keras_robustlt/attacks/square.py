@@ -25,7 +25,7 @@ class Square(active_set.ActiveSetAttack):
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
-            Defaults to `8 / 255`.
+            Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         queries: Integer. How many changes are tried for each image. Defaults to
             `5000`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -49,7 +49,7 @@ class Square(active_set.ActiveSetAttack):
 
     def __init__(
         self,
-        epsilon=8 / 255,
+        epsilon=None,
         queries=5000,
         norm="linf",
         initial_fraction=0.8,

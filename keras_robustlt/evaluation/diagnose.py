@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import PGD, Square, active_set
+from keras_robustlt.attacks import PGD, Square, active_set, norms
 from keras_robustlt.data.batches import Batches
 from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation import inputs
@@ -80,7 +80,8 @@ def diagnose(
         x: See `evaluate`.
         y: See `evaluate`.
         epsilon: Float. The budget, in pixel units. Defaults to that of a
-            `RobustLTModel`, and to `8 / 255` for others.
+            `RobustLTModel` in this norm, and to `8 / 255` for others, in the norm
+            `"l2"` to `128 / 255`.
         norm: `"linf"` or `"l2"`. Defaults to that of a `RobustLTModel`'s attack, and to
             `"linf"` for others.
         examples: Integer. How many images to look at, drawn from all classes as evenly
@@ -105,8 +106,11 @@ def diagnose(
     >>> [finding["check"] for finding in diagnosis.findings]
     []
     """
+    known = inputs.norm_of(model)
+    norm = known if norm is None else norm
+    if norm != known:  # a budget that is known is none in it
+        epsilon = norms.epsilon(epsilon, norm)
     epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
-    norm = inputs.norm_of(model) if norm is None else norm
     steps = checks.positive_integer("steps", steps)
     queries = checks.integer("queries", queries, 0)
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)

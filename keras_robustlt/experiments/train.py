@@ -93,47 +93,35 @@ def recipe(table, workdir, help):
     """Runs the command line of a recipe: `train` with data that are chosen.
 
     Args:
-        table: A `presets.DataSet`.
+        table: A `presets.DataSet`; `presets.OWN` is for images of one's own.
         workdir: String, the default of `--workdir`.
         help: String, what the recipe says of itself.
     """
     from keras_robustlt import __main__ as command_line
 
+    is_own = table is presets.OWN
+
     def define(values):
-        define_flags_of_a_run(values, {table.source: table}, workdir)
+        tables = {"one's own" if is_own else table.source: table}
+        define_flags_of_a_run(values, tables, workdir)
 
     def begin(argv, values):
-        start(argv, values, table, table.source)
+        chosen = _own_images(values) if is_own else (table, table.source)
+        start(argv, values, *chosen)
 
     command_line.run(
         lambda argv: command_line.call(argv[0], argv[1:], help, define, begin)
     )
 
 
-def folder_recipe(workdir, help):
-    """Runs the command line of the recipe for images of one's own.
-
-    Args:
-        workdir: String, the default of `--workdir`.
-        help: String, what the recipe says of itself.
-    """
-    from keras_robustlt import __main__ as command_line
-
-    def define(values):
-        define_flags_of_a_run(values, {"one's own": presets.OWN}, workdir)
-
-    def begin(argv, values):
-        if not values.data_dir:
-            raise app.UsageError("give --data_dir, such as --data_dir=my_images.")
-        data = values.data_dir
-        values["data_dir"].unparse()  # it is what `--data` is for `train`
-        with _mistakes_of_usage():
-            table = presets.table_of(data)
-        start(argv, values, table, data)
-
-    command_line.run(
-        lambda argv: command_line.call(argv[0], argv[1:], help, define, begin)
-    )
+def _own_images(values):
+    """The table for the images in `--data_dir`, and what `--data` is for `train`."""
+    if not values.data_dir:
+        raise app.UsageError("give --data_dir, such as --data_dir=my_images.")
+    data = values.data_dir
+    values["data_dir"].unparse()
+    with _mistakes_of_usage():
+        return presets.table_of(data), data
 
 
 def start(argv, values, table, data):
