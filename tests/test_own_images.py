@@ -136,6 +136,13 @@ def test_a_dry_run_says_that_rare_classes_are_made_up_for_twice(folder, caplog, 
     assert f"the loss of --method=at_bsl and {flag} each make up" in caplog.text
 
 
+def test_a_dry_run_says_that_there_is_no_attack(folder, caplog):
+    command("--data=my images", "--dry_run", "--epochs=2")
+    assert not caplog.text
+    command("--data=my images", "--dry_run", "--epochs=1")
+    assert "The budget is 0 in each of the 1 epoch(s)" in caplog.text
+
+
 def test_a_dry_run_says_that_noise_tells_the_class(folder, caplog):
     for attack in ("n-fgsm-mean", "n-fgsm"):
         assert "tells the class" not in caplog.text

@@ -25,9 +25,6 @@ class TimeLeft:
         model: The `RobustLTModel`.
         steps_per_epoch: Integer.
         validation_steps: Integer, batches of validation an epoch. Defaults to `0`.
-
-    Attributes:
-        attacks: Boolean. Whether there is an attack in any epoch.
     """
 
     def __init__(self, settings, model, steps_per_epoch, validation_steps=0):
@@ -35,12 +32,10 @@ class TimeLeft:
         # Of an epoch: evaluation runs the clean images, the attack and its result.
         validation = 2 + 2 * model.evaluation_attack.steps
         validation *= validation_steps / steps_per_epoch
-        attacked = [
-            attacks_in_epoch(epoch, settings, model)
+        self.costs = [
+            update + attack * attacks_in_epoch(epoch, settings, model) + validation
             for epoch in range(settings["epochs"])
         ]
-        self.attacks = any(attacked)
-        self.costs = [update + attack * each + validation for each in attacked]
         forward = _forward_seconds(model, settings["batch_size"])
         self.seconds_of_pass = steps_per_epoch * forward
 

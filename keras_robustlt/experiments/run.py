@@ -19,7 +19,12 @@ from keras_robustlt.experiments import devices, memory, workdir
 from keras_robustlt.experiments.network import build_network
 from keras_robustlt.experiments.optimization import optimizer
 from keras_robustlt.experiments.presets import counted, name_of
-from keras_robustlt.experiments.progress import Divergence, TimeLeft, TrainingProgress
+from keras_robustlt.experiments.progress import (
+    Divergence,
+    TimeLeft,
+    TrainingProgress,
+    attacks_in_epoch,
+)
 from keras_robustlt.schedule import never_begin
 
 # Robustness against epsilon is measured on so many test images.
@@ -340,7 +345,17 @@ def warn_of_parts(settings, model):
         settings: Dictionary, the settings of the run.
         model: As `schedule.never_begin` takes it.
     """
-    warn_of_what_never_begins(model, settings["epochs"])
+    epochs = settings["epochs"]
+    attacked = any(attacks_in_epoch(each, settings, model) for each in range(epochs))
+    if not attacked and "adversarial" in model.method.inputs:
+        logging.warning(
+            "The budget is 0 in each of the %d epoch(s), so that there is no attack "
+            "and the network will not be robust. Give more --epochs, "
+            "--granularity=step, or --beta=0, the whole budget from the start.",
+            epochs,
+        )
+        return
+    warn_of_what_never_begins(model, epochs)
     warn_of_balancing_twice(settings, model.method)
     warn_of_noise_that_tells(settings)
 
@@ -419,7 +434,8 @@ def announce(settings, data, model, folder):
     needed, there = memory.step_bytes(model, settings["batch_size"]), memory.of_device()
     of_memory = f", memory: {needed / 2**30:.2g} GiB" if needed else ""
     print(
-        f"  Files: {folder}. Estimated time of training: {duration(total)}{of_memory}.",
+        f"  Files: {folder}. Estimated time of training: {duration(total)}, and "
+        f"what compiling takes{of_memory}.",
         flush=True,
     )
     if needed and there and needed > there:
@@ -430,15 +446,7 @@ def announce(settings, data, model, folder):
             device(),
             there / 2**30,
         )
-    if not left.attacks and "adversarial" in model.method.inputs:
-        logging.warning(
-            "The budget is 0 in each of the %d epoch(s), so that there is no attack "
-            "and the network will not be robust. Give more --epochs, "
-            "--granularity=step, or --beta=0, the whole budget from the start.",
-            settings["epochs"],
-        )
-    else:
-        warn_of_parts(settings, model)
+    warn_of_parts(settings, model)
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "
