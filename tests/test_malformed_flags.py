@@ -164,6 +164,7 @@ TRAIN = [
 
 SWEEP = [
     *each("seeds", ["one", "-1", "1.5", "1,two", "4294967296"], SEED),
+    ("--table_only -- --epochs=2", ("--epochs=2", "--table_only makes none")),
     ("--seeds=", ("--seeds", "need values")),
     ("--methods=", ("--methods", "need values")),
     ("--budgets=", ("--budgets", "need values")),
@@ -198,6 +199,7 @@ EVALUATE = [
     ("file --data=data.npz", ("file",)),
     ("other.keras --data=nowhere", ("nowhere",)),
     ("other.keras --data=file.npz", ("file.npz",)),
+    *[(f"{NETWORK} --{f}=", (f"--{f}= is empty",)) for f in ("output", "cache")],
     (f"{NETWORK} --per_example", ("--per_example", "--output")),
     (f"{NETWORK} --attacks=foo", ("attack", "foo")),
     (f"{NETWORK} --attacks=", ("attack",)),

@@ -123,6 +123,9 @@ def main(argv, values):
         )
     if values.data is None:
         raise app.UsageError("give --data, such as --data=cifar10.")
+    for name in ("data", "data_dir", "output", "cache", "config"):
+        if values[name].value == "":
+            raise app.UsageError(f"--{name}= is empty: name a file or a directory.")
     if values.per_example and not values.output:
         raise app.UsageError("--per_example writes beside --output: give it too.")
     path = pathlib.Path(argv[1])

@@ -83,6 +83,11 @@ def main(argv, values):
     """
     if values.workdir == "":
         raise app.UsageError("--workdir= is empty: name a directory.")
+    if values.table_only and argv[1:]:
+        raise app.UsageError(
+            f"{' '.join(argv[1:])} after -- is for runs, and --table_only makes none: "
+            "the table is of what is there."
+        )
     folder = pathlib.Path(values.workdir)
     failed = []
     if not values.table_only:
