@@ -462,13 +462,13 @@ def _budget_in(model, epoch, total, values):
         return [float(part) for part in parts]
 
 
-def prepared(model, arguments, clock):
+def prepared(model, arguments, first):
     """The callbacks of a call of `fit`, in the order in which they must run.
 
     Args:
         model: The model.
         arguments: Dictionary of the arguments of `fit`.
-        clock: The callback that must be first: others look at what it sets.
+        first: List of the callbacks that must be first: others look at what they set.
 
     Returns:
         What `fit` is to be given as `callbacks`.
@@ -476,7 +476,7 @@ def prepared(model, arguments, clock):
     given = arguments.get("callbacks")
     is_list = isinstance(given, keras.callbacks.CallbackList)
     listed = checks.callbacks(given)
-    added = [clock]
+    last = []
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)
         others.remove(checkpoint)
@@ -485,12 +485,12 @@ def prepared(model, arguments, clock):
         places = [i for i, each in enumerate(others, 1) if isinstance(each, kept)]
         place = max([listed.index(checkpoint), *places])
         listed = [*others[:place], checkpoint, *others[place:]]
-        added.append(_Begun(checkpoint))
-    listed = [clock, *listed, *added[1:]]
+        last.append(_Begun(checkpoint))
+    listed = [*first, *listed, *last]
     if not is_list:
         return listed
     given.callbacks = listed
-    for callback in added:
+    for callback in (*first, *last):
         callback.set_model(given.model)
         callback.set_params(given.params)
     return given

@@ -36,7 +36,8 @@ from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.data.augmentation import on_device
 from keras_robustlt.model_arguments import augmenter, derived_seed
-from keras_robustlt.schedule import Schedule, ScheduleClock, parts_of
+from keras_robustlt.schedule import Schedule, ScheduleClock
+from keras_robustlt.training_watch import TrainingWatch, parts_of
 
 __all__ = ["RobustLTModel"]
 
@@ -732,8 +733,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if labels is not None:
             split = call.arguments.get("validation_split")
             fit_arguments.check_classes(labels, self.class_counts, split)
-            clock.labels_compared = True
-        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, clock)
+        first = [clock, TrainingWatch(labels_compared=labels is not None)]
+        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, first)
         callbacks.maximize(call.arguments["callbacks"], self._accuracies())
         if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.

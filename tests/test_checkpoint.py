@@ -295,12 +295,12 @@ def test_order_of_callbacks(tmp_path):
         [checkpoint, score, stop, Interrupt(3)], add_history=True, model=model, epochs=1
     )
     clock = keras.callbacks.Callback()
-    listed = callbacks.prepared(model, {"x": X, "callbacks": given}, clock)
+    listed = callbacks.prepared(model, {"x": X, "callbacks": given}, [clock])
     assert listed is given
     assert listed.callbacks[:4] == [clock, score, stop, checkpoint]
     assert all(each.model is model for each in listed.callbacks)
-    assert callbacks.prepared(model, {}, clock) == [clock]
-    assert callbacks.prepared(model, {"callbacks": stop}, clock) == [clock, stop]
+    assert callbacks.prepared(model, {}, [clock]) == [clock]
+    assert callbacks.prepared(model, {"callbacks": stop}, [clock]) == [clock, stop]
 
 
 # Another training

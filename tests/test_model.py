@@ -21,7 +21,7 @@ from tiny_models import (
 
 import keras_robustlt as krl
 from keras_robustlt import backend, fit_arguments
-from keras_robustlt.schedule import ScheduleClock
+from keras_robustlt.training_watch import TrainingWatch
 
 # Labels, weights and forms of data
 
@@ -389,12 +389,12 @@ def test_what_begins_after_training_says_so(arguments, too_short, longer):
     model = tiny_model(**arguments, **({} if "budget" in arguments else {"beta": 0}))
 
     def says_so(epochs):
-        clock = ScheduleClock()
-        clock.set_model(model)
-        clock.set_params({"epochs": epochs, "steps": 3})
+        model.schedule.start(model.total_epochs or epochs, 3)
+        watch = TrainingWatch()
+        watch.set_model(model)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            clock.on_train_begin()
+            watch.on_train_begin()
         said = [str(each.message) for each in caught]
         return [text for text in said if "does not do its part" in text]
 

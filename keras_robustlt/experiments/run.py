@@ -25,7 +25,7 @@ from keras_robustlt.experiments.progress import (
     TrainingProgress,
     attacks_in_epoch,
 )
-from keras_robustlt.schedule import never_begin
+from keras_robustlt.training_watch import never_begin
 
 # Robustness against epsilon is measured on so many test images.
 CURVE_EXAMPLES = 150
@@ -343,7 +343,7 @@ def warn_of_parts(settings, model):
 
     Args:
         settings: Dictionary, the settings of the run.
-        model: As `schedule.never_begin` takes it.
+        model: As `training_watch.never_begin` takes it.
     """
     epochs = settings["epochs"]
     attacked = any(attacks_in_epoch(each, settings, model) for each in range(epochs))
@@ -395,7 +395,7 @@ def warn_of_what_never_begins(model, epochs):
     """Says, in words of the flags, which parts so many epochs are too few for.
 
     Args:
-        model: As `schedule.never_begin` takes it.
+        model: As `training_watch.never_begin` takes it.
         epochs: Integer.
     """
     for part, first in never_begin(model, epochs):

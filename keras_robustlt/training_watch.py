@@ -1,0 +1,174 @@
+"""What of a training is wrong or in vain, said as soon as it can be known."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from keras_robustlt import class_frequencies
+from keras_robustlt.methods.base import layers_of
+
+# More than so many trainings, each of so few epochs, are parts of one, in a loop.
+MANY, SHORT = 3, 2
+# Share of the images below which an attack is taken for one without a gradient.
+FEW = 0.001
+
+
+class TrainingWatch(keras.callbacks.Callback):
+    """Looks at budgets, labels and attacks while a `RobustLTModel` trains.
+
+    Args:
+        labels_compared: Boolean. Whether the labels are known to fit the class counts.
+            Those in arrays are looked at before training, others after an epoch.
+            Defaults to `False`.
+    """
+
+    def __init__(self, labels_compared=False):
+        super().__init__()
+        self.labels_compared = labels_compared
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        self.checked = self.warned = False
+        _check_budgets(model)
+        wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
+        if not wants_attacks or makes_attacks(model):
+            _warn_of_what_never_begins(model)
+        else:
+            warnings.warn(
+                f"In all of this training, of {model.schedule.length} epoch(s), "
+                "there is no attack, so the network will not be robust: with "
+                f"budget={model.budget} and method={model.method} the budget is 0 in "
+                "each of them. If this is a part of a longer training, say how long "
+                "all of it is, RobustLTModel(..., total_epochs=...), and where in it "
+                "this part begins, fit(..., initial_epoch=...). Otherwise train for "
+                "more epochs, let the budget grow with each step (granularity='step') "
+                "or have all of it from the start (beta=0).",
+                stacklevel=2,
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0:
+            self._warn_of_a_new_beginning()
+
+    def on_train_batch_end(self, batch, logs=None):
+        # After the first step of all, so that a mistake costs no more, and at the end
+        # of each epoch. Looking more often would make the host wait for steps.
+        if not self.checked:
+            self.checked = True
+            self.model.batch_check.raise_if_wrong()
+
+    def on_test_begin(self, logs=None):
+        self._look_at_epoch()  # before validation resets what is known of it
+
+    def on_test_end(self, logs=None):
+        self.model.batch_check.raise_if_wrong()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look_at_epoch()
+
+    def _warn_of_a_new_beginning(self):
+        model = self.model
+        model.trainings += 1
+        grows = model.budget.grows and model.total_epochs is None
+        if grows and model.trainings > MANY and model.schedule.length <= SHORT:
+            warnings.warn(
+                "Each `fit` is a training of its own, and this is the "
+                f"{model.trainings}. of the same model: in each the budget of "
+                f"budget={model.budget} grows anew, from 0. If they are parts of one "
+                "training, say how long all of it is, RobustLTModel(..., "
+                "total_epochs=...), and where in it each begins, fit(..., "
+                "initial_epoch=...).",
+                stacklevel=2,
+            )
+
+    def _look_at_epoch(self):
+        model = self.model
+        model.batch_check.raise_if_wrong()
+        if not self.labels_compared:
+            self.labels_compared = True
+            labels = ops.convert_to_numpy(model.batch_check.labels)
+            if not labels.any():
+                raise ValueError(
+                    "`x` must hold images to train on. Received: a data set without one"
+                )
+            class_frequencies.compare(model.class_counts, labels)
+        tried = float(ops.convert_to_numpy(model.attack_moves.count))
+        moved = float(ops.convert_to_numpy(model.attack_moves.result()))
+        if not self.warned and tried and moved < FEW:
+            self.warned = True
+            warnings.warn(
+                f"The training attack has moved hardly any of {tried:.0f} images from "
+                "where it started: no gradient of its loss reaches the images, so this "
+                "is training on random noise. A layer may stop the gradient, by "
+                "rounding, `stop_gradient`, a cast to integers or a comparison, or the "
+                "units of the network may be dead. `keras_robustlt.diagnose(network, "
+                "x, y)` tells more.",
+                stacklevel=2,
+            )
+
+
+def makes_attacks(model):
+    """Whether the schedule of `model`, as long as it is, has a step with an attack."""
+    schedule = model.schedule
+    last_step = ops.convert_to_numpy(schedule.steps_per_epoch)
+    # Backwards, as budgets grow.
+    for epoch in reversed(range(schedule.length)):
+        there = [(schedule.epoch, epoch), (schedule.step, last_step)]
+        with keras.StatelessScope(there):
+            weight = model.budget.loss_weight(schedule)
+            strength = ops.max(model.class_epsilon())
+            if weight is not None:
+                strength = weight * strength
+        if float(ops.convert_to_numpy(strength)) > 0:
+            return True
+    return False
+
+
+def _check_budgets(model):
+    """Raises if the rule for the budgets gives what are none, at three epochs."""
+    schedule, norm = model.schedule, getattr(model.attack, "norm", "linf")
+    if not schedule.length:
+        return
+    most = 1.0 if norm == "linf" else float("inf")
+    for epoch in {0, schedule.length // 2, max(schedule.length - 1, 0)}:
+        with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
+            budgets = ops.convert_to_numpy(model.budget.class_epsilon(schedule))
+        fit = budgets.shape == (model.num_classes,)
+        if not fit or not ((budgets >= 0) & (budgets <= most)).all():
+            raise ValueError(
+                f"`class_epsilon` of {model.budget} must give {model.num_classes} "
+                f"numbers, from 0 to {most:g}. Received in epoch {epoch}: {budgets}"
+            )
+
+
+def parts_of(model):
+    """What may begin in some epoch of training, see `Part.begins`."""
+    parts = *layers_of(model.method), model.budget, model.averaging
+    return [part for part in parts if part is not None]
+
+
+def never_begin(model, epochs):
+    """Pairs of a part that begins only after so many epochs, and of its first one.
+
+    Args:
+        model: A `RobustLTModel`, or what else has its `method`, `budget` and
+            `averaging`.
+        epochs: Integer, the length of training.
+    """
+    first = [(part, part.begins(epochs)) for part in parts_of(model)]
+    return [(part, epoch) for part, epoch in first if epoch >= epochs > 0]
+
+
+def _warn_of_what_never_begins(model):
+    length = model.schedule.length
+    for part, first in never_begin(model, length):
+        warnings.warn(
+            f"In all of this training, of {length} epoch(s), {part} does not do its "
+            f"part: that begins with epoch {first + 1}, and this is training without "
+            "it. Train for more epochs, or let it begin sooner. If this is a part of a "
+            "longer training, say how long all of it is, RobustLTModel(..., "
+            "total_epochs=...), and where in it this part begins, fit(..., "
+            "initial_epoch=...).",
+            stacklevel=3,
+        )
