@@ -173,7 +173,7 @@ def test_mistakes(images, monkeypatch):
     with pytest.raises(ValueError, match="needs a `directory`"):
         SkewAndDrift(x, y, tensorboard=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-robustlt\[tensorboard"):
+    with pytest.raises(ImportError, match="pip install tensorboard"):
         SkewAndDrift(x, y, tensorboard=True, directory="a")
 
 
