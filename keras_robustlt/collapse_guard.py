@@ -106,9 +106,8 @@ class CollapseGuard(keras.callbacks.Callback):
     def attack_steps(self, steps):
         model = self.model
         if steps != self.attack_steps:
-            size = max(model.epsilon / steps, model.epsilon / 4)
             norm = model.attack.norm
-            model.use_attack(attacks.PGD(model.epsilon, steps, size, norm))
+            model.use_attack(attacks.PGD(model.epsilon, steps, norm=norm))
             self._under_attack = self._compiled(model.attack_in_use)
 
     def on_train_begin(self, logs=None):

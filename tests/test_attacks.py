@@ -428,6 +428,16 @@ def test_the_usual_budget_is_that_of_the_norm(kind):
     assert kind(norm="l2", epsilon=0.1).epsilon == 0.1
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+def test_the_usual_steps_lead_to_the_border(steps):
+    """Training with two steps of a quarter would be training with half the budget."""
+    attack = PGD(0.2, steps)
+    assert attack.step_size == pytest.approx(0.2 / min(steps, 4))
+    x = np.full((1, 1), 0.5, "float32")
+    x_adv = attack.perturb(threshold_network(0.1), x, np.array([0]), start=x)
+    np.testing.assert_allclose(x_adv, 0.3, atol=1e-6)
+
+
 def test_another_epsilon_is_another_attack():
     attack = krl.attacks.FGSM(0.1)
     with pytest.raises(AttributeError, match="`epsilon` of FGSM.*Make a new FGSM"):

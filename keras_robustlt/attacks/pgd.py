@@ -26,7 +26,9 @@ class PGD(base.Attack):
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
             Defaults to `8 / 255`, and in the norm `"l2"` to `128 / 255`.
         steps: Integer. Number of steps. Defaults to `10`.
-        step_size: Float above 0, in the units of `epsilon`. Defaults to `epsilon / 4`.
+        step_size: Float above 0, in the units of `epsilon`. Defaults to `epsilon / 4`,
+            and where fewer than 4 steps of that would not cross from the image to the
+            border of the ball, to `epsilon / steps`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         random_start: Boolean. Whether to start from a uniformly drawn point of the
             ball instead of the image itself. Defaults to `True`.
@@ -63,8 +65,9 @@ class PGD(base.Attack):
     ):
         super().__init__(epsilon, norm)
         self.steps = checks.positive_integer("steps", steps)
+        usual = self.epsilon / min(self.steps, 4)
         self.step_size = checks.in_range(
-            "step_size", self.epsilon / 4 if step_size is None else step_size, 0, 1e9
+            "step_size", usual if step_size is None else step_size, 0, 1e9
         )
         if step_size is not None and not self.step_size and self.epsilon:
             raise ValueError(

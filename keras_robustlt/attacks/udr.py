@@ -31,7 +31,7 @@ class UDR(PGD):
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.
             Defaults to `8 / 255`.
         steps: Integer. Number of steps. Defaults to `10`.
-        step_size: Float, in the units of `epsilon`. Defaults to `epsilon / 4`.
+        step_size: Float, in the units of `epsilon`. Defaults as in `PGD`.
         rate: Float, not negative. Defaults to `0.02`.
         period: Integer. Defaults to `10`.
 
