@@ -73,10 +73,9 @@ def test_a_step_size_for_each_image(images):
     np.testing.assert_allclose(moved, step_size, atol=1e-6)
 
 
-def test_default_step_size_is_scaled_as_the_budget_is(images):
+def test_step_size_is_scaled_as_the_budget_is(images):
     x, y = images
-    attack = PGD(0.2, steps=1, random_start=False)
-    assert attack.step_size == pytest.approx(0.05)
+    attack = PGD(0.2, steps=1, step_size=0.05, random_start=False)
     half = attack(dense_network(), x, y, epsilon=0.1)
     np.testing.assert_allclose(lengths(half, x, "linf"), 0.025, atol=1e-6)
 
