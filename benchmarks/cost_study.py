@@ -47,6 +47,9 @@ ARMS = {
     "pgd-10-uniform": ["--attack=pgd", "--pgd_steps=10", "--budget=uniform"],
     "n-fgsm-float32": ["--attack=n-fgsm", "--precision=float32"],
 }
+# Shown where there are cells of it, and not run again: PGD with two steps of a quarter
+# of the budget, the default of an earlier version.
+EARLIER = ["pgd-2-short"]
 COMMON = [
     "--data=cifar10lt",
     "--method=at_bsl",
@@ -63,6 +66,7 @@ COMMON = [
 PAIRS = [
     ("pgd-10-adaptive", "pgd-10"),
     ("pgd-2", "pgd-10"),
+    ("pgd-2-short", "pgd-10"),
     ("nuat", "pgd-10"),
     ("fgsm-rs", "pgd-10"),
     ("n-fgsm", "pgd-10"),
@@ -375,7 +379,7 @@ def in_words(pairs):
 
 def markdown(cells, seconds):
     """The means, and the paired differences with their intervals."""
-    arms = [arm for arm in ARMS if any(name == arm for name, _ in cells)]
+    arms = [arm for arm in (*ARMS, *EARLIER) if any(name == arm for name, _ in cells)]
     columns = [(attack, group) for attack in ATTACKS for group in GROUPS]
     heads = [f"{attack} {group}" for attack, group in columns]
     means, changes = [], []
@@ -423,7 +427,7 @@ def draw(cells, seconds):
     attacks = {arm: arm.removesuffix(budgets[arm]) for arm in ARMS}
     seeds = {
         arm: len(values(cells, arm, "last", "autoattack", "all"))
-        for arm in {name for name, _ in cells}
+        for arm in {name for name, _ in cells} & set(ARMS)
     }
     # Seeds differ more than arms do: a mean over some of them is not to be compared.
     shown = [

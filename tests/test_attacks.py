@@ -341,7 +341,7 @@ def test_a_function_is_attacked_as_its_network_is(images):
     [
         ("fgsm", FGSM, {"steps": 1, "random_start": False}),
         ("pgd20", PGD, {"steps": 20, "step_size": 0.0125, "loss": "cross_entropy"}),
-        ("cw7", PGD, {"steps": 7, "step_size": 0.0125, "loss": "margin"}),
+        ("cw10", PGD, {"steps": 10, "step_size": 0.0125, "loss": "margin"}),
         ("apgd-dlr", krl.attacks.APGD, {"loss": "dlr", "batch_size": 3}),
         ("fab", krl.attacks.FAB, {"targets": None, "batch_size": 3}),
         ("square", krl.attacks.Square, {"batch_size": 3}),
@@ -430,6 +430,8 @@ def test_the_usual_budget_is_that_of_the_norm(kind):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
 def test_the_usual_steps_lead_to_the_border(steps):
     """Training with two steps of a quarter would be training with half the budget."""
+    named = krl.attacks.get(f"pgd{steps}", epsilon=0.2)
+    assert named.step_size == pytest.approx(0.2 / min(steps, 8))
     attack = PGD(0.2, steps)
     assert attack.step_size == pytest.approx(0.2 / min(steps, 4))
     x = np.full((1, 1), 0.5, "float32")

@@ -205,7 +205,7 @@ def test_json(tmp_path):
     assert content["attacks"]["clean"]["per_class"] == CLEAN["per_class"]
     attack = content["attacks"]["pgd2"]["attack"]
     assert attack["class"] == "PGD"
-    assert (attack["steps"], attack["step_size"]) == (2, 0.0125)
+    assert (attack["steps"], attack["step_size"]) == (2, 0.05)
     attack = content["attacks"]["cw3"]["attack"]
     assert (attack["steps"], attack["loss"]) == (3, "margin")
     settings = content["settings"]

@@ -387,8 +387,9 @@ def test_diagnosis_of_masked_gradients(mask, expected, network, digits):
 
 @pytest.mark.parametrize("mask", [very_sure, tensorflow(rounding)])
 def test_evaluate_warns_of_vanishing_gradients(mask, network, digits):
+    attacks = {"pgd5": krl.attacks.PGD(EPSILON, 5, EPSILON / 8)}
     with pytest.warns(krl.RobustnessWarning, match="gradient of exactly zero at"):
-        results = krl.evaluate(mask(network), *digits, ["pgd5"], EPSILON, verbose=0)
+        results = krl.evaluate(mask(network), *digits, attacks, EPSILON, verbose=0)
     findings = json.loads(results.to_json())["settings"]["findings"]
     (finding,) = [f for f in findings if f["check"] == "zero_gradients"]
     assert "images that are still right after pgd5." in finding["message"]

@@ -56,9 +56,10 @@ def get(attack, epsilon=None, batch_size=250, norm="linf"):
     """An attack from its name or itself.
 
     Args:
-        attack: A name: `"fgsm"`, `"fgsm-rs"`, `"pgdN"` (`N` steps of `epsilon / 8`
-            from a random start), `"cwN"` (the same with the margin loss),
-            `"autoattack"` (the standard version), `"autoattack-plus"`,
+        attack: A name: `"fgsm"`, `"fgsm-rs"`, `"pgdN"` (`N` steps of `epsilon / 8`, or
+            of as much more as it takes to cross the ball, from a random start), `"cwN"`
+            (the same with the margin loss), `"autoattack"` (the standard version),
+            `"autoattack-plus"`,
             `"autoattack-rand"`, and its parts `"apgd-ce"`, `"apgd-dlr"`,
             `"apgd-t"`, `"fab"`, `"fab-t"` and `"square"`.
             Or an `Attack` or a function, `attack(network, x, y, seed=...)` that gives
@@ -101,7 +102,8 @@ def get(attack, epsilon=None, batch_size=250, norm="linf"):
                 )
             return FGSMRS(epsilon)
         if name in STEPPED and steps:
-            return PGD(epsilon, int(steps), epsilon / 8, norm, loss=STEPPED[name])
+            size = epsilon / min(max(int(steps), 1), 8)
+            return PGD(epsilon, int(steps), size, norm, loss=STEPPED[name])
         if attack in BY_NAME:
             return BY_NAME[attack](epsilon=epsilon, norm=norm, batch_size=batch_size)
     raise ValueError(
