@@ -218,11 +218,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.attack = attacks.get_training(attack_or_default, self.epsilon)
         self._check_attack("attack", self.attack)
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
-        if attack_steps == "adaptive" and getattr(self.attack, "steps", 0) <= 2:
-            raise ValueError(
-                "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "
-                f"must have more. Received: attack={self.attack!r}"
-            )
         if evaluation_attack is None:
             evaluation_attack = attacks.PGD(
                 self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
@@ -238,18 +233,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             granularity=granularity,
             weighting=weighting,
         )
-        if attack_steps == "adaptive" and not self.budget.grows:
-            raise ValueError(
-                "`attack_steps='adaptive'` makes fewer steps while the budget grows, "
-                "and this one has all of it from the start: leave `attack_steps` out, "
-                f"or set `beta` above 0. Received: budget={self.budget!r}"
-            )
-        if self.budget.weighs_classes and self.method.loss_of_batch:
-            raise ValueError(
-                f"`budget` weighs the losses of examples, and `method` has a loss that "
-                f"is not a mean over examples. Received: budget={self.budget!r}, "
-                f"method={self.method!r}"
-            )
+        model_arguments.check_parts(
+            self.attack, self.attack_steps, self.budget, self.method
+        )
         self.averaging = weight_averaging.get(averaging)
         self.augmentation = augmentation
         self._augmenter = augmenter(augmentation, network, self.num_classes)
@@ -353,11 +339,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             `"moved"`: 1 for each image that the attack moved, 0 for one that it left
             where it started, and -1 for one without a budget.
         """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self._images(x)
-        checks.label_type(y, self.num_classes)
-        if sample_weight is not None:
-            checks.weight_shape(sample_weight.shape)
+        x, y, sample_weight = self._unpacked(data)
         x, y = self._augmented(x, y)
         images = {"clean": x}
         if "adversarial" in self._wanted:
@@ -385,6 +367,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 # Last: what it learns here is of the next step.
                 self.attack_in_use.update(x, x_adv, epsilon)
         return images, y, sample_weight
+
+    def _unpacked(self, data):
+        """Images, labels and weights of a batch, if they are such."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._images(x)
+        checks.label_type(y, self.num_classes)
+        if sample_weight is not None:
+            checks.weight_shape(sample_weight.shape)
+        return x, y, sample_weight
 
     def _images(self, x):
         """The images of a batch as float32, if they are such that the network takes."""
@@ -449,11 +440,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
 
     def evaluation_batch(self, data):
         """The batch of `evaluate`, with its adversarial images."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self._images(x)
-        checks.label_type(y, self.num_classes)
-        if sample_weight is not None:
-            checks.weight_shape(sample_weight.shape)
+        x, y, sample_weight = self._unpacked(data)
         hard = losses.largest_part(y) if self._are_rows(y) else y
         attack, network = self.evaluation_attack, self.inference_network
         images = {"clean": x}

@@ -126,6 +126,34 @@ def _named(arguments):
     return " and ".join(f"`{name}`" for name in arguments)
 
 
+def check_parts(attack, attack_steps, budget, method):
+    """Raises if parts of a model do not go together.
+
+    Args:
+        attack: The training attack.
+        attack_steps: `"full"` or `"adaptive"`.
+        budget: A `Budget`.
+        method: A `Method`.
+    """
+    if attack_steps == "adaptive" and getattr(attack, "steps", 0) <= 2:
+        raise ValueError(
+            "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "
+            f"must have more. Received: attack={attack!r}"
+        )
+    if attack_steps == "adaptive" and not budget.grows:
+        raise ValueError(
+            "`attack_steps='adaptive'` makes fewer steps while the budget grows, "
+            "and this one has all of it from the start: leave `attack_steps` out, "
+            f"or set `beta` above 0. Received: budget={budget!r}"
+        )
+    if budget.weighs_classes and method.loss_of_batch:
+        raise ValueError(
+            "`budget` weighs the losses of examples, and `method` has a loss that "
+            f"is not a mean over examples. Received: budget={budget!r}, "
+            f"method={method!r}"
+        )
+
+
 def augmenter(augmentation, network, num_classes):
     """A layer or a function for the step, `None` for what draws decide."""
     layer = layers.get(augmentation) if callable(augmentation) else None
