@@ -133,7 +133,9 @@ def test_layers_and_functions_without_tensorflow(without_tensorflow):
 def test_missing_keras_cv_is_named_before_data_are_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     for name in ("cutmix", "base+augmix"):
-        with pytest.raises(ImportError, match=r"needs TensorFlow.*pip install tensorflow keras-cv"):
+        with pytest.raises(
+            ImportError, match=r"needs TensorFlow.*pip install tensorflow keras-cv"
+        ):
             krl.data.long_tail("no such data", augmentation=name)
 
 
