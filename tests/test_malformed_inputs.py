@@ -25,6 +25,7 @@ NOT_POSITIVE = [0, -1, 1.5, NAN, INF, "2", True, [2], None]
 NO_SHARE = [*NO_NUMBER, -0.1, 1.1]
 NO_RATE = [*NO_NUMBER, -1]
 NO_EPSILON = [*NO_NUMBER, -0.1, 8, None]
+NO_EPSILON_OF_NORM = NO_EPSILON[:-1]  # None is that which is usual in the norm
 NO_NAME = ["", "nonsense", 3, None, ["at"]]
 NO_SEED = [0.5, -1, NAN, "1", True, [1]]
 NO_BOOLEAN = ["no", 1, 0.0, None, [True]]
@@ -270,7 +271,7 @@ ARGUMENTS = [
     (
         made("attacks.PGD"),
         {
-            "epsilon": NO_EPSILON,
+            "epsilon": NO_EPSILON_OF_NORM,
             "steps": NOT_POSITIVE,
             "step_size": NO_RATE,
             "norm": [*NO_NAME, "l1", 2],
@@ -282,10 +283,16 @@ ARGUMENTS = [
             "random_start": NO_BOOLEAN,
         },
     ),
-    (made("attacks.FGSM"), {"epsilon": NO_EPSILON, "norm": ["l1", 2, None]}),
+    (
+        made("attacks.FGSM"),
+        {"epsilon": NO_EPSILON_OF_NORM, "norm": ["l1", 2, None]},
+    ),
     (made("attacks.FGSMRS"), {"epsilon": NO_EPSILON}),
     (made("attacks.NFGSM"), {"epsilon": NO_EPSILON}),
-    (made("attacks.UDR"), {"rate": NO_RATE, "period": NOT_POSITIVE}),
+    (
+        made("attacks.UDR"),
+        {"epsilon": NO_EPSILON, "rate": NO_RATE, "period": NOT_POSITIVE},
+    ),
     (made("attacks.APGD"), {"steps": NOT_POSITIVE, "rho": NO_SHARE}),
     (made("attacks.APGDT"), {"targets": NOT_POSITIVE, "batch_size": NOT_POSITIVE}),
     (
@@ -294,7 +301,11 @@ ARGUMENTS = [
     ),
     (
         made("attacks.get", "pgd20"),
-        {"epsilon": NO_EPSILON, "batch_size": NOT_POSITIVE, "norm": ["l1", None, 2]},
+        {
+            "epsilon": NO_EPSILON_OF_NORM,
+            "batch_size": NOT_POSITIVE,
+            "norm": ["l1", None, 2],
+        },
     ),
     (
         made("attacks.get"),

@@ -20,7 +20,7 @@ class SingleStep(PGD):
     step = 1.0  # of epsilon
 
     def __init__(self, epsilon=8 / 255):
-        super().__init__(epsilon, steps=1)
+        super().__init__(checks.epsilon(epsilon), steps=1)
         self.step_size = self.step * self.epsilon
 
     def get_config(self):

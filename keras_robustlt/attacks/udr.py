@@ -48,7 +48,7 @@ class UDR(PGD):
     reach = np.inf
 
     def __init__(self, epsilon=8 / 255, steps=10, step_size=None, rate=0.02, period=10):
-        super().__init__(epsilon, steps, step_size)
+        super().__init__(checks.epsilon(epsilon), steps, step_size)
         self.rate = checks.in_range("rate", rate, 0, np.inf)
         self.period = checks.positive_integer("period", period)
         self.softness = 1.0  # lambda
