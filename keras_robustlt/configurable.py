@@ -33,6 +33,11 @@ class Configurable:
         return f"{type(self).__name__}({arguments})"
 
 
+def is_of_this_package(kind):
+    """Whether the class `kind` is one of this package's, and not of a user's own."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def freeze(part):
     """Keeps the arguments that `part` was made with: compiled code has read them.
 

@@ -361,7 +361,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
             images["adversarial"] = x_adv
             images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
-            if _is_of_ones_own(self.attack_in_use):
+            if not configurable.is_of_this_package(type(self.attack_in_use)):
                 images["outside"] = outside(x, x_adv, epsilon, self.attack_in_use)
             if isinstance(self.attack_in_use, attacks.Attack):
                 # Last: what it learns here is of the next step.
@@ -452,7 +452,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             images["moved"] = moved(x, images["robust"], start, epsilon, attack)
         else:
             images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
-        if _is_of_ones_own(attack):
+        if not configurable.is_of_this_package(type(attack)):
             epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
             images["outside"] = outside(x, images["robust"], epsilon, attack)
         return images, y, sample_weight
@@ -950,12 +950,6 @@ def _feature_networks(*every):
     with_features = {id(each): networks.with_features(each) for each in every}
     # Not a dictionary in the model: Keras would count the weights twice.
     return lambda network: with_features[id(network)]
-
-
-def _is_of_ones_own(attack):
-    """Whether an attack is none of this package's, which stay within their balls."""
-    package = __name__.partition(".")[0]
-    return type(attack).__module__.partition(".")[0] != package
 
 
 def _only_weighed(targets, sample_weight):

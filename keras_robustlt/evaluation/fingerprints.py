@@ -14,11 +14,10 @@ import types
 import keras
 import numpy as np
 
-from keras_robustlt.configurable import Configurable
+from keras_robustlt.configurable import Configurable, is_of_this_package
 
 __all__ = ["fingerprints"]
 
-PACKAGE = __name__.partition(".")[0]
 PLAIN = (str, bytes, numbers.Number, np.generic, type(None))
 
 
@@ -78,7 +77,7 @@ def _of_class(kind):
     """What subclasses of this package's classes define, by their names and its own."""
     found = {}
     for each in kind.__mro__:
-        if each.__module__.partition(".")[0] in (PACKAGE, "builtins"):
+        if each is object or is_of_this_package(each):
             continue
         for name, value in vars(each).items():
             # Properties and static methods hold the function that they are made of.
