@@ -318,6 +318,11 @@ def test_precision_of_the_machine(monkeypatch, tmp_path, cpu, capabilities, expe
     monkeypatch.setattr(precision.subprocess, "run", lambda *args, **options: answer)
     monkeypatch.setattr(precision, "automatic", precision.automatic.__wrapped__)
     assert precision.automatic()[0] == expected
+    slow = precision.why_slow("mixed_bfloat16")
+    told = "No devices" not in (capabilities or "")
+    assert bool(slow) == (expected == "float32" and told)
+    assert bool(precision.why_slow("mixed_float16")) == (capabilities is None)
+    assert precision.why_slow("float32") is None
     assert from_flags(presets.CIFAR10LT, "--preset=cpu")["precision"] == expected
     given = ("--preset=cpu", "--precision=float32")
     assert from_flags(presets.CIFAR10LT, *given)["precision"] == "float32"

@@ -9,6 +9,8 @@ from keras_robustlt.experiments import jobs
 
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 BFLOAT16 = ("avx512_bf16", "amx_bf16")
+FLOAT16 = ("avx512_fp16", "amx_fp16")
+NONE = "has no bfloat16"
 # NVIDIA's GPUs compute in bfloat16 from this compute capability on (Ampere).
 FIRST_CAPABILITY = 8.0
 
@@ -31,14 +33,43 @@ def automatic(accelerated=True):
         if capability is None:
             return "float32", "whether this GPU has bfloat16 is not known"
         if capability < FIRST_CAPABILITY:
-            return "float32", "this GPU has no bfloat16"
+            return "float32", f"this GPU {NONE}"
         return "mixed_bfloat16", "this GPU computes in it"
-    if accelerated and glob.glob("/dev/accel[0-9]*"):
+    if accelerated and _tpus():
         return "mixed_bfloat16", "this TPU computes in it"
-    known = CPUINFO.read_text() if CPUINFO.exists() else ""
-    if any(flag in known for flag in BFLOAT16):
+    if _of_cpu(BFLOAT16):
         return "mixed_bfloat16", "this CPU computes in it"
-    return "float32", "this CPU has no bfloat16"
+    return "float32", f"this CPU {NONE}"
+
+
+def why_slow(chosen):
+    """Why a precision of `--precision` costs time on this machine, or `None`.
+
+    What the hardware does not compute in is emulated.
+
+    Args:
+        chosen: String, `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+    """
+    best, why = automatic()
+    if chosen == "mixed_bfloat16" and best != chosen and why.endswith(NONE):
+        return why
+    on_cpu = CPUINFO.exists() and not _accelerated()
+    if chosen == "mixed_float16" and on_cpu and not _of_cpu(FLOAT16):
+        return "this CPU has no float16"
+    return None
+
+
+def _accelerated():
+    return bool(jobs.gpus() or _tpus())
+
+
+def _tpus():
+    return glob.glob("/dev/accel[0-9]*")
+
+
+def _of_cpu(features):
+    known = CPUINFO.read_text() if CPUINFO.exists() else ""
+    return any(feature in known for feature in features)
 
 
 def _compute_capability():

@@ -15,7 +15,7 @@ import keras_robustlt as krl
 from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
-from keras_robustlt.experiments import devices, memory, workdir
+from keras_robustlt.experiments import devices, memory, precision, workdir
 from keras_robustlt.experiments.network import build_network
 from keras_robustlt.experiments.optimization import optimizer
 from keras_robustlt.experiments.presets import counted, name_of
@@ -339,12 +339,21 @@ def device():
 
 
 def warn_of_parts(settings, model):
-    """Says what is doubtful about how the parts of a training go together.
+    """Says what is doubtful about how parts of a training and the machine go together.
 
     Args:
         settings: Dictionary, the settings of the run.
         model: As `training_watch.never_begin` takes it.
     """
+    slow = precision.why_slow(settings["precision"])
+    if slow is not None:
+        logging.warning(
+            "With --precision=%s training will take many times as long as with "
+            "float32: %s, so that it is emulated. --precision=auto takes what this "
+            "machine computes in.",
+            settings["precision"],
+            slow,
+        )
     epochs = settings["epochs"]
     attacked = any(attacks_in_epoch(each, settings, model) for each in range(epochs))
     if not attacked and "adversarial" in model.method.inputs:
@@ -441,7 +450,7 @@ def announce(settings, data, model, folder):
     if needed and there and needed > there:
         logging.warning(
             "A step takes about %.1f GiB of memory, and %s has %.1f. Choose a smaller "
-            "--batch_size, network or --image_size, or --precision=mixed_bfloat16.",
+            "--batch_size, network or --image_size, or --precision=auto.",
             needed / 2**30,
             device(),
             there / 2**30,
