@@ -358,3 +358,18 @@ def _check_images(x, name, network):
         raise ValueError(
             f"`{name}` must hold images. Received: an array of shape {x.shape}"
         )
+
+
+def maximize(callbacks, accuracies):
+    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
+
+    Keras looks for the direction among the metrics given to `compile`.
+
+    Args:
+        callbacks: What `fit` is given as `callbacks`: a list, or a `CallbackList`.
+        accuracies: Set of strings, the names of the model's accuracies.
+    """
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
+        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"

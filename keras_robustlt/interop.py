@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, base, gradients
+from keras_robustlt.attacks import active_set, arguments, base, gradients
 from keras_robustlt.evaluation import inputs
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
@@ -62,7 +62,7 @@ def art_classifier(model, loss="cross_entropy", input_shape=None, batch_size=250
     ```
     """
     network = inputs.network_of(model)
-    loss = base.loss_function(base.check_loss(loss))
+    loss = base.loss_function(arguments.check_loss(loss))
     batch_size = checks.positive_integer("batch_size", batch_size)
     input_shape = _input_shape(network, input_shape)
     return _art_class()(network, loss, input_shape, batch_size)

@@ -19,7 +19,6 @@ from keras import ops
 from keras_robustlt import (
     attacks,
     backend,
-    callbacks,
     checks,
     class_frequencies,
     configurable,
@@ -34,10 +33,11 @@ from keras_robustlt import averaging as weight_averaging
 from keras_robustlt.attacks.base import budget_of_start, is_called_as, moved, outside
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
+from keras_robustlt.callbacks.checkpoint import prepared
+from keras_robustlt.callbacks.training_watch import TrainingWatch, parts_of
 from keras_robustlt.data.augmentation import on_device
 from keras_robustlt.model_arguments import augmenter, derived_seed
 from keras_robustlt.schedule import Schedule, ScheduleClock
-from keras_robustlt.training_watch import TrainingWatch, parts_of
 
 __all__ = ["RobustLTModel"]
 
@@ -721,8 +721,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             split = call.arguments.get("validation_split")
             fit_arguments.check_classes(labels, self.class_counts, split)
         first = [clock, TrainingWatch(labels_compared=labels is not None)]
-        call.arguments["callbacks"] = callbacks.prepared(self, call.arguments, first)
-        callbacks.maximize(call.arguments["callbacks"], self._accuracies())
+        call.arguments["callbacks"] = prepared(self, call.arguments, first)
+        fit_arguments.maximize(call.arguments["callbacks"], self._accuracies())
         if clock.dataset_epochs:
             # A pipeline of this package shuffles itself; Keras warns that it cannot.
             call.arguments.setdefault("shuffle", False)

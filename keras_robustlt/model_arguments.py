@@ -10,14 +10,14 @@ import numpy as np
 
 from keras_robustlt import budget as budgets
 from keras_robustlt import checks
-from keras_robustlt.attacks.base import (
-    Attack,
+from keras_robustlt.attacks.arguments import (
     check_is_perturb,
     check_no_loss,
     check_no_smaller_ball,
     check_one_run,
     check_stays_within,
 )
+from keras_robustlt.attacks.base import Attack
 from keras_robustlt.data import layers
 from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED
 

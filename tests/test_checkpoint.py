@@ -21,11 +21,12 @@ from tiny_models import (
 )
 
 import keras_robustlt as krl
-from keras_robustlt import callbacks, files
+from keras_robustlt import files
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import Checkpoint, HistoryCSV, ScheduleInspector
+from keras_robustlt.callbacks.checkpoint import prepared
+from keras_robustlt.callbacks.training_state import KEPT, TrainingState
 from keras_robustlt.data import resumption
-from keras_robustlt.training_state import KEPT, TrainingState
 
 TESTS = pathlib.Path(__file__).resolve().parent
 RNG = np.random.default_rng(0)
@@ -295,12 +296,12 @@ def test_order_of_callbacks(tmp_path):
         [checkpoint, score, stop, Interrupt(3)], add_history=True, model=model, epochs=1
     )
     clock = keras.callbacks.Callback()
-    listed = callbacks.prepared(model, {"x": X, "callbacks": given}, [clock])
+    listed = prepared(model, {"x": X, "callbacks": given}, [clock])
     assert listed is given
     assert listed.callbacks[:4] == [clock, score, stop, checkpoint]
     assert all(each.model is model for each in listed.callbacks)
-    assert callbacks.prepared(model, {}, [clock]) == [clock]
-    assert callbacks.prepared(model, {"callbacks": stop}, [clock]) == [clock, stop]
+    assert prepared(model, {}, [clock]) == [clock]
+    assert prepared(model, {"callbacks": stop}, [clock]) == [clock, stop]
 
 
 # Another training

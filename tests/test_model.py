@@ -21,7 +21,7 @@ from tiny_models import (
 
 import keras_robustlt as krl
 from keras_robustlt import backend, fit_arguments
-from keras_robustlt.training_watch import TrainingWatch
+from keras_robustlt.callbacks.training_watch import TrainingWatch
 
 # Labels, weights and forms of data
 

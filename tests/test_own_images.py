@@ -10,10 +10,10 @@ from absl import app, flags
 from PIL import Image
 
 import keras_robustlt as krl
+from keras_robustlt.callbacks.training_state import TrainingState
 from keras_robustlt.experiments import network as network_of_run
 from keras_robustlt.experiments import optimization, own, presets, train
 from keras_robustlt.experiments import run as one_run
-from keras_robustlt.training_state import TrainingState
 
 pytestmark = [
     pytest.mark.tensorflow,

@@ -15,7 +15,8 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks.base import Attack, check_arguments, check_each
+from keras_robustlt.attacks import arguments
+from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.gradients import logits_of
 
 
@@ -74,7 +75,7 @@ class ActiveSetAttack(Attack):
         return [None] * self.restarts
 
     def _problem(self, network, x, y, epsilon, seed):
-        check_arguments(network, y)
+        arguments.check_call(network, y)
         image = to_array(x, "x")
         if image.dtype.kind not in "biu":  # bfloat16 is no float of NumPy's
             image = image.astype("float32")
@@ -109,7 +110,7 @@ class ActiveSetAttack(Attack):
     def _epsilon_of_each(self, epsilon, image):
         """The budgets as an array of shape `(examples, 1, ...)`."""
         epsilon = self.epsilon if epsilon is None else to_array(epsilon, "epsilon")
-        check_each("epsilon", epsilon, len(image))
+        arguments.check_each("epsilon", epsilon, len(image))
         for value in (np.min(epsilon), np.max(epsilon)):
             checks.epsilon(float(value), self.norm)
         epsilon = np.broadcast_to(epsilon, len(image)).astype("float32")

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import active_set, base, gradients
+from keras_robustlt.attacks import active_set, arguments, base, gradients
 
 __all__ = ["APGD", "APGDT"]
 
@@ -67,7 +67,7 @@ class Climber(active_set.TargetedAttack):
             start = self._random_start(problem, trial)
         else:
             start = active_set.to_array(start, "start")
-            base.check_start(start, problem.image.shape)
+            arguments.check_start(start, problem.image.shape)
             start = np.clip(start, 0, 1).astype("float32")
         # Of a network that is itself random, no two evaluations see the same draw.
         draw = (problem.seed + trial * self.steps * self.eot) % 2**30
@@ -266,11 +266,11 @@ class APGD(Climber):
         batch_size=250,
     ):
         super().__init__(epsilon, steps, norm, None, restarts, eot, rho, batch_size)
-        self.loss = base.check_loss(loss)
+        self.loss = arguments.check_loss(loss)
 
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
-        base.check_dlr(self.loss, num_classes)
+        arguments.check_dlr(self.loss, num_classes)
 
     def _loss(self, constants, logits):
         loss = base.loss_function(self.loss)

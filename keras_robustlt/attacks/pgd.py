@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks, losses
-from keras_robustlt.attacks import base, gradients, norms
+from keras_robustlt.attacks import arguments, base, gradients, norms
 from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
@@ -84,7 +84,7 @@ class PGD(base.Attack):
                 stacklevel=2,
             )
         self.random_start = checks.boolean("random_start", random_start)
-        self.loss = base.check_loss(loss)
+        self.loss = arguments.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
@@ -139,8 +139,8 @@ class PGD(base.Attack):
                 has too few classes. Inside of compiled code they have no values yet,
                 so that only their types are looked at.
         """
-        base.check_arguments(network, y)
-        loss = None if loss is None else base.loss_function(base.check_loss(loss))
+        arguments.check_call(network, y)
+        loss = None if loss is None else base.loss_function(arguments.check_loss(loss))
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
@@ -171,13 +171,13 @@ class PGD(base.Attack):
         self.check_classes(num_classes)
         start = checks.known(start)
         if start is not None:
-            base.check_start(start, images.shape)
+            arguments.check_start(start, images.shape)
         if labels is not None:
-            base.check_labels(labels, len(images), num_classes)
+            arguments.check_labels(labels, len(images), num_classes)
         for name, value in (("epsilon", epsilon), ("step_size", step_size)):
             value = checks.known(value)
             if value is not None:
-                base.check_each(name, value, len(images))
+                arguments.check_each(name, value, len(images))
                 for extreme in (np.min(value), np.max(value)):
                     if name == "epsilon":
                         checks.epsilon(float(extreme), self.norm)
@@ -297,7 +297,7 @@ class PGD(base.Attack):
 
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
-        base.check_dlr(self.loss, num_classes)
+        arguments.check_dlr(self.loss, num_classes)
 
     def get_config(self):
         return {

@@ -6,9 +6,11 @@ Both use PGD, which takes a budget for each image: one compiled function does fo
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, checks
+from keras_robustlt import attacks, checks
 from keras_robustlt.attacks import PGD, active_set
-from keras_robustlt.attacks.base import check_stays_within, is_called_as
+from keras_robustlt.attacks.arguments import check_stays_within
+from keras_robustlt.attacks.base import is_called_as
+from keras_robustlt.attacks.compiled import CompiledAttack
 from keras_robustlt.data.batches import Batches
 from keras_robustlt.data.class_balanced import (
     ClassBalancedSubset,
@@ -211,26 +213,18 @@ class _Perturb:
     def __init__(self, attack, batch_size):
         self.attack = attack
         self.batch_size = batch_size
-        self._run = None
+        self._compiled = None
 
     def within(self, epsilon):
         """The attack with this budget, as `evaluate` takes a function; None for 0."""
 
         def attacked(network, x, y, seed):
+            if self._compiled is None:
+                self._compiled = CompiledAttack(
+                    self.attack, network, batch_size=self.batch_size
+                )
             budgets = np.full(len(x), epsilon, "float32")
-            start = self.attack.starting_point(ops.convert_to_tensor(x), budgets, seed)
-            start = ops.convert_to_numpy(start)
-            if self._run is None:
-                self._run = self._compiled(network)
-            y = y.astype("int32")
-            return active_set.in_batches(
-                self._run, self.batch_size, x, y, start, budgets
-            )
+            start = self._compiled.start(x, budgets, seed)
+            return self._compiled(x, y.astype("int32"), start, budgets)
 
         return attacked if epsilon else None
-
-    def _compiled(self, network):
-        def run(x, y, start, epsilon):
-            return self.attack.perturb(network, x, y, start, epsilon)
-
-        return backend.compiled(run, active_set.variables_of(network))

@@ -16,7 +16,8 @@ from keras import ops
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
-from keras_robustlt.attacks.base import check_stays_within, is_called_as
+from keras_robustlt.attacks.arguments import check_stays_within
+from keras_robustlt.attacks.base import is_called_as
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]

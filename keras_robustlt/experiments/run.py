@@ -12,6 +12,7 @@ import keras
 from absl import logging
 
 import keras_robustlt as krl
+from keras_robustlt.callbacks.training_watch import never_begin
 from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
@@ -25,7 +26,6 @@ from keras_robustlt.experiments.progress import (
     TrainingProgress,
     attacks_in_epoch,
 )
-from keras_robustlt.training_watch import never_begin
 
 # Robustness against epsilon is measured on so many test images.
 CURVE_EXAMPLES = 150

@@ -1,4 +1,4 @@
-"""Callbacks: looking at the schedule, and going on after an interruption."""
+"""Going on after an interruption."""
 
 import warnings
 
@@ -6,213 +6,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks, files, plots, provenance, summaries
+from keras_robustlt import checks, files, provenance
 from keras_robustlt.backend import replicas
-from keras_robustlt.class_names import as_text
-from keras_robustlt.class_names import check as check_class_names
-from keras_robustlt.collapse_guard import CollapseGuard
-from keras_robustlt.data import resumption
-from keras_robustlt.methods.base import layers_of
-from keras_robustlt.skew_and_drift import SkewAndDrift, skewed_objective
-from keras_robustlt.training_state import (
+from keras_robustlt.callbacks.history_csv import HistoryCSV
+from keras_robustlt.callbacks.schedule_inspector import ScheduleInspector
+from keras_robustlt.callbacks.training_state import (
     KEPT,
     TrainingState,
     callback_states,
     generators,
     set_callback_states,
 )
+from keras_robustlt.data import resumption
+from keras_robustlt.methods.base import layers_of
 
-__all__ = [
-    "Checkpoint",
-    "CollapseGuard",
-    "HistoryCSV",
-    "ScheduleInspector",
-    "SkewAndDrift",
-    "skewed_objective",
-]
-
-
-class ScheduleInspector(keras.callbacks.Callback):
-    """Shows the budget of each epoch: `w_t` and epsilon of each class.
-
-    Adds to the logs of each epoch, and so to the history, to `CSVLogger` and to the
-    progress display, `iteration_weight`, `epsilon_mean` (over the training data),
-    `epsilon_min` and `epsilon_max` (over the classes), and what the rule for the budget
-    chose by itself, `alpha` of `budget="auto"`. With a directory it also keeps
-    `schedule.csv` (all classes, one line an epoch) and draws `schedule.png` when
-    training ends. With `granularity="step"` the values are those of the epoch's last
-    step.
-
-    Args:
-        directory: String or path. Where to write; `None` writes no files. Defaults
-            to `None`.
-        class_names: List of strings, one a class, for the columns and the plot; of
-            names that are there twice, the later ones are told apart by the number of
-            the class. Defaults to the class indices.
-        tensorboard: Boolean. Also write TensorBoard summaries to
-            `directory/tensorboard`; needs TensorFlow and the extra `tensorboard`.
-            Defaults to `False`.
-
-    Raises:
-        ValueError: If `class_names` has not one name a class, or training goes on and
-            `schedule.csv` is damaged.
-        OSError: In `fit`, if the directory cannot be written to.
-
-    Example:
-
-    >>> inspector = krl.callbacks.ScheduleInspector("runs/a")
-    >>> history = model.fit(train, epochs=40, callbacks=[inspector])
-    >>> history.history["iteration_weight"]
-
-    Reference:
-        Zhang et al., CVPR 2026: epsilon_y and w_t.
-    """
-
-    def __init__(self, directory=None, class_names=None, tensorboard=False):
-        super().__init__()
-        if checks.boolean("tensorboard", tensorboard):
-            summaries.check(directory)
-        self.directory = (
-            None if directory is None else files.local_path("directory", directory)
-        )
-        if class_names is not None:
-            check_class_names(class_names)
-        self.class_names = class_names
-        self.tensorboard = tensorboard
-
-    def on_train_begin(self, logs=None):
-        checks.robust_model(self)
-        self.names = _column_names(self.class_names, self.model.num_classes)
-        self.epochs, self.weights, self.class_epsilon = None, [], []
-        self.writes = self.directory is not None and replicas.is_chief(self.model)
-        if self.writes:
-            files.make_folder(self.directory)
-        self.summaries = None
-        if self.writes and self.tensorboard:
-            self.summaries = summaries.Summaries(self.directory)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.epochs is None:
-            self._read_back(epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        model = self.model
-        weight = float(model.budget.iteration_weight(model.schedule))
-        epsilon = ops.convert_to_numpy(model.class_epsilon())
-
-        self.epochs.append(epoch)
-        self.weights.append(weight)
-        self.class_epsilon.append(epsilon)
-        values = {
-            "iteration_weight": weight,
-            "epsilon_mean": float(np.average(epsilon, weights=model.class_counts)),
-            "epsilon_min": float(epsilon.min()),
-            "epsilon_max": float(epsilon.max()),
-            **{k: float(v) for k, v in model.budget.chosen(model.schedule).items()},
-        }
-        if logs is not None:
-            logs.update(values)
-        if self.writes:
-            self._write()
-        if self.summaries:
-            named = {f"schedule/{name}": value for name, value in values.items()}
-            of_classes = zip(self.names, epsilon, strict=True)
-            named.update((f"epsilon/{name}", value) for name, value in of_classes)
-            self.summaries.write(epoch, named)
-
-    def on_train_end(self, logs=None):
-        if self.epochs is None:  # an earlier run had done them all
-            self._read_back()
-        if self.writes and self.epochs:
-            figure = plots.schedule(
-                self.class_epsilon, self.names, self.weights, self.epochs
-            )
-            plots.save(figure, self.directory / "schedule.png")
-        if self.summaries:
-            self.summaries.close()
-
-    def _read_back(self, before=None):
-        """What an interrupted run wrote about the epochs that are not done again."""
-        rows = []
-        if self.directory is not None:
-            path = self.directory / "schedule.csv"
-            columns, rows = files.read_rows(path, before)
-        if rows and len(columns) != len(self.names) + 1:
-            raise files.damaged(path, f"it has not {len(self.names)} classes")
-        try:
-            values = np.array([row[1:] for row in rows], "float64")
-        except ValueError as error:
-            raise files.damaged(path, error) from None
-        self.epochs = [epoch for epoch, *_ in rows]
-        self.weights = [float(weight) for weight, *_ in values]
-        self.class_epsilon = [row[1:].astype("float32") for row in values]
-
-    def _write(self):
-        rows = zip(self.epochs, self.weights, self.class_epsilon, strict=True)
-        lines = [["epoch", "iteration_weight", *self.names]]
-        lines += [[epoch, weight, *epsilon] for epoch, weight, epsilon in rows]
-        files.write_rows(self.directory / "schedule.csv", lines)
-
-
-def _column_names(names, num_classes):
-    """A name for the column of each class, none of them twice."""
-    names = list(range(num_classes)) if names is None else names
-    if len(names) != num_classes:
-        raise ValueError(
-            f"`class_names` must be a list of {num_classes} names, one a class. "
-            f"Received: class_names={names!r}"
-        )
-    columns = ["epoch", "iteration_weight"]
-    for index, name in enumerate(names):
-        name = as_text(name)
-        while name in columns:
-            name = f"{name} (class {index})"
-        columns.append(name)
-    return columns[2:]
-
-
-class HistoryCSV(keras.callbacks.Callback):
-    """Keeps the logs in a CSV file, a line an epoch, also over interruptions.
-
-    Unlike `keras.callbacks.CSVLogger`, it starts a new file when training starts at
-    epoch 0, and after a resumption has each epoch once. What is logged in some epochs
-    only, such as validation every other epoch, has empty cells in the others. Put it
-    after the callbacks that add to the logs.
-
-    Args:
-        path: String or path of the file.
-
-    Raises:
-        ValueError: In `fit`, if training goes on and the file is damaged.
-        OSError: In `fit`, if the file cannot be written.
-
-    Example:
-
-    >>> model.fit(train, epochs=40, callbacks=[krl.callbacks.HistoryCSV("history.csv")])
-    """
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = files.local_path("path", path)
-
-    def on_train_begin(self, logs=None):
-        self.rows = None
-        self.writes = replicas.is_chief(self.model)
-        if self.writes:
-            files.make_folder(self.path.parent)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.rows is None:
-            self.names, self.rows = files.read_rows(self.path, epoch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs = logs or {}
-        self.names += [name for name in logs if name not in self.names]
-        self.rows.append([epoch, *(logs.get(name, "") for name in self.names)])
-        if self.writes:
-            width = len(self.names) + 1
-            rows = [row + [""] * (width - len(row)) for row in self.rows]
-            files.write_rows(self.path, [["epoch", *self.names], *rows])
+__all__ = ["Checkpoint"]
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -494,21 +302,6 @@ def prepared(model, arguments, first):
         callback.set_model(given.model)
         callback.set_params(given.params)
     return given
-
-
-def maximize(callbacks, accuracies):
-    """Tells callbacks with `mode="auto"` that accuracies are better when higher.
-
-    Keras looks for the direction among the metrics given to `compile`.
-
-    Args:
-        callbacks: What `prepared` gives.
-        accuracies: Set of strings, the names of the model's accuracies.
-    """
-    for callback in getattr(callbacks, "callbacks", callbacks):
-        monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
-        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
-            callback.mode = "max"
 
 
 class _Begun(keras.callbacks.Callback):

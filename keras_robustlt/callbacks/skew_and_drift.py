@@ -4,14 +4,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import attacks, backend, checks, files, losses, summaries
-from keras_robustlt.attacks import active_set
-from keras_robustlt.attacks.base import (
+from keras_robustlt import attacks, backend, checks, files, losses
+from keras_robustlt.attacks.arguments import (
     check_no_smaller_ball,
     check_one_run,
     check_stays_within,
 )
+from keras_robustlt.attacks.compiled import CompiledAttack
 from keras_robustlt.backend import replicas
+from keras_robustlt.callbacks import summaries
 from keras_robustlt.class_names import check as check_class_names
 from keras_robustlt.class_names import of_classes as class_names_of
 from keras_robustlt.data.batches import labels_to_watch
@@ -19,7 +20,6 @@ from keras_robustlt.data.class_balanced import class_balanced_subset
 
 __all__ = ["SkewAndDrift", "skewed_objective"]
 
-BATCH_SIZE = 250
 VALUES = ("skew", "robust_risk", "robust_risk_change", "drift_linf", "drift_l2")
 
 
@@ -170,12 +170,8 @@ class SkewAndDrift(keras.callbacks.Callback):
             )
         attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
         check_no_smaller_ball("attack", attack, model.attack)
-        self.start = ops.convert_to_numpy(
-            attack.starting_point(
-                ops.convert_to_tensor(self.images), model.epsilon, self.seed
-            )
-        )
-        self._attacked = _compiled(attack, model.network)
+        self._attack = _with_risks(attack, model.network)
+        self.start = self._attack.start(self.images, model.epsilon, self.seed)
         self.names = class_names_of(self.class_names, model.num_classes)
         self.rows = self.before = None
         self.writes = self.directory is not None and replicas.is_chief(model)
@@ -247,9 +243,7 @@ class SkewAndDrift(keras.callbacks.Callback):
     def _within(self, class_epsilon):
         epsilon = class_epsilon[self.labels]
         targets = self.members.astype("float32")
-        return active_set.in_batches(
-            self._attacked, BATCH_SIZE, self.images, targets, self.start, epsilon
-        )
+        return self._attack(self.images, targets, self.start, epsilon)
 
     def _class_means(self, values):
         return self.members.T @ values / self.members.sum(axis=0)
@@ -258,12 +252,11 @@ class SkewAndDrift(keras.callbacks.Callback):
         return float(self._class_means(values).mean())
 
 
-def _compiled(attack, network):
-    """The attack from a start, and the cross-entropy of what it gives."""
+def _with_risks(attack, network):
+    """The attack, compiled to give the images and their cross-entropy."""
 
-    def run(x, targets, start, epsilon):
-        x_adv = attack.perturb(network, x, targets, start, epsilon)
+    def with_risks(x_adv, targets):
         logits = backend.frozen(network)(x_adv)
         return x_adv, losses.cross_entropy(targets, logits)
 
-    return backend.compiled(run, active_set.variables_of(network))
+    return CompiledAttack(attack, network, with_risks)

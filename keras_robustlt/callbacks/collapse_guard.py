@@ -9,10 +9,11 @@ from keras import ops
 from keras_robustlt import attacks, backend, checks
 from keras_robustlt.attacks import active_set
 from keras_robustlt.attacks.base import budget_of_start
+from keras_robustlt.attacks.compiled import CompiledAttack
 from keras_robustlt.backend import replicas
+from keras_robustlt.callbacks.training_state import KEPT
 from keras_robustlt.data.batches import labels_to_watch
 from keras_robustlt.data.class_balanced import class_balanced_subset
-from keras_robustlt.training_state import KEPT
 
 __all__ = ["CollapseGuard"]
 
@@ -124,8 +125,8 @@ class CollapseGuard(keras.callbacks.Callback):
             model.optimizer.build(model.trainable_variables)
         self._forget()
         model.use_attack(model.attack)
-        self._pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
-        self._under_pgd = self._compiled(self._pgd)
+        pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
+        self._under_pgd = self._compiled(pgd)
         self._under_attack = self._compiled(model.attack)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -187,7 +188,10 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def accuracies_without_steps(self):
         """Accuracy on the images as they are, and where the training attack starts."""
-        start, _ = self._start_of(self.model.attack_in_use)
+        if self._right is None:
+            variables = active_set.variables_of(self.model.network)
+            self._right = backend.compiled(self._are_right, variables)
+        start, _ = self._start_of(self._under_attack)
         return tuple(
             float(np.mean(active_set.in_batches(self._right, BATCH_SIZE, x, self._y)))
             for x in (self.images, start)
@@ -195,46 +199,28 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def accuracies(self):
         """Accuracy under the training attack and under PGD, within today's budgets."""
-        model = self.model
-        return (
-            self._accuracy(self._under_attack, model.attack_in_use),
-            self._accuracy(self._under_pgd, self._pgd),
-        )
+        return self._accuracy(self._under_attack), self._accuracy(self._under_pgd)
 
-    def _accuracy(self, run, attack):
-        start, epsilon = self._start_of(attack)
-        right = active_set.in_batches(
-            run, BATCH_SIZE, self.images, self._y, start, epsilon
-        )
-        return float(right.mean())
+    def _accuracy(self, compiled):
+        start, epsilon = self._start_of(compiled)
+        return float(compiled(self.images, self._y, start, epsilon).mean())
 
-    def _start_of(self, attack):
+    def _start_of(self, compiled):
         """Where an attack starts, and the budgets of the images."""
         class_epsilon = ops.convert_to_numpy(self.model.class_epsilon())
         epsilon = class_epsilon[self.labels]
-        within = budget_of_start(attack, self.model.epsilon, class_epsilon, epsilon)
-        images = ops.convert_to_tensor(self.images)
-        start = attack.starting_point(images, within, self.seed)
-        return ops.convert_to_numpy(start), epsilon
+        within = budget_of_start(
+            compiled.attack, self.model.epsilon, class_epsilon, epsilon
+        )
+        return compiled.start(self.images, within, self.seed), epsilon
 
     def _compiled(self, attack):
-        """Of images, labels, start and budgets: which are right under the attack."""
-        network = self.model.network
+        """The attack, which images are right under it."""
+        return CompiledAttack(attack, self.model.network, self._are_right)
 
-        def run(x, y, start, epsilon):
-            return right(attack.perturb(network, x, y, start, epsilon), y)
-
-        def right(x, y):
-            predicted = ops.argmax(backend.frozen(network)(x), axis=-1)
-            return ops.cast(
-                ops.equal(predicted, ops.cast(y, predicted.dtype)), "float32"
-            )
-
-        variables = active_set.variables_of(network)
-        if self._right is None:
-            self._right = backend.compiled(right, variables)
-        state = getattr(attack, "variables", [])
-        return backend.compiled(run, [*variables, *state])
+    def _are_right(self, x, y):
+        predicted = ops.argmax(backend.frozen(self.model.network)(x), axis=-1)
+        return ops.cast(ops.equal(predicted, ops.cast(y, predicted.dtype)), "float32")
 
     def _agreed(self, collapsed):
         # Where several processes train, each may look at images of its own.

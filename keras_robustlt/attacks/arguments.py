@@ -1,0 +1,140 @@
+"""What attacks are made and called with, and what may be asked of them where.
+
+Those of a training step, for instance, are one run from one start, and raise the loss
+of the method.
+"""
+
+import numpy as np
+
+from keras_robustlt import checks, losses
+from keras_robustlt.attacks import base
+
+
+def check_stays_within(argument, attack):
+    """Raises if `attack` says that it leaves the ball that its epsilon stands for."""
+    if getattr(attack, "reach", 1.0) > 1:
+        raise ValueError(
+            f"`{argument}` must stay within its epsilon, and {type(attack).__name__} "
+            "leaves that ball by design: it is an attack to train with. Evaluate with "
+            f"PGD, 'pgd20' or 'autoattack'. Received: {argument}={attack!r}"
+        )
+
+
+def check_one_run(argument, attack):
+    """Raises if `attack` asks for restarts where it is made step by step, once."""
+    restarts = getattr(attack, "restarts", 1)
+    if restarts > 1:
+        raise ValueError(
+            f"`{argument}` is one run from one random start here, so it must have "
+            f"restarts=1. Received: {argument}={attack!r}"
+        )
+
+
+def check_is_perturb(argument, attack):
+    """Raises if a subclass says anew what a call does, which training does not make."""
+    call, perturb = (
+        next(each for each in type(attack).__mro__ if name in vars(each))
+        for name in ("__call__", "perturb")
+    )
+    if call is not perturb and issubclass(call, perturb):
+        raise ValueError(
+            f"`{argument}` attacks in training by its `starting_point` and `perturb`, "
+            f"and {call.__name__} defines `__call__` alone, which would have no "
+            f"effect: define `perturb`. Received: {argument}={attack!r}"
+        )
+
+
+def check_no_loss(argument, attack):
+    """Raises if `attack` has a loss of its own where another one will be raised."""
+    loss = getattr(attack, "loss", "cross_entropy")
+    if loss != "cross_entropy":
+        raise ValueError(
+            f"`{argument}` raises the `attack_loss` of the method in training, which "
+            "is the cross-entropy for most, and a loss of its own has no effect. Leave "
+            "`loss` out, or train with a `Method` whose `attack_loss` is another. "
+            f"Received: {argument}={attack!r}"
+        )
+
+
+def check_no_smaller_ball(argument, attack, training):
+    """Raises if an attack has the radius of another one, in a norm of smaller balls.
+
+    The L2 ball of a radius that is meant for each pixel is next to no budget.
+
+    Args:
+        argument: String, what the attack is called.
+        attack: The attack.
+        training: The training attack, in whose norm the radius is meant.
+    """
+    norm, meant = (getattr(each, "norm", "linf") for each in (attack, training))
+    if (norm, meant) == ("l2", "linf"):
+        raise ValueError(
+            f"`{argument}` must have the norm of the model's training attack, in whose "
+            f"units epsilon is. Received: norm={norm!r}, and {meant!r} of the training "
+            "attack"
+        )
+
+
+def check_loss(loss):
+    """`loss`, if it is the name of a loss or a function."""
+    if callable(loss):
+        losses.refuse_probabilities("loss", loss)
+        return checks.function("loss", loss, ("targets", "logits"))
+    return checks.one_of("loss", loss, tuple(base.LOSSES))
+
+
+def check_call(network, y):
+    """Raises if an attack is not called with a network and with labels."""
+    if not callable(network) or isinstance(network, type):
+        raise ValueError(
+            "`network` must be a Keras model that gives logits, or a function of a "
+            f"batch of images that does. Received: network={network!r}"
+        )
+    if y is None or isinstance(y, (str, bytes)) or np.ndim(y) == 0:
+        raise ValueError(
+            "`y` must be the labels of the images, an array with one for each. "
+            f"Received: y={y!r}"
+        )
+
+
+def check_each(name, value, count):
+    """Raises if `value` is neither a number nor one for each of `count` images."""
+    if np.asarray(value).dtype.kind not in "iufV":  # V is bfloat16, for NumPy
+        raise ValueError(
+            f"`{name}` must be a number, or an array of numbers. Received: {value!r}"
+        )
+    if np.size(value) not in (1, count) or np.ndim(value) > 1:
+        raise ValueError(
+            f"`{name}` must be a number, or an array with one for each of the {count} "
+            f"images. Received: shape {np.shape(value)}"
+        )
+
+
+def check_start(start, shape):
+    """Raises if `start` holds no points of the images' `shape` to start from."""
+    if tuple(np.shape(start)) != tuple(shape):
+        raise ValueError(
+            f"`start` must have the shape of the images, {tuple(shape)}. Received: "
+            f"shape {tuple(np.shape(start))}"
+        )
+    if not np.all(np.isfinite(start)):
+        raise ValueError("`start` must be finite. Received: NaN or infinite pixels")
+
+
+def check_labels(labels, count, num_classes):
+    """Raises if `labels` are not those of `count` images of `num_classes` classes."""
+    if len(np.atleast_1d(labels)) != count:
+        raise ValueError(
+            "`x` and `y` must have the same length. "
+            f"Received: {count} images and {np.size(labels)} labels"
+        )
+    checks.labels(labels, num_classes)
+
+
+def check_dlr(loss, num_classes):
+    """Raises if `loss` is "dlr" and there are too few classes for it."""
+    if loss == "dlr" and num_classes < 3:
+        raise ValueError(
+            "`loss='dlr'` needs at least 3 classes: use loss='cross_entropy' or "
+            f"loss='margin'. Received: a network of {num_classes} classes"
+        )
