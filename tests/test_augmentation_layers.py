@@ -170,7 +170,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow_on_jax] * (name == "Python"))
+        for name in BAD
+    ],
+)
 def test_what_is_no_augmentation_is_refused(name, without_tensorflow):
     augmentation, message = BAD[name]
     if keras.backend.backend() == "tensorflow":

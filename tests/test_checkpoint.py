@@ -94,7 +94,12 @@ def fit(directory, *others, model=None, x=X, y=Y, **arguments):
             {"method": "reat", "averaging": krl.averaging.FAWA(0.0)},
             marks=pytest.mark.slow,
         ),
-        (2, 2, {"budget": "cfa", "method": krl.methods.TAET(ce_epochs=2)}),
+        pytest.param(
+            2,
+            2,
+            {"budget": "cfa", "method": krl.methods.TAET(ce_epochs=2)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_interrupted_training_ends_as_an_uninterrupted_one(
@@ -307,6 +312,7 @@ def test_order_of_callbacks(tmp_path):
 # Another training
 
 
+@pytest.mark.slow
 def test_training_of_the_head_first_goes_on(tmp_path):
     """Interrupted while the head learns alone, and while all layers do."""
     factor = keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.0, 0.1])

@@ -37,7 +37,13 @@ def run(function, images, draws):
     return keras.ops.convert_to_numpy(function(images, draws))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow_on_jax] * (name == "aua"))
+        for name in AUGMENTATIONS
+    ],
+)
 def test_same_draws_give_the_images_of_tf_data(name):
     tf = pytest.importorskip("tensorflow")
     images = smooth_images(COUNT)

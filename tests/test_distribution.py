@@ -152,6 +152,7 @@ def assert_trained_as_one(folder, results):
     assert len((folder / "history.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, start_pair, results):
     for process in start_pair():
         finish(process)

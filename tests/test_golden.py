@@ -191,7 +191,9 @@ def test_balanced_softmax(golden):
         )
 
 
-@pytest.mark.parametrize("name", ["pgd", "cw"])
+@pytest.mark.parametrize(
+    "name", ["pgd", pytest.param("cw", marks=pytest.mark.slow_on_jax)]
+)
 def test_evaluation_attacks(golden, name):
     arrays = golden("attacks_eval")
     network = tiny_cnn(group(arrays, "weights."))

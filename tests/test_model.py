@@ -189,6 +189,7 @@ def test_label_smoothing_and_a_loss_that_does_not_smooth(images):
         model.fit(*images, **FIT)
 
 
+@pytest.mark.slow_on_jax
 @ONE_EPOCH
 def test_metrics_as_names_and_as_objects(images):
     x, y = images
@@ -492,6 +493,7 @@ def test_batches_by_hand_are_looked_at(images):
             use(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y % 2 * 7))
 
 
+@pytest.mark.slow_on_jax
 def test_train_on_batch_needs_to_know_the_schedule(images):
     for arguments in (
         {},
