@@ -70,7 +70,7 @@ def call(name, arguments, help, define_flags, main, of_unknown_flags=""):
         return
     with _in_words_of_flags(values):
         try:
-            argv = values([name, *arguments])
+            argv = values([name, *map(_at_home, arguments)])
         except flags.UnrecognizedFlagError as error:
             raise app.UsageError(f"{error}. {of_unknown_flags}".rstrip(". ")) from None
         main(argv, values)
@@ -97,6 +97,14 @@ def _in_words_of_flags(values):
         raise
     finally:
         warnings.formatwarning = format_before
+
+
+def _at_home(argument):
+    """An argument with the home directory for a `~` that shells leave behind a `=`."""
+    flag, is_flag, value = argument.partition("=")
+    if is_flag and flag.startswith("-") and value.startswith("~"):
+        return f"{flag}={os.path.expanduser(value)}"
+    return argument
 
 
 def _asks_for_help(argument):

@@ -23,6 +23,17 @@ def in_range(name, value, low, high):
     return number
 
 
+def share(name, value):
+    """The number `value`, if it is above 0 and at most 1."""
+    number = in_range(name, value, 0, 1)
+    if not number:
+        raise ValueError(
+            f"`{name}` must be a number above 0 and at most 1. Received: "
+            f"{_short(value)}"
+        )
+    return number
+
+
 def positive(name, value):
     """The number `value`, if it is finite and above 0."""
     number = _number(value)
@@ -433,9 +444,10 @@ def known_rank(x):
     """Raises if `x`, a tensor, is of a shape of which not even the length is known."""
     if getattr(x.shape, "rank", 0) is None or not hasattr(x.shape, "__len__"):
         raise ValueError(
-            "`x` must hold images of a known number of dimensions: tell them, with "
-            "output_signature in tf.data.Dataset.from_generator, or `set_shape`. "
-            f"Received: a {type(x).__name__} of unknown shape"
+            "`x` must hold images of a known number of dimensions, the same in all "
+            "batches and calls: tell them, with output_signature in "
+            "tf.data.Dataset.from_generator, or `set_shape`. Received: a "
+            f"{type(x).__name__} of unknown shape"
         )
 
 
@@ -460,8 +472,21 @@ def network(network):
     it.
     """
     logits_not_probabilities(network)
+    takes_floats(network)
     if isinstance(network, keras.Model):
         own_preprocessing(network)
+
+
+def takes_floats(network):
+    """Raises if `network` takes integers, to which images in [0, 1] would be 0."""
+    inputs = getattr(network, "inputs", None) or []
+    for tensor in keras.tree.flatten(inputs):
+        dtype = str(getattr(tensor, "dtype", "float32"))
+        if not dtype.startswith(("float", "bfloat")):
+            raise ValueError(
+                "`network` must take images as floating-point numbers in [0, 1]. "
+                f"Received: a network with an input of dtype {dtype}"
+            )
 
 
 def logits_not_probabilities(network):

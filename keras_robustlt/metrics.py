@@ -33,8 +33,10 @@ def tail_classes(class_counts, fraction=0.8):
         Zhang et al., CVPR 2026: the tail is the 80% of classes with fewest samples.
     """
     counts = checks.class_counts(class_counts)
-    fraction = checks.in_range("fraction", fraction, 0, 1)
-    size = max(1, round(fraction * len(counts)))
+    fraction = checks.share("fraction", fraction)
+    # A part of the classes, of however few, leaves the most frequent one out.
+    most = len(counts) if fraction == 1 else len(counts) - 1
+    size = max(1, min(round(fraction * len(counts)), most))
     head_first = np.argsort(-counts, kind="stable")
     return np.sort(head_first[len(counts) - size :])
 
@@ -174,7 +176,7 @@ class ClasswiseAccuracy(keras.metrics.Metric):
     ):
         super().__init__(name=name, **kwargs)
         self.class_counts = checks.class_counts(class_counts)
-        self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
+        self.tail_fraction = checks.share("tail_fraction", tail_fraction)
         self.prefix = prefix
         self.results = [f"{prefix}{name}" for name in RESULTS]
         self.tail = tail_classes(self.class_counts, tail_fraction)

@@ -57,6 +57,8 @@ CONSUMED = frozenset(
 COMPILED = frozenset({"attack_steps", "evaluation_attack"})
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
+# Beside their logits: what the network added to the loss, the same for each image.
+EXTRA_LOSS = "extra_loss"
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -245,7 +247,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if total_epochs is not None:
             total_epochs = checks.positive_integer("total_epochs", total_epochs)
         self.total_epochs = total_epochs
-        self.tail_fraction = checks.in_range("tail_fraction", tail_fraction, 0, 1)
+        self.tail_fraction = checks.share("tail_fraction", tail_fraction)
         self.seed = seed = checks.seed(seed)
 
         # Of which kind the current step is; the averaged network depends on it.
@@ -389,13 +391,24 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         Returns:
             A float32 tensor of shape `(num_classes,)`, in pixel units.
         """
-        class_epsilon = self.budget.class_epsilon(self.schedule)
+        values = self.budget.class_epsilon(self.schedule)
+        class_epsilon = self._of_each_class("class_epsilon", values)
         if "adversarial" not in self._wanted:
             return ops.zeros_like(class_epsilon)
         attacking = self.method.attacks(self.schedule)
         if attacking is None:
             return class_epsilon
         return ops.where(attacking, class_epsilon, 0.0)
+
+    def _of_each_class(self, name, values):
+        """What a budget gives for the classes, as a tensor of one number for each."""
+        values = ops.cast(ops.convert_to_tensor(values), "float32")
+        if tuple(values.shape) != (self.num_classes,):
+            raise ValueError(
+                f"`{name}` of {self.budget} must give {self.num_classes} numbers, one "
+                f"for each class. Received: a tensor of shape {tuple(values.shape)}"
+            )
+        return values
 
     def _augmented(self, x, y):
         if self._augmenter is not None:
@@ -478,7 +491,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if self.method.uses_features:
             network = self._with_features(network)
         wanted = self._wanted if training else inputs
-        logits = {}
+        logits, extra = {}, None
         for name in [image for image in INPUT_KEYS if image in wanted]:
             frozen = name == "clean" and training and not self._clean_moves_statistics
             forward = backend.frozen(network) if frozen else network
@@ -487,6 +500,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 logits[name], logits[f"{name}_features"] = outputs
             else:
                 logits[name] = outputs
+            if extra is None:  # of the images that the loss is about: once
+                extra = _losses_of_call(network)
+        if extra:
+            of_each = ops.zeros_like(logits[name][:, 0], dtype="float32")
+            logits[EXTRA_LOSS] = of_each + sum(map(ops.sum, extra))
         return {name: ops.cast(value, "float32") for name, value in logits.items()}
 
     @property
@@ -554,20 +572,17 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         checks.outputs(next(iter(y_pred.values())).shape, self.num_classes)
         targets = losses.one_hot(y, self.num_classes)
-        targets, y_pred, sample_weight = replicas.gathered(
+        targets, logits, sample_weight = replicas.gathered(
             (targets, y_pred, sample_weight)
         )
-        logits = _attacked(y_pred, "robust") if "robust" in y_pred else y_pred
+        logits = dict(logits)
+        extra = logits.pop(EXTRA_LOSS, None)
+        logits = _attacked(logits, "robust") if "robust" in logits else logits
         hard = losses.largest_part(targets) if self._are_rows(y) else targets
         if not training:
             targets = hard
         loss = self.method.loss(targets, logits, self._criterion)
-        if len(getattr(loss, "shape", (0, 0))) > 1:
-            raise ValueError(
-                f"`loss` of {self.method} must give one value for each example, of "
-                "shape (batch,), or a scalar. Received: "
-                f"{getattr(loss, 'shape', type(loss).__name__)}"
-            )
+        loss = self._one_of_each(loss, targets)
         if training:
             if "adversarial" in logits:
                 attacked = self._only_attacked(_only_weighed(hard, sample_weight))
@@ -581,9 +596,30 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        extras = [ops.sum(ops.cast(extra, "float32")) for extra in self.losses]
+        extras = [
+            variable.regularizer(variable.value) for variable in _regularized(self)
+        ]
+        if extra is not None:
+            extras.append(ops.mean(extra))
+        total = sum((ops.cast(each, "float32") for each in extras), ops.mean(loss))
         # The gradients of the replicas will be added up.
-        return (ops.mean(loss) + sum(extras)) / replicas.num_replicas()
+        return total / replicas.num_replicas()
+
+    def _one_of_each(self, loss, targets):
+        """`loss`, if it is a scalar or one value for each example."""
+        message = (
+            f"`loss` of {self.method}, or of `compile`, must give one value for each "
+            "example, of shape (batch,), or a scalar. Received: "
+            f"{getattr(loss, 'shape', type(loss).__name__)}"
+        )
+        rank = len(getattr(loss, "shape", (0, 0)))
+        if rank > 1:
+            raise ValueError(message)
+        kinds = [type(each) for each in methods.base.layers_of(self.method)]
+        ours = self._loss is None and all(map(configurable.is_of_this_package, kinds))
+        if rank == 0 or ours:
+            return loss
+        return backend.as_many(loss, targets, message)
 
     def _only_attacked(self, targets):
         """`targets`, zeros in a step without an attack."""
@@ -612,6 +648,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                     f"{self.budget} weighs the losses of examples, and the loss of "
                     f"{self.method} is not a mean over examples."
                 )
+            class_weight = self._of_each_class("class_weight", class_weight)
             loss = ops.sum(targets * class_weight, axis=-1) * loss
         return loss
 
@@ -858,12 +895,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if self._tested != self.inference_network.name:
                 self.make_test_function(force=True)  # there is another network's
                 self._tested = self.inference_network.name
+            state = self.evaluation_seed.state
+            before = ops.copy(state.value)
             if not in_fit:
                 # Robust accuracy does not depend on what was evaluated before: the
                 # seed stays, and the count of what was drawn with it starts anew.
-                state = self.evaluation_seed.state
                 state.assign(ops.multiply(state, ops.cast([1, 0], state.dtype)))
             yield
+            if not in_fit:  # which may be going on, where a callback evaluates
+                state.assign(before)
             self.batch_check.raise_if_wrong()
             self._warn_of_immovable_images()
         finally:
@@ -950,6 +990,16 @@ def _feature_networks(*every):
     with_features = {id(each): networks.with_features(each) for each in every}
     # Not a dictionary in the model: Keras would count the weights twice.
     return lambda network: with_features[id(network)]
+
+
+def _losses_of_call(network):
+    """What a network that was just called adds to the loss, but for its weights."""
+    losses = network.losses
+    return losses[: len(losses) - len(_regularized(network))]  # those come last
+
+
+def _regularized(network):
+    return [v for v in network.trainable_weights if v.regularizer is not None]
 
 
 def _only_weighed(targets, sample_weight):

@@ -21,6 +21,9 @@ from keras_robustlt.attacks.base import Attack
 from keras_robustlt.data import layers
 from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED
 
+# What the loss of a method may look at.
+INPUTS = ("adversarial", "clean")
+
 
 def check_attack(argument, attack, epsilon, training):
     """Raises if an attack cannot run inside a step, or is not within the model's ball.
@@ -135,6 +138,12 @@ def check_parts(attack, attack_steps, budget, method):
         budget: A `Budget`.
         method: A `Method`.
     """
+    named = isinstance(method.inputs, (tuple, list)) and len(method.inputs)
+    if not named or not set(method.inputs) <= set(INPUTS):
+        raise ValueError(
+            f"`inputs` of {method} must be a tuple of the images that its loss looks "
+            f"at, of {', '.join(map(repr, INPUTS))}. Received: inputs={method.inputs!r}"
+        )
     if attack_steps == "adaptive" and getattr(attack, "steps", 0) <= 2:
         raise ValueError(
             "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "

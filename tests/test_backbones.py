@@ -377,3 +377,12 @@ def test_a_network_of_a_missing_package(monkeypatch):
         loading.load("keras_cv")
     with pytest.raises(TypeError, match="parent module mine"):
         loading.load("mine")
+
+
+def test_a_name_that_begins_like_a_family_is_no_network_of_it():
+    inputs = keras.Input((8, 8, 3))
+    for name in ("resnet_mine", "vgg_tiny", "mobilenet_cifar"):
+        outputs = keras.layers.Conv2D(4, 3)(inputs)
+        backbone = keras.Model(inputs, outputs, name=name)
+        with pytest.raises(ValueError, match="`preprocessing` must say"):
+            krl.networks.from_backbone(backbone, 3)

@@ -274,3 +274,27 @@ def test_step_granularity_needs_the_number_of_steps():
     model = tiny_model(dense_network(), granularity="step")
     with pytest.raises(ValueError, match="Pass `steps_per_epoch`"):
         model.fit(batches(), epochs=1, shuffle=False, verbose=0)
+
+
+class Given(krl.budget.Budget):
+    """Budgets as somebody might write them."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def class_epsilon(self, schedule):
+        return self.values
+
+
+def test_budgets_of_ones_own_are_numbers_of_any_kind():
+    for values in ([0.05, 0.1, 0.1], np.array([0.05, 0.1, 0.1])):
+        epsilon = tiny_model(budget=Given(values)).class_epsilon()
+        assert keras.backend.standardize_dtype(epsilon.dtype) == "float32"
+        np.testing.assert_allclose(epsilon, [0.05, 0.1, 0.1])
+    for values in (0.1, [0.1, 0.1]):
+        with pytest.raises(ValueError, match="must give 3 numbers, one for each class"):
+            tiny_model(budget=Given(values)).class_epsilon()
+
+
+def test_auto_of_a_very_long_tail():
+    assert 0 < krl.budget.largest_alpha([10**7, 1], 8 / 255) < 1e-3

@@ -160,3 +160,20 @@ def test_arguments_that_are_flags():
         ("`model` and `x` on_bad=f(3)", "`model` and `x` on_bad=f(3)"),
     ):
         assert in_words_of_flags(text, values) == expected
+
+
+def test_home_directory_behind_a_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def define(values):
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+
+    seen = []
+    command_line.call(
+        "train",
+        ["--workdir=~/runs", "a=~b"],
+        "",
+        define,
+        lambda argv, values: seen.append((argv[1:], values.workdir)),
+    )
+    assert seen == [(["a=~b"], f"{tmp_path}/runs")]

@@ -519,3 +519,13 @@ def test_home_and_relative_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "images")
     for path in ("~/images", ".", pathlib.Path("../images")):
         assert load(path).name == "images"
+
+
+def test_a_check_refuses_the_options_that_loading_does(tmp_path):
+    write_folder(tmp_path, X)
+    for options in ({"color_mode": "foo"}, {"on_bad": "foo"}, {"seed": -1}):
+        checked = check(tmp_path, **options)
+        (name,) = options
+        assert [f["kind"] for f in checked.findings if f"`{name}`" in str(f)]
+    with pytest.raises(TypeError, match="image_siz"):
+        check(tmp_path, image_siz=3)

@@ -844,3 +844,26 @@ def test_results_need_no_backend():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate(**arguments)
+
+
+def test_a_pgd_of_ones_own_that_leaves_its_ball():
+    class Far(krl.attacks.PGD):
+        def perturb(self, *arguments, **options):
+            return super().perturb(*arguments, **options) * 0 + 0.5
+
+    with pytest.raises(ValueError, match=r"`attacks\['far'\]` must return images in"):
+        evaluate(attacks={"far": Far(0.01, 2)})
+
+
+def test_a_function_that_computes_with_numpy_is_refused():
+    def network(x):
+        return np.asarray(x).reshape(len(x), -1) @ np.ones((1, 2), "float32")
+
+    with pytest.raises(ValueError, match="must compute with tensors of the backend"):
+        evaluate(model=network)
+
+
+def test_a_network_that_takes_integers_is_refused():
+    whole = keras.Sequential([keras.Input((1,), dtype="uint8"), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="floating-point numbers.*dtype uint8"):
+        evaluate(model=whole)

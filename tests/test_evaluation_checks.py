@@ -503,3 +503,14 @@ def test_warnings_name_the_line_of_the_caller():
     assert caught[0].filename == __file__
     assert str(caught[0].message) == "text"
     assert caught[0].message.finding == finding
+
+
+def test_outputs_of_a_sigmoid_are_seen():
+    x = np.random.default_rng(0).random((40, 4, 4, 1), "float32")
+    y = (x.mean(axis=(1, 2, 3)) > 0.5).astype(int)
+    logits = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    through = keras.Sequential([logits, keras.layers.Lambda(keras.ops.sigmoid)])
+    with pytest.warns(krl.RobustnessWarning, match="between 0 and 1, as those of a"):
+        krl.evaluate(through, x, y, attacks=["pgd2"], epsilon=0.01, verbose=0)

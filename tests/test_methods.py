@@ -441,3 +441,59 @@ def test_compositions_smooth_as_their_method_does():
         assert krl.methods.get(name).smooths_labels is smooths
     for name, smooths in (("mart", False), ("trades", True)):
         assert krl.methods.CGR(name).smooths_labels is smooths
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"method": "trades"}, {"batchnorm_statistics": "mixed"}],
+    ids=["one pass", "frozen clean pass", "clean pass"],
+)
+def test_what_a_network_adds_to_the_loss_counts_once(images, arguments):
+    x, y = images
+    penalty = 100.0
+
+    def losses_of(regularizer):
+        keras.utils.set_random_seed(0)
+        last = keras.layers.Dense(
+            3, kernel_regularizer="l2", activity_regularizer=regularizer
+        )
+        network = keras.Sequential(
+            [keras.Input(x.shape[1:]), keras.layers.Flatten(), last]
+        )
+        model = eager_model(network, beta=0, **arguments)
+        logs = model.fit(x, y, batch_size=len(x), verbose=0).history
+        return np.array(
+            [logs["loss"][0], model.evaluate(x, y, verbose=0, return_dict=True)["loss"]]
+        )
+
+    def constant(outputs):
+        return penalty + 0 * ops.sum(outputs)
+
+    added = losses_of(constant) - losses_of(None)
+    np.testing.assert_allclose(added, penalty / len(x), rtol=1e-4)
+
+
+class OfAll(krl.methods.Method):
+    """The loss of the images that `chosen` takes of all."""
+
+    chosen = slice(None)
+
+    def loss(self, targets, logits, criterion):
+        return criterion(targets, logits["adversarial"])[self.chosen]
+
+
+def test_a_method_with_a_value_for_some_images_only(images):
+    method = OfAll()
+    model = tiny_model(method=method, beta=0)
+    model.fit(*images, **FIT)
+    method.chosen = slice(2)
+    with pytest.raises(Exception, match="must give one value for each example"):
+        eager_model(method=method, beta=0).fit(*images, **FIT)
+
+
+@pytest.mark.parametrize("inputs", [("adversarial"), ("robust",), ()])
+def test_images_that_a_method_may_ask_for(inputs):
+    method = OfAll()
+    method.inputs = inputs
+    with pytest.raises(ValueError, match="`inputs` of .* must be a tuple"):
+        tiny_model(method=method)

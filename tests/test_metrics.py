@@ -16,8 +16,9 @@ def test_tail_is_the_share_of_classes_with_fewest_images():
     assert tail_classes(counts).tolist() == [1, 2, 3, 4]
     assert tail_classes(counts, 0.4).tolist() == [1, 3]
     assert tail_classes(counts, 1.0).tolist() == [0, 1, 2, 3, 4]
-    # There is always a tail.
-    assert tail_classes(counts, 0.0).tolist() == [1]
+    # There is always a tail, and of two classes it is the rarer one.
+    assert tail_classes(counts, 0.01).tolist() == [1]
+    assert tail_classes([40, 6]).tolist() == [1]
     cifar = np.arange(10)[::-1] + 1
     assert tail_classes(cifar).tolist() == list(range(2, 10))
 
@@ -28,10 +29,11 @@ def test_of_equal_counts_the_higher_index_is_rarer():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 20), min_size=2, max_size=15), st.floats(0, 1))
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=15), st.floats(0.01, 1))
 def test_no_tail_class_has_more_images_than_a_head_class(counts, fraction):
     tail = tail_classes(counts, fraction)
-    assert len(tail) == max(1, round(fraction * len(counts)))
+    most = len(counts) if fraction == 1 else len(counts) - 1
+    assert len(tail) == max(1, min(round(fraction * len(counts)), most))
     head = np.setdiff1d(np.arange(len(counts)), tail)
     counts = np.array(counts)
     assert not len(head) or counts[tail].max() <= counts[head].min()
@@ -40,6 +42,8 @@ def test_no_tail_class_has_more_images_than_a_head_class(counts, fraction):
 def test_tail_fraction_out_of_range():
     with pytest.raises(ValueError, match=r"`fraction` must be a number in \[0, 1\]"):
         tail_classes([2, 1], 1.5)
+    with pytest.raises(ValueError, match="`fraction` must be a number above 0"):
+        tail_classes([2, 1], 0)
 
 
 def test_summary_by_hand():

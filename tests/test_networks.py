@@ -403,3 +403,16 @@ def test_get_hands_arguments_through():
     assert networks.get("wrn-10-1").name == "wrn_10_1"
     small = networks.get("small_resnet", widths=(4, 8))
     assert small.get_layer("features").output.shape == (None, 8)
+
+
+def test_strided_shortcuts_of_few_channels():
+    """The gradient of their kernels, where oneDNN's was wrong, is that of a sum."""
+    x = np.random.default_rng(0).random((4, 8, 8, 4), "float32")
+    inputs = keras.Input((8, 8, 4))
+    layers = keras.Model(inputs, networks.parts.convolution(inputs, 8, 1, 2))
+    (kernel,) = layers.trainable_weights
+    outputs = ops.convert_to_numpy(layers(x))
+    expected = np.einsum("nijc,cd->nijd", x[:, ::2, ::2], kernel.numpy()[0, 0])
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    convolutions = [a for a in layers.layers if isinstance(a, keras.layers.Conv2D)]
+    assert [a.strides for a in convolutions] == [(1, 1)]

@@ -13,6 +13,8 @@ Each backend's module has the same names:
   each call;
 - `of_shape(images, shape)`: the images, of which the sizes that are not known while
   compiling are compared with those of `shape` that are not `None` once they come;
+- `as_many(values, others, message)`: `values`, if there are as many as `others`, which
+  may not be known before they come; else an error with the message;
 - `traceable(function)`: a plain `function` of a tensor for use in compiled code, with
   Python's control flow over tensors where the backend can convert it;
 - `StepAdapter`: what `RobustLTModel` must do before Keras's own training and test
@@ -30,6 +32,7 @@ from keras_robustlt.backend import replicas
 if keras.backend.backend() == "tensorflow":
     from keras_robustlt.backend.tensorflow import (
         StepAdapter,
+        as_many,
         choose,
         compiled,
         gradient,
@@ -41,6 +44,7 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     from keras_robustlt.backend.jax import (
         StepAdapter,
+        as_many,
         choose,
         compiled,
         gradient,
@@ -58,6 +62,7 @@ else:
 
 __all__ = [
     "StepAdapter",
+    "as_many",
     "choose",
     "compiled",
     "frozen",

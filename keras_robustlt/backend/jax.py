@@ -26,6 +26,12 @@ def of_shape(images, shape):
     return images  # whose sizes are always known
 
 
+def as_many(values, others, message):
+    if len(values) != len(others):
+        raise ValueError(message)
+    return values
+
+
 def compiled(function, variables):
     @jax.jit
     def pure(values, *arguments):

@@ -51,6 +51,17 @@ def of_shape(images, shape):
         return tf.ensure_shape(tf.identity(images), shape)
 
 
+def as_many(values, others, message):
+    known = values.shape[0], others.shape[0]
+    if None not in known:
+        if known[0] != known[1]:
+            raise ValueError(message)
+        return values
+    sizes = tf.shape(values)[0], tf.shape(others)[0]
+    with tf.control_dependencies([tf.debugging.assert_equal(*sizes, message)]):
+        return tf.identity(values)
+
+
 def compiled(function, variables):
     del variables  # a graph reads them at each call
     # Layers and all of this package are traced as they are, as in Keras's own steps:

@@ -1,6 +1,7 @@
 """Everything noteworthy about a data set, in one table."""
 
 import hashlib
+import inspect
 import os
 import warnings
 
@@ -13,7 +14,7 @@ from keras_robustlt.data.findings import (
     DataCheck,
     note_duplicates,
 )
-from keras_robustlt.data.sources import find_folder, load
+from keras_robustlt.data.sources import check_options, find_folder, load
 
 
 def check(source, data_dir=None, **options):
@@ -45,6 +46,7 @@ def check(source, data_dir=None, **options):
     >>> [finding["kind"] for finding in checked.findings]
     ['in train and test', 'two classes']
     """
+    inspect.signature(load).bind(source, data_dir, **options)
     name = source if isinstance(source, (str, os.PathLike)) else "arrays"
     result = DataCheck(name)
     with warnings.catch_warnings(record=True) as caught:
@@ -52,6 +54,7 @@ def check(source, data_dir=None, **options):
         try:
             folder, read = find_folder(source, data_dir)
             if folder is not None:
+                check_options(**options)
                 options.pop("download", None)
                 read(folder, result, pixels=False, **options)
             else:

@@ -170,10 +170,7 @@ def load(
     >>> krl.data.load("digits", classes=2).class_names
     ('0', '1')
     """
-    check_choice("color_mode", color_mode, COLOR_MODES)
-    check_choice("on_bad", on_bad, ("error", "skip"))
-    check_seed(seed)
-    check_flag("download", download)
+    check_options(color_mode=color_mode, on_bad=on_bad, seed=seed, download=download)
     size = None if image_size is None else height_and_width(image_size)
     folder, read = find_folder(source, data_dir)
     if folder is not None:
@@ -203,6 +200,14 @@ def load(
     if source != "imagenet64":  # That decodes no others.
         found = _keep(found, classes)
     return _fitted(found, size, color_mode)
+
+
+def check_options(color_mode="auto", on_bad="error", seed=0, download=True, **others):
+    """Raises if an argument of `load` is none of what it may be."""
+    check_choice("color_mode", color_mode, COLOR_MODES)
+    check_choice("on_bad", on_bad, ("error", "skip"))
+    check_seed(seed)
+    check_flag("download", download)
 
 
 def source_of(data):

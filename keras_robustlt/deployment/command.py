@@ -16,7 +16,7 @@ import warnings
 
 from absl import app, flags
 
-from keras_robustlt.class_names import display_width, ljust
+from keras_robustlt.class_names import display_width, ljust, one_line
 
 
 def define_flags(values):
@@ -52,10 +52,13 @@ def main(argv, values):
     network, names = _loaded(path)
     images = [_read(file, network.input_shape[1:]) for file in files]
     probabilities = _probabilities(network, images)
-    width = max(map(display_width, files))
+    width = max(display_width(one_line(file)) for file in files)
     for file, row in zip(files, probabilities, strict=True):
+        file = one_line(file)
         best = row.argsort()[::-1][: values.top]
-        shown = ", ".join(f"{names[index]} {row[index]:.1%}" for index in best)
+        shown = ", ".join(
+            f"{one_line(names[index])} {row[index]:.1%}" for index in best
+        )
         print(f"{ljust(file, width)}  {shown}")
 
 
@@ -79,6 +82,8 @@ def _loaded(path):
     from keras_robustlt.networks.loading import load
 
     try:
+        if pathlib.Path(path).suffix != ".keras":
+            raise ValueError("predict reads .keras files: export the network as one")
         network = load(path)
         network = getattr(network, "inference_network", network)  # of a RobustLTModel
         classes = network.output_shape[-1]

@@ -73,6 +73,7 @@ def export(model, path, class_names=None, input="uint8"):
             "the probability of a single one is 1 for every image. Received: "
             f"{network.name!r} with outputs of shape {shape}"
         )
+    checks.takes_floats(network)
     inputs.check_weights(network)
     size = network.input_shape[1:]
     if None not in size:

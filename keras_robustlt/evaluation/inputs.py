@@ -24,7 +24,14 @@ class FunctionLayer(keras.Layer):
 
     def call(self, x, training=False):
         del training
-        return self.function(x)
+        try:
+            return self.function(x)
+        except (NotImplementedError, TypeError) as error:  # as NumPy's of a tracer are
+            raise ValueError(
+                "`model`, a function, must compute with tensors of the backend, as "
+                "keras.ops does: NumPy's functions have no gradients. Received: "
+                f"{self.function!r}, which ends in {type(error).__name__}: {error}"
+            ) from error
 
 
 def network_of(model):
@@ -77,7 +84,7 @@ def tail_of(model, class_counts=None, tail_fraction=None):
         class_counts = checks.class_counts(class_counts)
     if tail_fraction is None:
         tail_fraction = TAIL_FRACTION
-    return class_counts, checks.in_range("tail_fraction", tail_fraction, 0, 1)
+    return class_counts, checks.share("tail_fraction", tail_fraction)
 
 
 def num_classes_of(network, images, class_counts=None):

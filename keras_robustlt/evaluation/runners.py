@@ -17,7 +17,8 @@ from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
 from keras_robustlt.attacks.arguments import check_stays_within
-from keras_robustlt.attacks.base import is_called_as
+from keras_robustlt.attacks.base import ROUNDING, is_called_as, outside
+from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.evaluation.cache import Outcome
 
 __all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
@@ -136,7 +137,7 @@ def _runner(network, predict, name, attack, seed, index):
     if attack is None:
         return functools.partial(_clean, predict)
     if is_called_as(attack, known_attacks.PGD):
-        return _InBatches(network, attack, seed, index)
+        return _InBatches(network, name, attack, seed, index)
     if is_called_as(attack, known_attacks.AutoAttack):
         return functools.partial(_in_stages, network, predict, attack, seed)
     return functools.partial(_whole, network, predict, name, attack, seed)
@@ -193,10 +194,15 @@ def _in_stages(network, predict, attack, seed, chunk, tell):
 class _InBatches:
     """An attack that is one compiled function, with its restarts."""
 
-    def __init__(self, network, attack, seed, index):
+    def __init__(self, network, name, attack, seed, index):
         def attacked(images, labels, start):
-            return _predicted(network, attack.perturb(network, images, labels, start))
+            x_adv = attack.perturb(network, images, labels, start)
+            excess = 0.0
+            if not is_of_this_package(type(attack)):
+                excess = ops.max(outside(images, x_adv, attack.epsilon, attack))
+            return _predicted(network, x_adv), excess
 
+        self._name = name
         self._attack = attack
         self._seed = (seed, index)
         self._run = backend.compiled(attacked, active_set.variables_of(network))
@@ -220,7 +226,13 @@ class _InBatches:
             draw = [*self._seed, chunk.first + number, restart]
             draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
             start = self._attack.starting_point(x, seed=draw)
-            again = ops.convert_to_numpy(self._run(images, labels, start))
+            again, excess = map(ops.convert_to_numpy, self._run(images, labels, start))
+            if excess > ROUNDING:
+                raise ValueError(
+                    f"`attacks[{self._name!r}]` must return images in [0, 1], within "
+                    f"its epsilon={self._attack.epsilon:.4g} of those it is given. "
+                    f"Received: images {excess:.4g} outside, or no numbers"
+                )
             # Once an image is misclassified, that is the result.
             predicted = np.where(predicted == labels, again, predicted)
         return predicted[:size]

@@ -131,9 +131,28 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
     overstated = [_overstated(run, runs) for run in runs]
     found += overstated if any(overstated) else [_probe(network, runs, sample)]
     found.append(_vanishing(network, runs, sample))
-    found.append(random_network(network, sample.images[some_of(np.arange(n))]))
+    looked_at = sample.images[some_of(np.arange(n))]
+    found.append(random_network(network, looked_at))
+    found.append(_like_probabilities(network, looked_at))
     found.append(_statistics(network, sample))
     return [finding for finding in found if finding]
+
+
+def _like_probabilities(network, images):
+    """All outputs are between 0 and 1: they went through a sigmoid."""
+    logits = ops.convert_to_numpy(active_set.compiled_logits(network)(images))
+    if len(images) < LEAST_PROBED or logits.min() < 0 or not 0 < logits.max() <= 1:
+        return None
+    return {
+        "check": "like_probabilities",
+        "message": f"All outputs of the network for {len(images)} images are between 0 "
+        "and 1, as those of a sigmoid are. Attacks want logits: where a sigmoid is "
+        "nearly flat they lose their gradient, and the network looks more robust than "
+        "it is. Evaluate it without its last activation.",
+        "lowest": float(logits.min()),
+        "highest": float(logits.max()),
+        "examples": len(images),
+    }
 
 
 def warn(findings):

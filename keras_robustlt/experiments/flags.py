@@ -390,8 +390,14 @@ def settings_from_flags(values, table):
     if "method_options" in given:
         given["method_options"] = options_from_text(given["method_options"])
     for alias, name in ALIASES.items():
-        if values[alias].value is not None:
-            given[name] = values[alias].value
+        if values[alias].value is None:
+            continue
+        if values[name].value not in (None, values[alias].value):
+            raise ValueError(
+                f"--{alias} is another name of --{name}. Received: "
+                f"--{alias}={values[alias].value} --{name}={values[name].value}"
+            )
+        given[name] = values[alias].value
     if values.robustlt is not None:
         given.setdefault("budget", "robustlt" if values.robustlt else "uniform")
         if values.robustlt != (given["budget"] == "robustlt"):

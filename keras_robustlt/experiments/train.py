@@ -205,7 +205,10 @@ def _check_without_training(runs, folder, table):
         warnings.simplefilter("ignore")  # of what was shown
         settings = next(iter(runs.values()))  # a comparison has one for both
         data = load_data(settings, table.data_dir)
-        if settings["initial_weights"]:
+        to_download = (
+            settings["backbone"] and settings["backbone_weights"] == "imagenet"
+        )
+        if settings["initial_weights"] or settings["backbone"] and not to_download:
             build_network(settings, data)
 
 

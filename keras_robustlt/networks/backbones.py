@@ -29,19 +29,19 @@ PREPROCESSING = {
         1 / 255,
     ),
 }
-# The families of keras.applications, by the beginning of a name without punctuation;
-# the first that fits. Those that say "0..255" have their preprocessing inside.
+# The families of keras.applications, by the names of their networks without
+# punctuation. Those that say "0..255" have their preprocessing inside.
 FAMILIES = {
-    "convnext": "0..255",
-    "densenet": "imagenet",
-    "efficientnet": "0..255",
-    "inception": "-1..1",
-    "mobilenetv3": "0..255",
-    "mobilenet": "-1..1",
-    "nasnet": "-1..1",
+    "convnext(tiny|small|base|large|xlarge)": "0..255",
+    r"densenet\d+": "imagenet",
+    r"efficientnet(b\d|v2(b\d|s|m|l))": "0..255",
+    "inception(v3|resnetv2)": "-1..1",
+    "mobilenetv3(small|large)": "0..255",
+    r"mobilenet(v2)?\d*(none)?": "-1..1",
+    "nasnet(mobile|large)?": "-1..1",
     r"resnet\d+v2": "-1..1",
-    "resnet": "imagenet_bgr",
-    "vgg": "imagenet_bgr",
+    r"resnet\d+": "imagenet_bgr",
+    r"vgg\d+": "imagenet_bgr",
     "xception": "-1..1",
 }
 # The ResNets of keras-hub, by depth: random ones need no configuration from a network.
@@ -300,7 +300,8 @@ def _hub_backbone(name, input_shape, weights, preprocessing=None):
 
 def _family(name):
     squeezed = _squeezed(name)
-    fits = (known for start, known in FAMILIES.items() if re.match(start, squeezed))
+    families = FAMILIES.items()
+    fits = (known for names, known in families if re.fullmatch(names, squeezed))
     return next(fits, None)
 
 

@@ -22,6 +22,9 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 # Uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions and dense layers.
+# oneDNN, which TensorFlow computes with on CPUs, has wrong gradients for the kernel of
+# a 1x1 convolution with a stride where fewer than 8 channels come in, on some of them.
+FEW_CHANNELS = 8
 UNIFORM_FAN_IN = {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"}
 # Normal with variance 2 / (kernel area * filters), of the original wide ResNet.
 NORMAL_FAN_OUT = {
@@ -88,6 +91,9 @@ def convolution(x, filters, kernel_size, strides=1, initializer=None):
         padding = "valid"
         if kernel_size > 1:
             x = keras.layers.ZeroPadding2D((kernel_size - 1) // 2)(x)
+        elif x.shape[-1] < FEW_CHANNELS:
+            x = keras.layers.MaxPooling2D(1, strides)(x)
+            strides = 1
     return keras.layers.Conv2D(
         filters,
         kernel_size,
