@@ -112,6 +112,8 @@ OF_A_RUN = [
     ("--data_dir=photos", ("--data_dir=photos", DOES_NOTHING)),
     # What contradicts itself
     ("--norobustlt --budget=robustlt", ("--norobustlt", "contradicts")),
+    ("--ema=0.9 --averaging=0.8", ("--ema=0.9 --averaging=0.8", "another name")),
+    ("--attacks=clean,clean,pgd2", ("--attacks", "more than once: clean")),
     ("--robustlt --budget=cfa", ("--robustlt", "--budget=cfa contradicts")),
     ("--robustlt --budget=uniform", ("--robustlt", "--budget=uniform contradicts")),
     ("--compare --norobustlt", ("--compare", "no difference")),

@@ -1054,6 +1054,6 @@ def test_an_evaluation_by_a_callback_changes_no_validation(images):
         keras.utils.set_random_seed(0)
         model = eager_model(beta=0)
         options = {"validation_data": images, "callbacks": callbacks}
-        return model.fit(x, y, epochs=3, **options, **FIT).history["val_loss"]
+        return model.fit(x, y, epochs=2, **options, **FIT).history["val_loss"]
 
     assert validated(Looks()) == validated()

@@ -76,7 +76,9 @@ def test_the_guard_sees_lambda_move(images):
         attack.softness.assign(softness)
         adversarial = attack(model.network, x, y, seed=0)
         found.append(np.abs(adversarial - x).max())
-        expected = attack.perturb(model.network, x, y, *guard._start_of(attack))
+        expected = attack.perturb(
+            model.network, x, y, *guard._start_of(guard._under_attack)
+        )
         right = np.argmax(model.network(expected), -1) == y
         assert guard.accuracies()[0] == pytest.approx(right.mean())
     assert found[1] > found[0] + 0.1

@@ -82,6 +82,11 @@ def export(model, path, class_names=None, input="uint8"):
             ops.convert_to_numpy(network(noise, training=False))
         )
     class_names = of_classes(class_names, network.output_shape[-1])
+    if len(set(class_names)) < len(class_names) or not all(class_names):
+        raise ValueError(
+            "`class_names` must be different names, none of them empty. Received: "
+            f"{class_names!r}"
+        )
     path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(

@@ -406,6 +406,9 @@ def settings_from_flags(values, table):
                 f"--{'' if values.robustlt else 'no'}robustlt."
             )
     settings = table.settings(preset, given)
+    twice = {a for a in settings["attacks"] if settings["attacks"].count(a) > 1}
+    if twice:
+        raise ValueError(f"--attacks has more than once: {', '.join(sorted(twice))}.")
     _check_places(values, table)
     _check_what_does_nothing(given, settings)
     _check_fine_tuning(given, settings, values.initial_weights)
