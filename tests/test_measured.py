@@ -106,8 +106,8 @@ COLUMNS = [
 ]
 
 
-def row_of_imbalance(folder, budget):
-    """What a budget changes in the runs of a folder, as a row of the docs."""
+def changes(folder, method, budget):
+    """What a budget changes in the runs of a folder, as cells of a row of the docs."""
 
     def accuracies(name, attack, group):
         paths = (folder / f"digits/{name}/seed{seed}" for seed in range(6, 16))
@@ -116,11 +116,10 @@ def row_of_imbalance(folder, budget):
 
     cells = []
     for column in COLUMNS:
-        ours = accuracies(f"at_bsl-{budget}", *column)
-        base = accuracies("at_bsl", *column)
+        ours = accuracies(f"{method}-{budget}", *column)
+        base = accuracies(method, *column)
         cells.append(cell_of(ours, base))
-    ratio = folder.name.rpartition("-")[2]
-    return f"| {ratio} | {BUDGETS[budget]} | {' | '.join(cells)} |"
+    return " | ".join(cells)
 
 
 BUDGETS = {
@@ -137,7 +136,25 @@ def test_so_do_the_rows_of_other_imbalances(budget):
     folders = [each for each in folders if each.name.startswith("runs-imbalance-")]
     assert len(folders) == (1 if budget == "auto-first" else 3)
     for folder in folders:
-        assert row_of_imbalance(folder, budget) in (results / "README.md").read_text()
+        ratio = folder.name.rpartition("-")[2]
+        row = f"| {ratio} | {BUDGETS[budget]} | {changes(folder, 'at_bsl', budget)} |"
+        assert row in (results / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "method, title",
+    [
+        ("at", "AT"),
+        ("awp", "AWP"),
+        ("reat", "REAT"),
+        ("robal", "RoBal"),
+        ("taet", "TAET"),
+    ],
+)
+def test_so_do_the_rows_of_the_base_methods(method, title):
+    results = BUILD.with_name("results")
+    row = f"| {title} | {changes(results / 'runs-methods', method, 'robustlt')} |"
+    assert row in (results / "README.md").read_text()
 
 
 @pytest.mark.parametrize("group", ["all", "tail", "worst"])
