@@ -300,3 +300,10 @@ def test_images_of_other_channels_than_files_have(tmp_path):
     Image.new("RGBA", (8, 8)).save(tmp_path / "image.png")
     with pytest.raises(SystemExit, match="takes images of 4 channels"):
         predict(tmp_path / "network.keras", tmp_path / "image.png")
+
+
+def test_predict_says_that_it_reads_no_tflite(tmp_path):
+    path = tmp_path / "robust.tflite"
+    path.write_bytes(b"TFL3")
+    with pytest.raises(SystemExit, match="reads .keras files: export the network as"):
+        predict(path, path)

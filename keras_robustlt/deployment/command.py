@@ -82,8 +82,8 @@ def _loaded(path):
     from keras_robustlt.networks.loading import load
 
     try:
-        if pathlib.Path(path).suffix != ".keras":
-            raise ValueError("predict reads .keras files: export the network as one")
+        if pathlib.Path(path).suffix == ".tflite":
+            raise ValueError("`predict` reads .keras files: export the network as one")
         network = load(path)
         network = getattr(network, "inference_network", network)  # of a RobustLTModel
         classes = network.output_shape[-1]
