@@ -8,6 +8,7 @@ import numpy as np
 __all__ = [
     "as_text",
     "check",
+    "check_different",
     "display_width",
     "ljust",
     "of_classes",
@@ -31,6 +32,18 @@ def check(value):
             "`class_names` must be one list of names. Received: "
             f"class_names={value!r:.200}"
         )
+
+
+def check_different(names):
+    """Raises if of a list of strings one is there twice, or empty."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            "`class_names` must be one name a class, all different. Received more than "
+            f"once: {', '.join(map(repr, twice[:5]))}"
+        )
+    if not all(name.strip() for name in names):
+        raise ValueError(f"`class_names` must not be empty. Received: {names}")
 
 
 def of_classes(class_names, num_classes):

@@ -562,7 +562,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             x: Dictionary of images, as `training_batch` gives it. Not used.
             y: Labels, integers `(batch,)` or rows `(batch, num_classes)`.
             y_pred: Dictionary from the names of the images to their logits, as `call`
-                gives it.
+                gives it, with what the network added to the loss where it did.
             sample_weight: Float tensor `(batch,)`, or `None`. Defaults to `None`.
             training: Boolean: whether the budget and the method take in what they are
                 shown, and weigh the loss. Defaults to `True`.

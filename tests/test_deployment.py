@@ -183,7 +183,10 @@ def test_layers_that_take_a_call_for_training(pixels, tmp_path):
     [
         ({"path": "robust.h5"}, "`path` must end in .keras or .tflite"),
         ({"class_names": ["a", "b"]}, "`class_names` must have 3 names.*'b'"),
-        ({"class_names": ["a", "a", "b"]}, "`class_names` must be different names"),
+        (
+            {"class_names": ["a", "a", "b"]},
+            "`class_names` must be one name a class, all different.*'a'",
+        ),
         ({"input": "int8"}, "`input` must be one of 'uint8', 'float'"),
     ],
 )

@@ -1,19 +1,16 @@
 """The schedule of a training, shown."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_robustlt import checks, files, plots
-from keras_robustlt.backend import replicas
-from keras_robustlt.callbacks import summaries
+from keras_robustlt.callbacks.recorder import Recorder
 from keras_robustlt.class_names import as_text
-from keras_robustlt.class_names import check as check_class_names
 
 __all__ = ["ScheduleInspector"]
 
 
-class ScheduleInspector(keras.callbacks.Callback):
+class ScheduleInspector(Recorder):
     """Shows the budget of each epoch: `w_t` and epsilon of each class.
 
     Adds to the logs of each epoch, and so to the history, to `CSVLogger` and to the
@@ -50,27 +47,13 @@ class ScheduleInspector(keras.callbacks.Callback):
     """
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
-        super().__init__()
-        if checks.boolean("tensorboard", tensorboard):
-            summaries.check(directory)
-        self.directory = (
-            None if directory is None else files.local_path("directory", directory)
-        )
-        if class_names is not None:
-            check_class_names(class_names)
-        self.class_names = class_names
-        self.tensorboard = tensorboard
+        super().__init__(directory, class_names, tensorboard)
 
     def on_train_begin(self, logs=None):
         checks.robust_model(self)
         self.names = _column_names(self.class_names, self.model.num_classes)
         self.epochs, self.weights, self.class_epsilon = None, [], []
-        self.writes = self.directory is not None and replicas.is_chief(self.model)
-        if self.writes:
-            files.make_folder(self.directory)
-        self.summaries = None
-        if self.writes and self.tensorboard:
-            self.summaries = summaries.Summaries(self.directory)
+        self._open()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.epochs is None:
@@ -95,11 +78,8 @@ class ScheduleInspector(keras.callbacks.Callback):
             logs.update(values)
         if self.writes:
             self._write()
-        if self.summaries:
-            named = {f"schedule/{name}": value for name, value in values.items()}
-            of_classes = zip(self.names, epsilon, strict=True)
-            named.update((f"epsilon/{name}", value) for name, value in of_classes)
-            self.summaries.write(epoch, named)
+        of_classes = dict(zip(self.names, epsilon, strict=True))
+        self._write_summaries(epoch, schedule=values, epsilon=of_classes)
 
     def on_train_end(self, logs=None):
         if self.epochs is None:  # an earlier run had done them all
@@ -109,8 +89,7 @@ class ScheduleInspector(keras.callbacks.Callback):
                 self.class_epsilon, self.names, self.weights, self.epochs
             )
             plots.save(figure, self.directory / "schedule.png")
-        if self.summaries:
-            self.summaries.close()
+        super().on_train_end(logs)
 
     def _read_back(self, before=None):
         """What an interrupted run wrote about the epochs that are not done again."""

@@ -1,6 +1,5 @@
 """The two terms of the theory, measured while a model trains."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -11,9 +10,7 @@ from keras_robustlt.attacks.arguments import (
     check_stays_within,
 )
 from keras_robustlt.attacks.compiled import CompiledAttack
-from keras_robustlt.backend import replicas
-from keras_robustlt.callbacks import summaries
-from keras_robustlt.class_names import check as check_class_names
+from keras_robustlt.callbacks.recorder import Recorder
 from keras_robustlt.class_names import of_classes as class_names_of
 from keras_robustlt.data.batches import labels_to_watch
 from keras_robustlt.data.class_balanced import class_balanced_subset
@@ -61,7 +58,7 @@ def skewed_objective(class_risks, class_counts):
     return float(np.sum((1 / len(counts) - counts / counts.sum()) * excess))
 
 
-class SkewAndDrift(keras.callbacks.Callback):
+class SkewAndDrift(Recorder):
     """Measures, each epoch, what RobustLT is meant to lower.
 
     The robust risk on balanced data exceeds what adversarial training lowers by a
@@ -132,9 +129,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         tensorboard=False,
         seed=0,
     ):
-        super().__init__()
-        if checks.boolean("tensorboard", tensorboard):
-            summaries.check(directory)
+        super().__init__(directory, class_names, tensorboard)
         if attack is not None and not isinstance(attack, attacks.PGD):
             raise ValueError(
                 "`attack` must be a keras_robustlt.attacks.PGD. "
@@ -148,13 +143,6 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.images = images.astype("float32")
         self._given_labels = labels
         self.attack = attack
-        self.directory = (
-            None if directory is None else files.local_path("directory", directory)
-        )
-        if class_names is not None:
-            check_class_names(class_names)
-        self.class_names = class_names
-        self.tensorboard = tensorboard
         self.seed = seed
 
     def on_train_begin(self, logs=None):
@@ -174,12 +162,7 @@ class SkewAndDrift(keras.callbacks.Callback):
         self.start = self._attack.start(self.images, model.epsilon, self.seed)
         self.names = class_names_of(self.class_names, model.num_classes)
         self.rows = self.before = None
-        self.writes = self.directory is not None and replicas.is_chief(model)
-        if self.writes:
-            files.make_folder(self.directory)
-        self.summaries = None
-        if self.writes and self.tensorboard:
-            self.summaries = summaries.Summaries(self.directory)
+        self._open()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.rows is not None:
@@ -221,15 +204,8 @@ class SkewAndDrift(keras.callbacks.Callback):
         if self.writes:
             head = ["epoch", *VALUES, *self.names]
             files.write_rows(self.directory / self.FILE, [head, *self.rows])
-        if self.summaries:
-            named = {f"theory/{name}": value for name, value in values.items()}
-            of_classes = zip(self.names, risks, strict=True)
-            named.update((f"robust_risk/{name}", risk) for name, risk in of_classes)
-            self.summaries.write(epoch, named)
-
-    def on_train_end(self, logs=None):
-        if self.summaries:
-            self.summaries.close()
+        of_classes = dict(zip(self.names, risks, strict=True))
+        self._write_summaries(epoch, theory=values, robust_risk=of_classes)
 
     def _look(self):
         """The robust risk of each class, and the images within training's budget."""

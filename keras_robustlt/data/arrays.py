@@ -7,6 +7,8 @@ import zipfile
 
 import numpy as np
 
+from keras_robustlt.class_names import check_different
+
 # What an array is called here, and its other names in files; MedMNIST has the last.
 KEYS = {
     "x_train": ("x_train", "train_images"),
@@ -164,14 +166,7 @@ def check_class_names(names):
                 f"`class_names` must be text in UTF-8. Received: {name!r}"
             ) from None
         texts.append(text)
-    twice = sorted({text for text in texts if texts.count(text) > 1})
-    if twice:
-        raise ValueError(
-            "`class_names` must be one name a class, all different. Received more than "
-            f"once: {', '.join(map(repr, twice[:5]))}"
-        )
-    if not all(text.strip() for text in texts):
-        raise ValueError(f"`class_names` must not be empty. Received: {texts}")
+    check_different(texts)
     return tuple(texts)
 
 

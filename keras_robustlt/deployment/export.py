@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.class_names import of_classes
+from keras_robustlt.class_names import check_different, of_classes
 from keras_robustlt.evaluation import inputs
 from keras_robustlt.files import local_path, write_atomically
 from keras_robustlt.networks.conversion import plain
@@ -82,11 +82,7 @@ def export(model, path, class_names=None, input="uint8"):
             ops.convert_to_numpy(network(noise, training=False))
         )
     class_names = of_classes(class_names, network.output_shape[-1])
-    if len(set(class_names)) < len(class_names) or not all(class_names):
-        raise ValueError(
-            "`class_names` must be different names, none of them empty. Received: "
-            f"{class_names!r}"
-        )
+    check_different(class_names)
     path = local_path("path", path)
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(

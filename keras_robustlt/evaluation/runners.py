@@ -17,7 +17,7 @@ from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
 from keras_robustlt.attacks.arguments import check_stays_within
-from keras_robustlt.attacks.base import ROUNDING, is_called_as, outside
+from keras_robustlt.attacks.base import is_called_as, outside
 from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.evaluation.cache import Outcome
 
@@ -173,13 +173,19 @@ def _images_of(name, attack, found, images):
     if isinstance(attack, known_attacks.Attack):
         distance = norms.get(attack.norm).length(found - images)
         distance = float(ops.convert_to_numpy(distance).max())
-        if distance > attack.epsilon * (1 + 1e-3) + 1e-6:
-            raise ValueError(
-                f"`{argument}` must stay within its epsilon={attack.epsilon:.4g} of "
-                f"the images ({attack.norm}). Received: an image at a distance of "
-                f"{distance:.4g}"
-            )
+        _refuse_outside(argument, attack, distance - attack.epsilon)
     return found
+
+
+def _refuse_outside(argument, attack, excess):
+    """Raises if an attack has left its ball, but for rounding, by so much."""
+    if not excess <= 1e-3 * attack.epsilon + 1e-6:
+        raise ValueError(
+            f"`{argument}` must return images in [0, 1], and within its epsilon="
+            f"{attack.epsilon:.4g} of those that it is given ({attack.norm}). Received "
+            f"an image at a distance of {attack.epsilon + excess:.4g}, or with a pixel "
+            f"{excess:.4g} outside of [0, 1]"
+        )
 
 
 def _in_stages(network, predict, attack, seed, chunk, tell):
@@ -227,12 +233,7 @@ class _InBatches:
             draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
             start = self._attack.starting_point(x, seed=draw)
             again, excess = map(ops.convert_to_numpy, self._run(images, labels, start))
-            if excess > ROUNDING:
-                raise ValueError(
-                    f"`attacks[{self._name!r}]` must return images in [0, 1], within "
-                    f"its epsilon={self._attack.epsilon:.4g} of those it is given. "
-                    f"Received: images {excess:.4g} outside, or no numbers"
-                )
+            _refuse_outside(f"attacks[{self._name!r}]", self._attack, float(excess))
             # Once an image is misclassified, that is the result.
             predicted = np.where(predicted == labels, again, predicted)
         return predicted[:size]

@@ -139,16 +139,20 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
 
 
 def _like_probabilities(network, images):
-    """All outputs are between 0 and 1: they went through a sigmoid."""
-    logits = ops.convert_to_numpy(active_set.compiled_logits(network)(images))
-    if len(images) < LEAST_PROBED or logits.min() < 0 or not 0 < logits.max() <= 1:
+    """All outputs are between 0 and 1, as after a sigmoid."""
+    if len(images) < LEAST_PROBED:
+        return None
+    logits = gradients.logits_of(network)(ops.convert_to_tensor(images))
+    logits = ops.convert_to_numpy(logits)
+    if logits.min() < 0 or not 0 < logits.max() <= 1:
         return None
     return {
         "check": "like_probabilities",
         "message": f"All outputs of the network for {len(images)} images are between 0 "
-        "and 1, as those of a sigmoid are. Attacks want logits: where a sigmoid is "
-        "nearly flat they lose their gradient, and the network looks more robust than "
-        "it is. Evaluate it without its last activation.",
+        "and 1, as those of a sigmoid are. Logits are so by chance, where little has "
+        "been learned. If the network ends in a sigmoid, evaluate it without: where "
+        "that is nearly flat attacks lose their gradient, and the network looks more "
+        "robust than it is.",
         "lowest": float(logits.min()),
         "highest": float(logits.max()),
         "examples": len(images),

@@ -10,7 +10,6 @@ from keras_robustlt.experiments import jobs
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 BFLOAT16 = ("avx512_bf16", "amx_bf16")
 FLOAT16 = ("avx512_fp16", "amx_fp16")
-NONE = "has no bfloat16"
 # NVIDIA's GPUs compute in bfloat16 from this compute capability on (Ampere).
 FIRST_CAPABILITY = 8.0
 
@@ -28,48 +27,44 @@ def automatic(accelerated=True):
     Returns:
         A pair of strings: the precision, and why.
     """
-    if accelerated and jobs.gpus():
-        capability = _compute_capability()
-        if capability is None:
-            return "float32", "whether this GPU has bfloat16 is not known"
-        if capability < FIRST_CAPABILITY:
-            return "float32", f"this GPU {NONE}"
-        return "mixed_bfloat16", "this GPU computes in it"
-    if accelerated and _tpus():
-        return "mixed_bfloat16", "this TPU computes in it"
-    if _of_cpu(BFLOAT16):
-        return "mixed_bfloat16", "this CPU computes in it"
-    return "float32", f"this CPU {NONE}"
+    device, has_it = _bfloat16(accelerated)
+    if has_it:
+        return "mixed_bfloat16", f"this {device} computes in it"
+    if has_it is None:
+        return "float32", f"whether this {device} has bfloat16 is not known"
+    return "float32", f"this {device} has no bfloat16"
 
 
 def why_slow(chosen):
     """Why a precision of `--precision` costs time on this machine, or `None`.
 
-    What the hardware does not compute in is emulated.
+    What the hardware is known not to compute in is emulated.
 
     Args:
         chosen: String, `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
     """
-    best, why = automatic()
-    if chosen == "mixed_bfloat16" and best != chosen and why.endswith(NONE):
-        return why
-    on_cpu = CPUINFO.exists() and not _accelerated()
-    if chosen == "mixed_float16" and on_cpu and not _of_cpu(FLOAT16):
+    device, has_it = _bfloat16()
+    if chosen == "mixed_bfloat16" and has_it is False:
+        return f"this {device} has no bfloat16"
+    if chosen == "mixed_float16" and device == "CPU" and _of_cpu(FLOAT16) is False:
         return "this CPU has no float16"
     return None
 
 
-def _accelerated():
-    return bool(jobs.gpus() or _tpus())
-
-
-def _tpus():
-    return glob.glob("/dev/accel[0-9]*")
+def _bfloat16(accelerated=True):
+    """What computes here, and whether it has bfloat16, `None` if that is not known."""
+    if accelerated and jobs.gpus():
+        capability = _compute_capability()
+        return "GPU", None if capability is None else capability >= FIRST_CAPABILITY
+    if accelerated and glob.glob("/dev/accel[0-9]*"):
+        return "TPU", True
+    return "CPU", _of_cpu(BFLOAT16)
 
 
 def _of_cpu(features):
+    """Whether an x86 CPU has one of these, `None` of others."""
     known = CPUINFO.read_text() if CPUINFO.exists() else ""
-    return any(feature in known for feature in features)
+    return any(each in known for each in features) if "flags" in known else None
 
 
 def _compute_capability():
