@@ -30,7 +30,13 @@ from keras_robustlt import (
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
-from keras_robustlt.attacks.base import budget_of_start, is_called_as, moved, outside
+from keras_robustlt.attacks.base import (
+    budget_of_start,
+    is_called_as,
+    moved,
+    outside,
+    trait,
+)
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.callbacks.checkpoint import prepared
@@ -51,7 +57,7 @@ CONSUMED = frozenset(
     {
         *("network", "class_counts", "num_classes", "epsilon", "method", "attack"),
         *("budget", "augmentation", "batchnorm_statistics", "averaging", "seed"),
-        "tail_fraction",
+        *("norm", "tail_fraction"),
     }
 )
 COMPILED = frozenset({"attack_steps", "evaluation_attack"})
@@ -145,6 +151,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         averaged_network: That with the average of the weights; `None` without one.
         inference_network: Which of the two `evaluate` and `predict` use.
         class_counts: Int64 array of shape `(num_classes,)`.
+        norm: `"linf"` or `"l2"`, of the training attack: in which `epsilon` is meant.
         method: The base method, an object; its own attributes may be read.
         attack_in_use: The attack that training steps make: `attack`, unless
             `use_attack` said another.
@@ -214,15 +221,16 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
-        self.epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
+        self.epsilon = checks.epsilon(epsilon, trait(attack, "norm"))
         self.method = methods.get(method)
         attack_or_default = self.method.default_attack if attack is None else attack
         self.attack = attacks.get_training(attack_or_default, self.epsilon)
+        self.norm = trait(self.attack, "norm")
         self._check_attack("attack", self.attack)
         self.attack_steps = checks.one_of("attack_steps", attack_steps, ATTACK_STEPS)
         if evaluation_attack is None:
             evaluation_attack = attacks.PGD(
-                self.epsilon, 20, self.epsilon / 8, norm=self.attack.norm
+                self.epsilon, 20, self.epsilon / 8, norm=self.norm
             )
         self.evaluation_attack = evaluation_attack
         self._check_attack("evaluation_attack", evaluation_attack)

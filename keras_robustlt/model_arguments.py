@@ -17,7 +17,7 @@ from keras_robustlt.attacks.arguments import (
     check_one_run,
     check_stays_within,
 )
-from keras_robustlt.attacks.base import Attack
+from keras_robustlt.attacks.base import Attack, trait
 from keras_robustlt.data import layers
 from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED
 
@@ -41,7 +41,7 @@ def check_attack(argument, attack, epsilon, training):
             f"`{argument}` must be an attack, such as krl.attacks.PGD(epsilon, "
             f"steps=10). Received: {argument}={attack!r}"
         )
-    if not getattr(attack, "runs_compiled", True) or not all(
+    if not trait(attack, "runs_compiled") or not all(
         hasattr(attack, name) for name in needed
     ):
         raise ValueError(

@@ -9,7 +9,7 @@ from keras_robustlt import checks
 from keras_robustlt.attacks import norms
 from keras_robustlt.attacks.apgd import APGD, APGDT
 from keras_robustlt.attacks.autoattack import PARTS, AutoAttack
-from keras_robustlt.attacks.base import Attack
+from keras_robustlt.attacks.base import Attack, trait
 from keras_robustlt.attacks.fab import FAB
 from keras_robustlt.attacks.pgd import FGSM, PGD
 from keras_robustlt.attacks.single_step import FGSMRS, NFGSM, FGSMBernoulli
@@ -134,7 +134,7 @@ def get_training(attack, epsilon=8 / 255):
     >>> krl.attacks.get_training("n-fgsm", epsilon=0.1)
     NFGSM(epsilon=0.1, noise_of='own')
     """
-    epsilon = checks.epsilon(epsilon, getattr(attack, "norm", "linf"))
+    epsilon = checks.epsilon(epsilon, trait(attack, "norm"))
     if callable(attack) and not isinstance(attack, type):
         return attack
     if not isinstance(attack, str) or attack not in TRAINING:

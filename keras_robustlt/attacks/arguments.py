@@ -12,7 +12,7 @@ from keras_robustlt.attacks import base
 
 def check_stays_within(argument, attack):
     """Raises if `attack` says that it leaves the ball that its epsilon stands for."""
-    if getattr(attack, "reach", 1.0) > 1:
+    if base.trait(attack, "reach") > 1:
         raise ValueError(
             f"`{argument}` must stay within its epsilon, and {type(attack).__name__} "
             "leaves that ball by design: it is an attack to train with. Evaluate with "
@@ -22,7 +22,7 @@ def check_stays_within(argument, attack):
 
 def check_one_run(argument, attack):
     """Raises if `attack` asks for restarts where it is made step by step, once."""
-    restarts = getattr(attack, "restarts", 1)
+    restarts = base.trait(attack, "restarts")
     if restarts > 1:
         raise ValueError(
             f"`{argument}` is one run from one random start here, so it must have "
@@ -46,7 +46,7 @@ def check_is_perturb(argument, attack):
 
 def check_no_loss(argument, attack):
     """Raises if `attack` has a loss of its own where another one will be raised."""
-    loss = getattr(attack, "loss", "cross_entropy")
+    loss = base.trait(attack, "loss")
     if loss != "cross_entropy":
         raise ValueError(
             f"`{argument}` raises the `attack_loss` of the method in training, which "
@@ -66,7 +66,7 @@ def check_no_smaller_ball(argument, attack, training):
         attack: The attack.
         training: The training attack, in whose norm the radius is meant.
     """
-    norm, meant = (getattr(each, "norm", "linf") for each in (attack, training))
+    norm, meant = (base.trait(each, "norm") for each in (attack, training))
     if (norm, meant) == ("l2", "linf"):
         raise ValueError(
             f"`{argument}` must have the norm of the model's training attack, in whose "

@@ -9,6 +9,16 @@ from keras_robustlt.configurable import Configurable
 
 # What projections into the ball change by themselves, in float32.
 ROUNDING = 5e-7
+# What an attack is taken to be that is no `Attack`, where it does not say.
+TRAITS = {
+    "norm": "linf",
+    "runs_compiled": True,
+    "reach": 1.0,
+    "starts_within": "base",
+    "restarts": 1,
+    "loss": "cross_entropy",
+    "variables": (),
+}
 LOSSES = {
     "cross_entropy": losses.cross_entropy,
     "dlr": losses.dlr,
@@ -130,6 +140,16 @@ class Attack(Configurable):
         return {"epsilon": self.epsilon, "norm": self.norm}
 
 
+def trait(attack, name):
+    """What an attack says of itself by an attribute, or what is taken for it.
+
+    Args:
+        attack: The attack, of any kind.
+        name: String, one of `TRAITS`.
+    """
+    return getattr(attack, name, TRAITS[name])
+
+
 def moved(x, x_adv, start, epsilon, attack):
     """Which images an attack has moved from where it started.
 
@@ -147,7 +167,7 @@ def moved(x, x_adv, start, epsilon, attack):
     """
     per_pixel = gradients.per_image(epsilon, x)
     # A step that leads nowhere still brings the start into the image's own ball.
-    norm = norms.get(getattr(attack, "norm", "linf"))
+    norm = norms.get(trait(attack, "norm"))
     project = getattr(attack, "project", norm.project)
     stays = ops.clip(x + project(start - x, per_pixel), 0.0, 1.0)
     distance = ops.max(ops.abs(x_adv - stays), axis=range(1, len(x.shape)))
@@ -168,8 +188,8 @@ def outside(x, x_adv, epsilon, attack):
         A float32 tensor of shape `(batch,)`: how far each image is from the ball, or a
         pixel from `[0, 1]`; infinite for images that are no numbers.
     """
-    norm = norms.get(getattr(attack, "norm", "linf"))
-    radius = getattr(attack, "reach", 1.0) * epsilon
+    norm = norms.get(trait(attack, "norm"))
+    radius = trait(attack, "reach") * epsilon
     distance = ops.reshape(norm.length(x_adv - x), (-1,)) - radius
     pixels = ops.reshape(ops.maximum(x_adv - 1.0, -x_adv), (ops.shape(x)[0], -1))
     excess = ops.maximum(distance, ops.max(pixels, axis=1))
@@ -188,7 +208,7 @@ def budget_of_start(attack, base, class_epsilon, own):
     Returns:
         One of them, or the mean of the classes'.
     """
-    within = getattr(attack, "starts_within", "base")
+    within = trait(attack, "starts_within")
     return {"base": base, "own": own, "mean": ops.mean(class_epsilon)}[within]
 
 

@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_robustlt import backend
 from keras_robustlt.attacks import active_set
+from keras_robustlt.attacks.base import trait
 
 
 class CompiledAttack:
@@ -24,8 +25,8 @@ class CompiledAttack:
 
         self.attack = attack
         self._batch_size = batch_size
-        state = getattr(attack, "variables", [])
-        self._run = backend.compiled(run, [*active_set.variables_of(network), *state])
+        variables = [*active_set.variables_of(network), *trait(attack, "variables")]
+        self._run = backend.compiled(run, variables)
 
     def start(self, x, epsilon, seed):
         """Where the attack starts.

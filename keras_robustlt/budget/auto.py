@@ -105,11 +105,10 @@ class Auto(Budget):
     def build(self, model):
         super().build(model)
         counts, epsilon = model.class_counts, model.epsilon
-        norm = getattr(model.attack, "norm", "linf")
         shares = counts / counts.sum()
         self._shares = shares.astype("float32")
         self._tilt = (epsilon * tilt(counts)).astype("float32")
-        self._largest_alpha = largest_alpha(counts, epsilon, norm)
+        self._largest_alpha = largest_alpha(counts, epsilon, model.norm)
         rarity = np.sqrt(np.log(counts.max() / counts))
         mean_rarity = np.sum(shares * rarity)
         spread = rarity.mean() - mean_rarity

@@ -42,7 +42,7 @@ class CFA(Budget):
     def build(self, model):
         super().build(model)
         most = (self.base + 1.0) * model.epsilon
-        if getattr(model.attack, "norm", "linf") == "linf" and most > 1:
+        if model.norm == "linf" and most > 1:
             raise ValueError(
                 f"`base` gives a class a budget of up to {most:.3g}, beyond the whole "
                 f"range [0, 1] of a pixel. Lower it. Received: base={self.base}, "

@@ -173,9 +173,10 @@ class RobustLT(Budget):
         return self.weighting != "perturbation" and self.beta > 0
 
     def build(self, model):
-        norm = getattr(model.attack, "norm", "linf")
-        epsilon = classwise_epsilon(model.class_counts, model.epsilon, self.alpha, norm)
-        if norm == "linf" and model.epsilon < HOPELESS <= epsilon.max():
+        epsilon = classwise_epsilon(
+            model.class_counts, model.epsilon, self.alpha, model.norm
+        )
+        if model.norm == "linf" and model.epsilon < HOPELESS <= epsilon.max():
             warnings.warn(
                 f"`alpha={self.alpha}` gives class {epsilon.argmax()} a budget of "
                 f"{epsilon.max():.3g}, {epsilon.max() / model.epsilon:.0f} times "

@@ -107,7 +107,7 @@ class CollapseGuard(keras.callbacks.Callback):
     def attack_steps(self, steps):
         model = self.model
         if steps != self.attack_steps:
-            norm = model.attack.norm
+            norm = model.norm
             model.use_attack(attacks.PGD(model.epsilon, steps, norm=norm))
             self._under_attack = self._compiled(model.attack_in_use)
 
@@ -125,7 +125,7 @@ class CollapseGuard(keras.callbacks.Callback):
             model.optimizer.build(model.trainable_variables)
         self._forget()
         model.use_attack(model.attack)
-        pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.attack.norm)
+        pgd = attacks.PGD(model.epsilon, self.PGD_STEPS, norm=model.norm)
         self._under_pgd = self._compiled(pgd)
         self._under_attack = self._compiled(model.attack)
 

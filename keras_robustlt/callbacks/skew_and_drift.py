@@ -156,7 +156,7 @@ class SkewAndDrift(Recorder):
                 f"`x` must have images of all {model.num_classes} classes. Received "
                 f"none of: {', '.join(map(str, missing))}"
             )
-        attack = self.attack or attacks.PGD(model.epsilon, norm=model.attack.norm)
+        attack = self.attack or attacks.PGD(model.epsilon, norm=model.norm)
         check_no_smaller_ball("attack", attack, model.attack)
         self._attack = _with_risks(attack, model.network)
         self.start = self._attack.start(self.images, model.epsilon, self.seed)

@@ -127,10 +127,10 @@ def makes_attacks(model):
 
 def _check_budgets(model):
     """Raises if the rule for the budgets gives what are none, at three epochs."""
-    schedule, norm = model.schedule, getattr(model.attack, "norm", "linf")
+    schedule = model.schedule
     if not schedule.length:
         return
-    most = 1.0 if norm == "linf" else float("inf")
+    most = 1.0 if model.norm == "linf" else float("inf")
     for epoch in {0, schedule.length // 2, max(schedule.length - 1, 0)}:
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
             budgets = ops.convert_to_numpy(model.budget.class_epsilon(schedule))

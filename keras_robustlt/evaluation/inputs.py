@@ -67,9 +67,7 @@ def budget_of(model, epsilon=None, otherwise=EPSILON):
 
 def norm_of(model):
     """The norm of the budget that `budget_of` gives."""
-    if isinstance(model, RobustLTModel):
-        return getattr(model.attack, "norm", "linf")
-    return "linf"
+    return model.norm if isinstance(model, RobustLTModel) else "linf"
 
 
 def tail_of(model, class_counts=None, tail_fraction=None):
