@@ -73,6 +73,8 @@ def call(name, arguments, help, define_flags, main, of_unknown_flags=""):
             argv = values([name, *map(_at_home, arguments)])
         except flags.UnrecognizedFlagError as error:
             raise app.UsageError(f"{error}. {of_unknown_flags}".rstrip(". ")) from None
+        except ValueError as error:  # of --noflag=value, as absl says it
+            raise app.UsageError(str(error)) from None
         main(argv, values)
 
 

@@ -22,6 +22,7 @@ EXTREMES = (
     "soft",
     "bad_weight",
     "outside",
+    "weighed",
     "seen",
 )
 # What float32 makes of the radius of a ball.
@@ -86,6 +87,7 @@ class BatchCheck(keras.metrics.Metric):
             "soft": ops.max(soft) if trains and self.no_soft_labels else ops.zeros(()),
             "bad_weight": ops.zeros(()) if weights is None else _bad_weight(weights),
             "outside": ops.zeros(()) if outside is None else ops.max(outside),
+            "weighed": ops.ones(()) if weights is None else _some_weight(weights),
             "seen": ops.ones(()),
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
@@ -145,8 +147,22 @@ class BatchCheck(keras.metrics.Metric):
                 stacklevel=2,
             )
 
+    def raise_if_weightless(self):
+        """Raises a ValueError if no image since the last reset had a weight."""
+        values = ops.convert_to_numpy(self.extremes)
+        seen = dict(zip(EXTREMES, values, strict=True))
+        if seen["seen"] and not seen["weighed"]:
+            raise ValueError(
+                "`sample_weight` must have a weight above 0, or nothing is learned and "
+                "nothing measured. Received: zeros for all images of the data"
+            )
+
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _some_weight(weights):
+    return ops.cast(ops.any(ops.cast(weights, "float32") > 0), "float32")
 
 
 def _bad_weight(weights):

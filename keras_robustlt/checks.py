@@ -296,8 +296,13 @@ def _classes(chosen):
 
 def images(x, name="x"):
     """Raises if the array `x` is not a batch of float images in `[0, 1]`."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"`{name}` must hold images without a mask: what is masked would count as "
+            "it is. Fill it, or leave these images out."
+        )
     x = np.asarray(x)
-    if x.dtype.kind != "f":
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise ValueError(_wrong_dtype(name, x.dtype))
     spoilt = np.isnan(x).any(axis=tuple(range(1, x.ndim)))
     no_nan(name, int(spoilt.sum()))
@@ -428,16 +433,16 @@ def _dtype(x):
         return str(x.dtype)
 
 
-def image_dtype(x):
+def image_dtype(x, name="x"):
     """Raises if `x` is no tensor of a floating-point type."""
     if not hasattr(x, "dtype"):
         raise ValueError(
-            "`x` must hold the images alone; a data set must give pairs (images, "
+            f"`{name}` must hold the images alone; a data set must give pairs (images, "
             f"labels). Received a {type(x).__name__}: {_short(x)}"
         )
     dtype = _dtype(x)
     if not dtype.startswith(("float", "bfloat")):
-        raise ValueError(_wrong_dtype("x", dtype))
+        raise ValueError(_wrong_dtype(name, dtype))
 
 
 def known_rank(x):

@@ -5,6 +5,7 @@ What is read back is looked at before it is used: a damaged file is named.
 
 import contextlib
 import csv
+import errno
 import io
 import math
 import os
@@ -17,6 +18,7 @@ __all__ = [
     "make_folder",
     "read_arrays",
     "read_rows",
+    "refuse_folder",
     "replacing",
     "write_atomically",
     "write_rows",
@@ -25,7 +27,7 @@ __all__ = [
 
 def local_path(argument, path):
     """`path` as an absolute path of this machine, `~` being the home directory."""
-    if not isinstance(path, (str, os.PathLike)) or not str(path):
+    if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise ValueError(f"`{argument}` must be a path. Received: {path!r}")
     if "://" in str(path):
         raise ValueError(
@@ -44,6 +46,14 @@ def make_folder(folder):
         raise OSError(
             error.errno, f"Cannot write into the folder {folder}: {error.strerror}"
         ) from None
+
+
+def refuse_folder(path):
+    """Raises if there is a folder where a file is to be written."""
+    if path.is_dir():
+        raise OSError(
+            errno.EISDIR, f"Cannot write the file {path}: a folder is in its place"
+        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What `fit` and `evaluate` are given, looked at before the first step."""
 
 import numbers
+import types
 
 import keras
 import numpy as np
@@ -16,6 +17,8 @@ COUNTS = (
     "steps_per_epoch",
     "validation_steps",
 )
+# What Keras and its backends count with has 32 bits.
+MOST = 2**31 - 1
 # By name: the inverse of the number of images, and of their effective number.
 CLASS_WEIGHTS = {
     "balanced": lambda counts: 1.0 / counts,
@@ -49,11 +52,13 @@ def check(arguments, network, class_counts):
         _check_weights(*validation[2:], name="validation_data[2]")
         if len(validation) == 3 and validation[2] is not None:
             _check_length(validation[2], "validation_data[2]", validation[0], names[0])
-    elif isinstance(validation, NO_DATA):
+    elif isinstance(validation, NO_DATA) or not _can_be_read_again(validation):
         raise ValueError(
             "`validation_data` must be (x, y), (x, y, sample_weight), or a data set of "
             f"pairs (images, labels). Received a {type(validation).__name__}"
         )
+    else:
+        _check_elements(validation, "validation_data", network, num_classes)
     x, y = arguments.get("x"), arguments.get("y")
     if not _holds_data(x):
         raise ValueError(
@@ -142,6 +147,7 @@ def check_some_weight(arguments):
     if isinstance(validation, (tuple, list)) and len(validation) == 3:
         weights["validation_data[2]"] = validation[2]
     for name, values in weights.items():
+        values = _array_of(values)
         if isinstance(values, np.ndarray) and values.size and not np.any(values):
             raise ValueError(
                 f"`{name}` must have a weight above 0, or nothing is learned and "
@@ -260,14 +266,16 @@ def _check_settings(arguments):
 
 
 def _check_numbers(arguments):
+    """Puts integers in the place of numbers such as 2.0, or raises if they are none."""
     for name in COUNTS:
         if arguments.get(name) is not None:
-            checks.positive_integer(name, arguments[name])
+            arguments[name] = _counted(name, arguments[name], 1)
     if "epochs" in arguments:
-        checks.integer("epochs", arguments["epochs"], 0)
+        arguments["epochs"] = _counted("epochs", arguments["epochs"], 0)
     if "initial_epoch" in arguments:
         # A schedule that begins before its first epoch would have budgets below 0.
-        first = checks.integer("initial_epoch", arguments["initial_epoch"], 0)
+        first = _counted("initial_epoch", arguments["initial_epoch"], 0)
+        arguments["initial_epoch"] = first
         epochs = arguments.get("epochs", 1)
         if first > epochs:
             raise ValueError(
@@ -276,8 +284,24 @@ def _check_numbers(arguments):
                 f"initial_epoch={first}, epochs={epochs}"
             )
     every = arguments.get("validation_freq", 1)
-    if not isinstance(every, (list, tuple, set)):
-        checks.positive_integer("validation_freq", every)
+    if isinstance(every, (list, tuple, set)):  # the epochs, from 1
+        if not every:
+            raise ValueError(
+                "`validation_freq` must name an epoch to validate after, from 1. "
+                f"Received: validation_freq={every!r}"
+            )
+        every = [_counted("validation_freq", each, 1) for each in every]
+    else:
+        every = _counted("validation_freq", every, 1)
+    if "validation_freq" in arguments:
+        arguments["validation_freq"] = every
+
+
+def _counted(name, value, low):
+    number = checks.integer(name, value, low)
+    if number > MOST:
+        raise ValueError(f"`{name}` must be at most {MOST}. Received: {value!r}")
+    return number
 
 
 def _check_ends(arguments):
@@ -299,6 +323,36 @@ def _check_ends(arguments):
             )
 
 
+def _can_be_read_again(data):
+    """Whether `data`, if it is given, may be a data set, for each validation anew."""
+    if data is None or isinstance(data, types.GeneratorType):
+        return True  # a generator may go on for ever
+    return not callable(data) and not hasattr(data, "__next__")
+
+
+def _check_elements(data, name, network, num_classes):
+    """Raises if a pipeline says that it does not hold batches of images and labels."""
+    element = getattr(data, "element_spec", None)
+    if element is None:
+        return
+    if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
+        raise ValueError(
+            f"`{name}` must give pairs (images, labels), or these with weights. "
+            f"Received: a data set of {element!r}"
+        )
+    images, labels, *_ = element
+    checks.image_dtype(images, name)
+    checks.known_rank(images)
+    if len(images.shape):
+        checks.image_shape(network, tuple(images.shape), name)
+    checks.label_type(labels, num_classes, name)
+
+
+def _array_of(values):
+    """Tensors that have values as arrays, and all else as it is."""
+    return checks.known(values) if keras.ops.is_tensor(values) else values
+
+
 def _num_batches(data):
     """How many batches a data set has; -1, as of tf.data, for one without an end."""
     if isinstance(data, keras.utils.PyDataset):
@@ -317,6 +371,7 @@ def _check_weights(weights=None, name="sample_weight"):
             f"`{name}` must be one array, with a weight for each image. Received: a "
             f"{type(weights).__name__}"
         )
+    weights = _array_of(weights)
     if isinstance(weights, np.ndarray):
         checks.sample_weights(weights, name)
 
@@ -331,6 +386,7 @@ def _check_length(values, name, x, x_name):
 
 
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
+    x, y = _array_of(x), _array_of(y)
     if isinstance(x, np.ndarray):
         _check_images(x, x_name, network)
         replicas.check_equal_parts(len(x), batch_size)

@@ -51,12 +51,15 @@ def one_hot(labels, num_classes):
     array([[0., 1.], [1., 0.]], dtype=float32)
     """
     num_classes = checks.positive_integer("num_classes", num_classes)
-    if isinstance(labels, (list, tuple, np.ndarray)):
-        checks.labels(labels, num_classes, "labels")  # whose values are known
+    if isinstance(labels, (list, tuple)):
+        checks.labels(labels, num_classes, "labels")  # which may be of any lengths
     try:
         labels = ops.convert_to_tensor(labels)
     except Exception:  # each backend has its own for what it makes no tensor of
         checks.refuse_numbers("labels", f"a {type(labels).__name__}")
+    values = checks.known(labels)
+    if values is not None:
+        checks.labels(values, num_classes, "labels")
     if len(labels.shape) not in (1, 2):
         raise ValueError(
             "`labels` must be integers of shape (batch,), or one-hot of shape "
@@ -541,6 +544,12 @@ def criterion(loss):
         checks.function("loss", function, ("targets", "logits"))
     refuse_probabilities("loss", function)
     is_sparse = _core(function) is keras.losses.sparse_categorical_crossentropy
+    if getattr(function, "reduction", None) == "sum":
+        raise ValueError(
+            "`loss` must not have reduction='sum': training takes the mean over the "
+            "images, whatever the reduction. For larger steps raise the learning rate. "
+            f"Received: {function!r}"
+        )
     if isinstance(function, keras.losses.Loss):
         is_sparse |= isinstance(function, keras.losses.SparseCategoricalCrossentropy)
         function = function.call  # without the mean
@@ -577,6 +586,10 @@ def label_smoothing_of(loss):
     """The label smoothing of what `compile` takes as a loss, 0 if it has none."""
     if isinstance(loss, dict):
         loss = keras.losses.get(loss)
+    if isinstance(loss, functools.partial):
+        return loss.keywords.get("label_smoothing", 0.0) or label_smoothing_of(
+            loss.func
+        )
     if not isinstance(loss, keras.losses.Loss):
         return 0.0
     return loss.get_config().get("label_smoothing", 0.0)

@@ -69,7 +69,7 @@ def summarize(correct, total, tail):
             "`correct` must hold a number for each class, at most that of `total`. "
             f"Received: correct={correct.tolist()}, total={total.tolist()}"
         )
-    if not np.any(total):
+    if not np.any(total) or not np.isfinite(total).all():
         raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
     tail = _numbers("tail", tail)
     if not np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail))):
@@ -135,11 +135,15 @@ def refuse_probabilities(argument, metric):
 
 def refuse_names(argument, metric, taken):
     """Raises a ValueError if a metric would take the place of another in the logs."""
-    name = getattr(metric, "name", None)
-    if name in taken:
+    names = {getattr(metric, "name", None)}
+    # One without variables gets them with the first batch.
+    if isinstance(metric, keras.metrics.Metric) and metric.variables:
+        result = metric.result()  # which may be several, by name
+        names |= set(result) if isinstance(result, dict) else set()
+    if names & taken:
         raise ValueError(
             f"`{argument}` must have other names than what the model itself logs, "
-            f"whose place they would take. Received: name={name!r}, one of "
+            f"whose place they would take. Received: {sorted(names & taken)}, of "
             f"{', '.join(sorted(taken))}"
         )
 
@@ -192,14 +196,16 @@ class ClasswiseAccuracy(keras.metrics.Metric):
                 f"`y_pred` must have an entry for each of the {num_classes} classes. "
                 f"Received: a shape of {tuple(y_pred.shape)}"
             )
-        # As a tensor, whose values nobody looks at: see below.
         targets = one_hot(ops.convert_to_tensor(y_true), num_classes)
         classes = ops.argmax(targets, axis=-1)
         hits = ops.cast(are_right(classes, y_pred), self.dtype)
         weights = ops.ones_like(hits)
         if sample_weight is not None:
+            known = checks.known(sample_weight)
+            if known is not None:
+                checks.sample_weights(known)
             weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
-        # A label out of range is one of no class, not of class 0.
+        # In compiled code a label out of range is one of no class, not of class 0.
         weights = weights * ops.cast(ops.max(targets, axis=-1) > 0, self.dtype)
         members = ops.one_hot(classes, num_classes, dtype=self.dtype)
         members = members * weights[:, None]

@@ -350,6 +350,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             where it started, and -1 for one without a budget.
         """
         x, y, sample_weight = self._unpacked(data)
+        mixes = getattr(self._augmenter, "mixes_labels", False)
+        if mixes and sample_weight is not None:
+            raise ValueError(
+                "`class_weight` and `sample_weight` are of images as they come, and "
+                f"augmentation={self._augmenter} mixes them inside the step. Mix in "
+                "the pipeline, data.pipeline(..., augmentation=...), or leave the "
+                "weights out."
+            )
         x, y = self._augmented(x, y)
         images = {"clean": x}
         if "adversarial" in self._wanted:
@@ -887,7 +895,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def predict(self, *args, **kwargs):
         call = inspect.signature(keras.Model.predict).bind(self, *args, **kwargs)
         fit_arguments.check_to_predict(call.arguments, self.network)
-        return super().predict(*args, **kwargs)
+        return super().predict(*call.args[1:], **call.kwargs)
 
     @functools.wraps(keras.Model.predict_on_batch)
     def predict_on_batch(self, x):

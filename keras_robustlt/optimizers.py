@@ -26,6 +26,8 @@ class _TwoRates(keras.optimizers.Optimizer):
     Its update must be proportional to the learning rate that `update_step` is given.
     """
 
+    clips_the_sum = True  # of the gradients of replicas
+
     def __init__(self, backbone_rate=1.0, head="logits", **kwargs):
         schedules = keras.optimizers.schedules
         if isinstance(backbone_rate, dict):
@@ -76,6 +78,13 @@ class _TwoRates(keras.optimizers.Optimizer):
         if callable(self.backbone_rate):
             return learning_rate * self.backbone_rate(self.iterations)
         return learning_rate * self.backbone_rate
+
+    def _clip_gradients(self, grads):
+        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+            return grads
+        # Keras would clip what each replica has, before it adds them up.
+        clipped = super()._clip_gradients(replicas.summed(list(grads)))
+        return [gradient / replicas.num_replicas() for gradient in clipped]
 
     def get_config(self):
         rate = self.backbone_rate
@@ -196,13 +205,6 @@ class SGD(_TwoRates):
 
     def _apply_weight_decay(self, variables):
         """Does nothing: the decay is a part of the gradient in `update_step`."""
-
-    def _clip_gradients(self, grads):
-        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
-            return grads
-        # Keras would clip what each replica has, before it adds them up.
-        clipped = super()._clip_gradients(replicas.summed(list(grads)))
-        return [gradient / replicas.num_replicas() for gradient in clipped]
 
     def get_config(self):
         return {

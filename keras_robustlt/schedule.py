@@ -115,9 +115,13 @@ class ScheduleClock(keras.callbacks.Callback):
                 "data set does not tell it. Pass `steps_per_epoch` to `fit`, or use "
                 "granularity='epoch'."
             )
-        model.schedule.start(model.total_epochs or self.params["epochs"], steps)
+        self._length = model.total_epochs or self.params["epochs"], steps
+        model.schedule.start(*self._length)
 
     def on_epoch_begin(self, epoch, logs=None):
+        # Once more: weights that a callback has loaded bring the length of their own
+        # training with them.
+        self.model.schedule.start(*self._length)
         self.model.schedule.begin_epoch(epoch)
         for variable in self.dataset_epochs:
             variable.assign(epoch)

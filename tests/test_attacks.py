@@ -279,9 +279,10 @@ def test_l2_budget_may_exceed_one():
 def bumpy_network(x):
     """Of one pixel: class 0, but for a narrow dip of its logit around 0.3."""
     dip = keras.ops.exp(-keras.ops.square((x - 0.3) / 0.02))
-    return keras.ops.concatenate([1 - 2 * dip, keras.ops.zeros_like(x)], axis=1)
+    return keras.ops.concatenate([2 - 2 * dip, keras.ops.ones_like(x)], axis=1)
 
 
+@pytest.mark.filterwarnings("ignore:No gradient reaches")
 def test_restarts_keep_what_is_misclassified_or_else_has_the_highest_loss():
     x, y = np.full((400, 1), 0.5, "float32"), np.zeros(400, "int32")
 
@@ -399,13 +400,67 @@ def test_shown_as_it_was_made():
         (lambda x, y: {"epsilon": -0.1}, "`epsilon`"),
         (lambda x, y: {"step_size": np.full(12, -1.0)}, "`step_size`"),
         (lambda x, y: {"network": dense_network(1)}, "at least 2 classes.*Dense.2"),
+        (lambda x, y: {"network": np.asarray}, "`network` must give one tensor|NumPy"),
+        (lambda x, y: {"network": lambda x: None}, "`network` must give one tensor"),
+        (lambda x, y: {"network": very_sure()}, "gives probabilities"),
+        (lambda x, y: {"loss": lambda targets, logits: 0.0}, "one value for each"),
+        (lambda x, y: {"loss": lambda t, z: keras.ops.sum(t, 1)}, "`loss` must change"),
+        (lambda x, y: {"seed": -1}, "`seed`"),
+        (lambda x, y: {"training": "no"}, "`training`"),
     ],
 )
-def test_bad_calls(images, change, message):
+@pytest.mark.parametrize("kind", [PGD, krl.attacks.APGD])
+def test_bad_calls(images, change, message, kind):
     x, y = images
     arguments = {"network": dense_network(), "x": x, "y": y, **change(x, y)}
+    made = {"loss": arguments.pop("loss")} if "loss" in arguments else {}
+    if kind is not PGD and arguments.keys() & {"step_size", "training"}:
+        pytest.skip("it takes none")
     with pytest.raises(ValueError, match=message):
-        PGD(0.1, steps=1)(**arguments)
+        kind(0.1, steps=1, **made)(**arguments)
+
+
+def very_sure():
+    """Probabilities, which no layer says."""
+    network = dense_network()
+    return lambda x: keras.ops.softmax(30 * network(x))
+
+
+def test_no_gradient_is_said(images):
+    network = dense_network()
+    with pytest.warns(UserWarning, match="No gradient reaches 8 images"):
+        PGD(0.1, steps=1)(lambda x: network(keras.ops.stop_gradient(x)), *images)
+
+
+def test_an_infinite_slope_is_followed():
+    """The root has one at 0, where it still rises."""
+
+    def network(x):
+        bright = keras.ops.sum(keras.ops.sqrt(x), axis=(1, 2, 3))
+        return keras.ops.stack([-bright, bright], axis=1)
+
+    x = np.zeros((2, 3, 3, 1), "float32")
+    x_adv = PGD(0.1, 3, random_start=False)(network, x, [0, 0])
+    np.testing.assert_allclose(x_adv, 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [PGD(0.0, 5, random_start=False), FGSM(0.0)])
+def test_a_call_with_a_budget_of_an_attack_without_one(images, attack):
+    x, y = images
+    x_adv = np.asarray(attack(dense_network(), x, y, epsilon=0.1))
+    assert np.abs(x_adv - x).max() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_keras_loss_is_that_of_each_example(images):
+    x, y = images
+    network = dense_network()
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    for kind in (PGD, krl.attacks.APGD):
+        ours, keras_own = (
+            kind(0.1, 3, loss=each)(network, x, y, seed=0)
+            for each in ("cross_entropy", loss)
+        )
+        np.testing.assert_allclose(ours, keras_own, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -455,6 +455,9 @@ class Counting:
         self.calls = 0
         self.stop_at = stop_at
 
+    def get_config(self):
+        return {}  # what it counts does not make another attack of it
+
     def __call__(self, network, x, y, seed):
         if self.calls == self.stop_at:
             raise Stopped
@@ -553,6 +556,55 @@ def test_a_function_of_the_same_name_is_another_attack(tmp_path, make):
     assert again["mine"] == before["mine"] and path.read_bytes() == content
     with pytest.raises(ValueError, match="`cache` holds what .*differs: functions"):
         evaluate(attacks={"mine": make(0.3)}, cache=path, diagnose=False)
+
+
+LEVEL = [0.0]
+
+
+def by_a_list(change):
+    LEVEL[0] = change
+
+    def shift(network, x, y, seed):
+        def inside():
+            return np.clip(x + LEVEL[0], 0, 1)
+
+        return inside()
+
+    return shift
+
+
+def by_an_object(change):
+    class Shift:
+        def __init__(self):
+            self.change = change
+
+        def __call__(self, network, x, y, seed):
+            return np.clip(x + self.change, 0, 1)
+
+    return Shift()
+
+
+def by_an_attribute(change):
+    attack = moved_by(0.0)
+    attack.extra = change
+    return attack
+
+
+@pytest.mark.parametrize("make", [by_a_list, by_an_object, by_an_attribute])
+def test_what_an_attack_reads_tells_it_from_another(tmp_path, make):
+    arguments = {"cache": tmp_path / "cache.npz", "diagnose": False}
+    before = evaluate(attacks={"mine": make(0.0)}, **arguments)
+    assert evaluate(attacks={"mine": make(0.0)}, **arguments)["mine"] == before["mine"]
+    with pytest.raises(ValueError, match="`cache` holds what .*differs: functions"):
+        evaluate(attacks={"mine": make(0.3)}, **arguments)
+
+
+def test_a_cache_knows_what_stops_the_gradient(tmp_path):
+    network = dense_network()
+    arguments = {"cache": tmp_path / "cache.npz", "diagnose": False}
+    evaluate(lambda x: network(keras.ops.stop_gradient(x)), **arguments)
+    with pytest.raises(ValueError, match="network .other slopes for the same images"):
+        evaluate(lambda x: network(x), **arguments)
 
 
 @pytest.mark.slow_on_jax

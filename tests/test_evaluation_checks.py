@@ -99,6 +99,18 @@ def noisy(network):
     return keras.Model(inputs, network(Noise(0.5)(inputs)))
 
 
+def half_stopped(network):
+    def function(x):
+        return network(ops.concatenate([ops.stop_gradient(x[:, :4]), x[:, 4:]], axis=1))
+
+    return function
+
+
+def with_a_root(network):
+    """Infinite slopes at black pixels."""
+    return lambda x: network(ops.sqrt(x))
+
+
 def tensorflow(*values):
     """A case that is the same on JAX, where compiling takes long."""
     return pytest.param(*values, marks=pytest.mark.tensorflow)
@@ -199,8 +211,10 @@ def test_somebody_has_the_whole_budget():
     assert (finding["largest"], finding["epsilon"]) == (0.05, 0.1)
     assert "may change pixels by 0.05 at most" in finding["message"]
     assert found(pgd(0.03, norm="l2"), norm="l2")
+    # The L2 ball of as small a radius is smaller still.
+    assert "(l2: all pixels together)" in found(pgd(0.1, norm="l2"))["message"]
     # Budgets below it beside it, in other norms and those of functions are all right.
-    for attacks in ([None], [pgd(0.03), pgd(0.1)], [pgd(0.03, norm="l2")], [len]):
+    for attacks in ([None], [pgd(0.03), pgd(0.1)], [pgd(0.5, norm="l2")], [len]):
         assert found(*attacks) is None
     assert _short_of_budget({"a": pgd(0.03)}, None, "linf") is None
 
@@ -369,6 +383,8 @@ def test_diagnosis_of_a_sane_network(network, digits):
         tensorflow(rounding, {"zero_gradients", "large_epsilon"}),
         tensorflow(misleading, {"large_epsilon", "black_box"}),
         tensorflow(noisy, {"random_network"}),
+        tensorflow(half_stopped, {"stopped_gradients"}),
+        tensorflow(with_a_root, {"infinite_gradients"}),
     ],
 )
 def test_diagnosis_of_masked_gradients(mask, expected, network, digits):
@@ -503,6 +519,28 @@ def test_warnings_name_the_line_of_the_caller():
     assert caught[0].filename == __file__
     assert str(caught[0].message) == "text"
     assert caught[0].message.finding == finding
+
+
+class Idle(krl.attacks.Attack):
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        return x
+
+
+@pytest.mark.parametrize(
+    "attack, check",
+    [
+        (lambda network, x, y, seed: x, "hardly_moves"),
+        (lambda network, x, y, seed: np.clip(x + 0.004, 0, 1), "hardly_moves"),
+        (Idle(EPSILON), "hardly_moves"),
+        (krl.attacks.PGD(EPSILON, norm="l2"), "short_of_budget"),
+    ],
+)
+def test_attacks_that_do_next_to_nothing(attack, check, network, digits):
+    with pytest.warns(krl.RobustnessWarning):
+        results = krl.evaluate(
+            network, *digits, {"mine": attack}, epsilon=EPSILON, verbose=0
+        )
+    assert check in checks_of(results.settings["findings"])
 
 
 def test_outputs_of_a_sigmoid_are_seen():

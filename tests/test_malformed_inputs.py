@@ -746,6 +746,18 @@ FIT_ARGUMENTS = [
     ({"validation_data": X}, "`validation_data` must be"),
     ({"validation_data": (X,)}, "`validation_data` must be"),
     ({"validation_data": "val"}, "`validation_data` must be"),
+    ({"validation_data": lambda: [(X, Y)]}, "`validation_data` must be"),
+    ({"validation_data": iter([(X, Y)])}, "`validation_data` must be"),
+    (
+        {"validation_data": (keras.ops.convert_to_tensor(255 * X), Y)},
+        r"`validation_data\[0\]` must hold images in",
+    ),
+    ({"validation_freq": []}, "`validation_freq` must name an epoch"),
+    ({"validation_freq": [0]}, "`validation_freq`"),
+    ({"validation_freq": [1.5]}, "`validation_freq`"),
+    ({"validation_freq": ["a"]}, "`validation_freq`"),
+    ({"epochs": 10**20}, "`epochs` must be at most"),
+    ({"sample_weight": keras.ops.zeros(12)}, "`sample_weight` must have a weight"),
     ({"epochs": -1}, "`epochs`"),
     ({"epochs": 1.5}, "`epochs`"),
     ({"epochs": "3"}, "`epochs`"),
@@ -904,6 +916,46 @@ OTHERS = [
     (lambda: compiled(metrics=["nonsense"]), "metric identifier: nonsense"),
     (lambda: compiled(optimizer="nonsense"), "nonsense"),
     (lambda: krl.losses.one_hot(3, 2), "`labels`"),
+    (lambda: krl.losses.one_hot(keras.ops.array([0, 5]), 3), "`labels`"),
+    (lambda: krl.losses.one_hot(keras.ops.array([0.7, 1.9]), 3), "`labels`"),
+    (lambda: krl.losses.one_hot(keras.ops.array([[2.0, 3.0, 4.0]]), 3), "`labels`"),
+    (
+        lambda: krl.metrics.ClasswiseAccuracy(COUNTS).update_state(
+            Y[:2], np.eye(3)[:2], [-1.0, 1.0]
+        ),
+        "`sample_weight`",
+    ),
+    (lambda: krl.metrics.summarize([1, 2], [INF, 2], [0]), "`total`"),
+    (lambda: krl.callbacks.skewed_objective([NAN, 1], [9, 1]), "`class_risks`"),
+    (
+        lambda: compiled(
+            metrics=[krl.metrics.ClasswiseAccuracy(COUNTS, prefix="robust_")]
+        ),
+        "`metrics` must have other names.*robust_accuracy",
+    ),
+    (
+        lambda: compiled(
+            loss=keras.losses.CategoricalCrossentropy(True, reduction="sum")
+        ),
+        "`loss` must not have reduction='sum'",
+    ),
+    (
+        lambda: model(augmentation=lambda images: keras.ops.flip(images, 0)),
+        "`augmentation` must give images in the order",
+    ),
+    (lambda: evaluated(attacks=["clean", "clean"]), "`attacks` names an attack more"),
+    (lambda: evaluated(attacks={"pgd20": None}), "`attacks` must not call no attack"),
+    (lambda: evaluated(attacks={"clean": krl.attacks.PGD()}), "must not call an att"),
+    (lambda: krl.evaluate(dense_network(), X, np.full((12, 3), 1 / 3)), "`y` holds"),
+    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "a mask"),
+    (lambda: krl.evaluate(dense_network(), (X, Y), Y), "`x` and `y` must be arrays"),
+    (lambda: results().to_json(attacks={}), "`extra` must not have entries"),
+    (lambda: krl.report(results(), "r.html", names=3), "`names` must have a name"),
+    (lambda: krl.export(dense_network(), ".keras"), "`path` must have a name"),
+    (lambda: krl.export(dense_network(), "a\0.keras"), "`path` must be a path"),
+    (lambda: krl.data.load("digits", image_size=True), "`image_size`"),
+    (lambda: krl.data.load("digits", data_dir="x"), "`data_dir` does nothing"),
+    (lambda: krl.data.check("digits").of("bad"), "`severity`"),
     (lambda: krl.losses.one_hot(np.zeros((2, 5)), 3), "`labels`"),
     (lambda: krl.losses.one_hot(np.zeros((2, 3, 1)), 3), "`labels`"),
     (lambda: krl.losses.dlr(np.eye(2), np.eye(2)), "at least 3 classes"),

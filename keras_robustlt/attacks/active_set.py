@@ -76,9 +76,7 @@ class ActiveSetAttack(Attack):
 
     def _problem(self, network, x, y, epsilon, seed):
         arguments.check_call(network, y)
-        image = to_array(x, "x")
-        if image.dtype.kind not in "biu":  # bfloat16 is no float of NumPy's
-            image = image.astype("float32")
+        image = images_to_array(x, "x")
         checks.images(image)
         checks.image_shape(network, image.shape)
         self.check_image_shape(image.shape[1:])
@@ -95,6 +93,7 @@ class ActiveSetAttack(Attack):
         functions = self._functions(network)
         logits = in_batches(functions["logits"], self.batch_size, image)
         self.check_classes(logits.shape[1])
+        arguments.check_logits(logits)
         checks.labels(label, logits.shape[1])
         if label.ndim == 2 and label.shape[1] == logits.shape[1] > 1:
             label = label.argmax(axis=1)
@@ -271,6 +270,13 @@ def one_hot(label, logits):
 
 def variables_of(network):
     return network.variables if isinstance(network, keras.Layer) else []
+
+
+def images_to_array(x, name):
+    """The argument `name`, images, as a float32 array where they are of such a kind."""
+    x = to_array(x, name)
+    # bfloat16 is no float of NumPy's; of what is none at all it is said later.
+    return x if x.dtype.kind in "biucOUSM" else x.astype("float32")
 
 
 def to_array(value, name):

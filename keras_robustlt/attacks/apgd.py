@@ -51,6 +51,8 @@ class Climber(active_set.TargetedAttack):
             `"best_loss"`, `(examples,)`; `"fooled"`, `(examples,)`, whether any point
             on the way was misclassified; `"adversarial"`, the last such points.
         """
+        if watch is not None:
+            checks.function("watch", watch, ("steps", "state"))
         problem = self._problem(network, x, y, epsilon, seed)
         target_class = self._target_classes(problem.logits)[0]
         return self._climb(
@@ -68,7 +70,7 @@ class Climber(active_set.TargetedAttack):
         else:
             start = active_set.to_array(start, "start")
             arguments.check_start(start, problem.image.shape)
-            start = np.clip(start, 0, 1).astype("float32")
+            start = self._in_ball(problem, np.clip(start, 0, 1).astype("float32"))
         # Of a network that is itself random, no two evaluations see the same draw.
         draw = (problem.seed + trial * self.steps * self.eot) % 2**30
         shared = {"draw": np.int32(draw)}
@@ -147,6 +149,14 @@ class Climber(active_set.TargetedAttack):
         generators, _ = problem.generators(trial)
         noise = [self._norm.draw(g, problem.image.shape[1:]) for g in generators]
         return np.clip(problem.image + problem.epsilon * np.stack(noise), 0, 1)
+
+    def _in_ball(self, problem, start):
+        """`start`, with what is outside of the ball brought to its border."""
+        moved = start - problem.image
+        length = ops.convert_to_numpy(self._norm.length(moved))
+        nearest = ops.convert_to_numpy(self._norm.project(moved, problem.epsilon))
+        is_outside = length > problem.epsilon * (1 + 1e-6)
+        return np.where(is_outside, np.clip(problem.image + nearest, 0, 1), start)
 
     def _compile(self, network):
         def evaluation(constants, shared):
@@ -271,6 +281,7 @@ class APGD(Climber):
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
         arguments.check_dlr(self.loss, num_classes)
+        arguments.check_values(self.loss, num_classes)
 
     def _loss(self, constants, logits):
         loss = base.loss_function(self.loss)

@@ -4,10 +4,16 @@ Those of a training step, for instance, are one run from one start, and raise th
 of the method.
 """
 
-import numpy as np
+import warnings
 
-from keras_robustlt import checks, losses
-from keras_robustlt.attacks import base
+import numpy as np
+from keras import ops
+
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.attacks import base, gradients
+
+# So many images show what a network gives.
+PROBES = 8
 
 
 def check_stays_within(argument, attack):
@@ -81,6 +87,66 @@ def check_loss(loss):
         losses.refuse_probabilities("loss", loss)
         return checks.function("loss", loss, ("targets", "logits"))
     return checks.one_of("loss", loss, tuple(base.LOSSES))
+
+
+def check_values(loss, num_classes):
+    """Raises if `loss`, a function, gives an attack nothing to climb.
+
+    Args:
+        loss: See `check_loss`.
+        num_classes: Integer. The number of logits of the network.
+    """
+    if not callable(loss):
+        return
+    targets = losses.one_hot(np.arange(3) % num_classes, num_classes)
+    logits = np.random.default_rng(0).normal(size=(3, num_classes)).astype("float32")
+    logits = ops.convert_to_tensor(logits)
+    values = base.loss_function(loss)(targets, logits)
+    if not ops.is_tensor(values) or tuple(values.shape) != (3,):
+        raise ValueError(
+            "`loss` must give one value for each example, a tensor of shape (batch,) "
+            "computed with the backend, as keras.ops does. Received: "
+            f"{getattr(values, 'shape', type(values).__name__)} for 3 examples, from "
+            f"loss={loss!r}"
+        )
+    slope = backend.gradient(
+        lambda logits: ops.sum(base.loss_function(loss)(targets, logits)), logits
+    )
+    if not np.any(ops.convert_to_numpy(slope)):
+        raise ValueError(
+            "`loss` must change with the logits: its gradient by them is zero, so that "
+            f"an attack would not know where to go. Received: loss={loss!r}"
+        )
+
+
+def check_logits(logits):
+    """Raises if what the network gives are probabilities, whatever makes them.
+
+    Attacks would lose their gradient where the network is sure, and find it robust.
+
+    Args:
+        logits: Float array of shape `(examples, num_classes)`.
+    """
+    are_shares = np.all(logits >= 0) and np.allclose(logits.sum(axis=1), 1, atol=1e-4)
+    if len(logits) > 1 and are_shares:
+        checks.refuse_probabilities("its output")
+
+
+def warn_of_no_gradient(network, x):
+    """Warns if the logits of images do not change with any pixel, as far as is known.
+
+    Args:
+        network: See `gradients.logits_of`.
+        x: Float32 tensor of shape `(batch, ...)`, some images.
+    """
+    if not np.any(ops.convert_to_numpy(gradients.of_logits(network, x))):
+        warnings.warn(
+            f"No gradient reaches {len(x)} images from the logits of `network`: the "
+            "attack leaves them where it starts, which is no robustness. A layer may "
+            "stop the gradient or round, or the units of the network may be dead. "
+            "`attacks.Square` needs no gradient.",
+            stacklevel=4,
+        )
 
 
 def check_call(network, y):

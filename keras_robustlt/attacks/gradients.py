@@ -9,6 +9,7 @@ layers is therefore scaled for each image, and its gradient scaled back in float
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robustlt import backend
@@ -19,6 +20,9 @@ LARGEST = 16.0
 # In training, where batch normalisation mixes the gradients of the images, they keep
 # their weights relative to each other, unless they are smaller than this share.
 SMALLEST_SHARE = 1 / 256
+# What stands for an infinite slope, which has a direction all the same. The squares of
+# so many of it as an image has pixels can still be added up.
+STEEPEST = 1e15
 
 
 def logits_of(network, training=False):
@@ -35,10 +39,19 @@ def logits_of(network, training=False):
         integer `draw`. It gives float32 logits of shape `(batch, num_classes)`.
     """
     forward = backend.frozen(network)
+    if not isinstance(network, keras.Layer):
+        forward = with_tensors(forward)
 
     def logits(x, draw=None):
         x = backend.images_for(network, x)
-        values = ops.cast(forward(x, training=training, draw=draw), "float32")
+        values = forward(x, training=training, draw=draw)
+        if not ops.is_tensor(values):
+            raise ValueError(
+                "`network` must give one tensor of logits, computed with the backend "
+                "as keras.ops does: what NumPy computes has no gradients. Received: "
+                f"outputs of type {type(values).__name__}"
+            )
+        values = ops.cast(values, "float32")
         if len(values.shape) != 2:
             raise ValueError(
                 "`network` must give logits of shape (batch, num_classes). "
@@ -47,6 +60,26 @@ def logits_of(network, training=False):
         return values
 
     return logits
+
+
+def with_tensors(function):
+    """`function`, with an error in words where it meets tensors and knows arrays alone.
+
+    Args:
+        function: A function of images, plain and of a user's own.
+    """
+
+    def call(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (AttributeError, NotImplementedError, TypeError) as error:
+            raise ValueError(
+                "A network that is a function must compute with tensors of the "
+                "backend, as keras.ops does: NumPy's functions have no gradients. "
+                f"Received one that ends in {type(error).__name__}: {error}"
+            ) from error
+
+    return call
 
 
 def gradient_of(network, training=False):
@@ -59,7 +92,7 @@ def gradient_of(network, training=False):
     Returns:
         A function of a loss, which gives a value for each row of float32 logits, of
         images and of a `draw`. It gives the gradient of the sum of the values by the
-        images, 0 where that is not finite; the values, `(batch,)`; and the logits.
+        images, 0 where that is no number; the values, `(batch,)`; and the logits.
     """
     logits_at = logits_of(network, training)
     in_float16 = computes_in_float16(network)
@@ -90,6 +123,26 @@ def gradient_of(network, training=False):
     return scaled_gradient if in_float16 else gradient
 
 
+def of_logits(network, x):
+    """How much each pixel matters to the logits, and so to any loss of them.
+
+    Args:
+        network: See `logits_of`.
+        x: Float32 tensor of shape `(batch, ...)`, images.
+
+    Returns:
+        A float32 tensor of that shape: the gradient of a fixed mix of an image's
+        logits, as the backend gives it, infinities and NaN included.
+    """
+    logits_at = logits_of(network)
+
+    def mixed(x):
+        logits = logits_at(x)
+        return ops.sum(logits * np.cos(1.0 + np.arange(logits.shape[-1]), dtype="f"))
+
+    return backend.gradient(mixed, x)
+
+
 def computes_in_float16(network):
     """Whether a layer of `network`, however deep inside, computes in float16.
 
@@ -115,6 +168,7 @@ def _scale(slope, smallest_share):
 def _finite(gradient, x):
     if gradient is None:  # TensorFlow, where no path leads to the images
         return ops.zeros_like(x)
+    gradient = ops.clip(gradient, -STEEPEST, STEEPEST)
     # `ops.where` takes several times as long in TensorFlow's CPU kernels.
-    is_finite = ops.cast(ops.isfinite(gradient), gradient.dtype)
-    return ops.divide_no_nan(gradient, is_finite)
+    is_number = ops.cast(ops.isfinite(gradient), gradient.dtype)
+    return ops.divide_no_nan(gradient, is_number)

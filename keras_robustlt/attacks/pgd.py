@@ -13,6 +13,9 @@ from keras_robustlt.backend import replicas
 
 __all__ = ["FGSM", "PGD"]
 
+# So many of the usual steps cross the ball, from the image to its border.
+USUAL_STEPS = 4
+
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
 class PGD(base.Attack):
@@ -65,7 +68,7 @@ class PGD(base.Attack):
     ):
         super().__init__(epsilon, norm)
         self.steps = checks.positive_integer("steps", steps)
-        usual = self.epsilon / min(self.steps, 4)
+        usual = self.epsilon / min(self.steps, USUAL_STEPS)
         self.step_size = checks.in_range(
             "step_size", usual if step_size is None else step_size, 0, 1e9
         )
@@ -74,6 +77,7 @@ class PGD(base.Attack):
                 "`step_size` must be above 0: without a step the attack stays where it "
                 f"starts. Received: step_size={step_size}"
             )
+        self.random_start = checks.boolean("random_start", random_start)
         if self.is_short():
             warnings.warn(
                 f"steps={self.steps} of step_size={self.step_size:.3g} lead "
@@ -83,7 +87,6 @@ class PGD(base.Attack):
                 "epsilon / 4.",
                 stacklevel=2,
             )
-        self.random_start = checks.boolean("random_start", random_start)
         self.loss = arguments.check_loss(loss)
         self.restarts = checks.positive_integer("restarts", restarts)
         if self.restarts > 1 and not self.random_start:
@@ -95,9 +98,10 @@ class PGD(base.Attack):
     def is_short(self):
         """Whether all steps together lead nowhere, measured by the budget.
 
-        A single one may be meant so: as random noise.
+        A single one from a random start may be meant so: as random noise.
         """
-        return self.steps > 1 and self.steps * self.step_size < self.epsilon / 10
+        is_noise = self.steps == 1 and self.random_start
+        return not is_noise and self.steps * self.step_size < self.epsilon / 10
 
     def __call__(
         self,
@@ -140,6 +144,9 @@ class PGD(base.Attack):
                 so that only their types are looked at.
         """
         arguments.check_call(network, y)
+        checks.boolean("training", training)
+        if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
+            seed = checks.integer("seed", seed, 0)
         loss = None if loss is None else base.loss_function(arguments.check_loss(loss))
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
@@ -167,8 +174,12 @@ class PGD(base.Attack):
         checks.images(images)
         if isinstance(network, keras.Layer) and not network.built:
             network(x[:1])
-        num_classes = gradients.logits_of(network)(x[:1]).shape[-1]
+        some = x[: arguments.PROBES]
+        logits = ops.convert_to_numpy(gradients.logits_of(network)(some))
+        arguments.check_logits(logits)
+        num_classes = logits.shape[-1]
         self.check_classes(num_classes)
+        arguments.warn_of_no_gradient(network, some)
         start = checks.known(start)
         if start is not None:
             arguments.check_start(start, images.shape)
@@ -236,7 +247,7 @@ class PGD(base.Attack):
         if step_size is None:
             step_size = self.step_size
             if epsilon is not None:
-                step_size = ops.multiply(epsilon, step_size / max(self.epsilon, 1e-12))
+                step_size = ops.multiply(epsilon, self._share_of_a_step())
         epsilon = self._per_image(epsilon, x)
         if steps is not None:
             step_size = step_size * self.steps / ops.cast(steps, "float32")
@@ -257,6 +268,12 @@ class PGD(base.Attack):
         if steps is None:
             return backend.repeat(self.steps, step, start)
         return backend.repeat(steps, step, start, at_most=self.steps)
+
+    def _share_of_a_step(self):
+        """The length of a step, in units of the budget."""
+        if not self.epsilon:  # of calls with a budget of their own
+            return 1 / min(self.steps, USUAL_STEPS)
+        return self.step_size / self.epsilon
 
     def project(self, perturbation, epsilon):
         """The perturbation back in the ball, after a step.
@@ -298,6 +315,7 @@ class PGD(base.Attack):
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
         arguments.check_dlr(self.loss, num_classes)
+        arguments.check_values(self.loss, num_classes)
 
     def get_config(self):
         return {

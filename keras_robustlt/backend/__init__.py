@@ -126,20 +126,21 @@ def trial_update(optimizer, gradients, variables):
     """The changes that an update by `optimizer` would make; nothing is changed.
 
     It is the update of these gradients alone, also where the optimiser would gather
-    those of several steps.
+    those of several steps, or expects them of a loss that was scaled.
     """
     if not optimizer.built:
         optimizer.build(variables)
     state = [*variables, *optimizer.variables]
     before = [ops.copy(variable.value) for variable in state]
-    gathers, optimizer.gradient_accumulation_steps = (
-        optimizer.gradient_accumulation_steps,
-        None,
-    )
+    settings = ("gradient_accumulation_steps", "loss_scale_factor")
+    kept = {name: getattr(optimizer, name) for name in settings}
     try:
+        for name in settings:
+            setattr(optimizer, name, None)
         optimizer.apply(gradients, variables)
     finally:
-        optimizer.gradient_accumulation_steps = gathers
+        for name, value in kept.items():
+            setattr(optimizer, name, value)
     changes = [
         ops.subtract(variable.value, value)
         for variable, value in zip(variables, before[: len(variables)], strict=True)

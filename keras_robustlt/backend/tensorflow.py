@@ -1,5 +1,7 @@
 """TensorFlow: variables are read and assigned inside the graph."""
 
+import warnings
+
 import tensorflow as tf
 
 # What a layer that stops the gradient gives, as in JAX; the default is None.
@@ -77,6 +79,30 @@ def traceable(function):
     return tf.function(lambda x: function(x))  # with AutoGraph
 
 
+def _check_for_replicas(optimizer):
+    """Raises or warns if an optimizer does not do with replicas what it does alone."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    overwrites = optimizer.use_ema and optimizer.ema_overwrite_frequency
+    for name, value in (
+        ("gradient_accumulation_steps", optimizer.gradient_accumulation_steps),
+        ("ema_overwrite_frequency", overwrites or None),
+    ):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` of the optimizer does not run with several replicas: Keras "
+                "cannot compile it under a tf.distribute strategy. "
+                f"Received: {name}={value}"
+            )
+    clips = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
+    if clips and not getattr(optimizer, "clips_the_sum", False):
+        warnings.warn(
+            f"{type(optimizer).__name__} of Keras clips the gradients of each replica "
+            "before it adds them up, so that the numbers are not those of one device. "
+            "The SGD and AdamW of keras_robustlt.optimizers clip the sum.",
+            stacklevel=4,
+        )
+
+
 class StepAdapter:
     def compile(self, *args, **kwargs):
         steps = kwargs.get("steps_per_execution", 1)
@@ -86,6 +112,8 @@ class StepAdapter:
                 "run more under a tf.distribute strategy. "
                 f"Received: steps_per_execution={steps}"
             )
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            _check_for_replicas(kwargs["optimizer"])
         super().compile(*args, **kwargs)
 
     def train_step(self, data):

@@ -32,11 +32,17 @@ class Recorder(keras.callbacks.Callback):
         self.class_names = class_names
         self.tensorboard = tensorboard
 
-    def _open(self):
-        """Makes the directory ready to be written to, for the model that trains."""
+    def _open(self, *names):
+        """Makes the directory ready for files of these names, of the model's training.
+
+        Raises:
+            OSError: If they could not be written.
+        """
         self.writes = self.directory is not None and replicas.is_chief(self.model)
         if self.writes:
             files.make_folder(self.directory)
+            for name in names:
+                files.refuse_folder(self.directory / name)
         self._summaries = None
         if self.writes and self.tensorboard:
             import tensorflow as tf

@@ -53,7 +53,7 @@ class ScheduleInspector(Recorder):
         checks.robust_model(self)
         self.names = _column_names(self.class_names, self.model.num_classes)
         self.epochs, self.weights, self.class_epsilon = None, [], []
-        self._open()
+        self._open("schedule.csv", "schedule.png")
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.epochs is None:

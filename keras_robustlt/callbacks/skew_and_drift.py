@@ -48,7 +48,8 @@ def skewed_objective(class_risks, class_counts):
     """
     counts = checks.class_counts(class_counts)
     risks = np.asarray(class_risks)
-    if risks.shape != counts.shape or risks.dtype.kind not in "iuf":
+    fit = risks.shape == counts.shape and risks.dtype.kind in "iuf"
+    if not fit or not np.isfinite(risks).all():
         raise ValueError(
             f"`class_risks` must be {len(counts)} numbers, one for each class of "
             f"`class_counts`. Received: class_risks={class_risks!r}"
@@ -162,7 +163,7 @@ class SkewAndDrift(Recorder):
         self.start = self._attack.start(self.images, model.epsilon, self.seed)
         self.names = class_names_of(self.class_names, model.num_classes)
         self.rows = self.before = None
-        self._open()
+        self._open(self.FILE)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.rows is not None:

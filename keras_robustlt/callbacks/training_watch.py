@@ -3,15 +3,19 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robustlt import class_frequencies
+from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.methods.base import layers_of
 
 # More than so many trainings, each of so few epochs, are parts of one, in a loop.
 MANY, SHORT = 3, 2
 # Share of the images below which an attack is taken for one without a gradient.
 FEW = 0.001
+# In so many epochs at most a rule of one's own is looked at.
+MOST_EPOCHS = 300
 
 
 class TrainingWatch(keras.callbacks.Callback):
@@ -85,6 +89,7 @@ class TrainingWatch(keras.callbacks.Callback):
     def _look_at_epoch(self):
         model = self.model
         model.batch_check.raise_if_wrong()
+        model.batch_check.raise_if_weightless()
         if not self.labels_compared:
             self.labels_compared = True
             labels = ops.convert_to_numpy(model.batch_check.labels)
@@ -126,20 +131,40 @@ def makes_attacks(model):
 
 
 def _check_budgets(model):
-    """Raises if the rule for the budgets gives what are none, at three epochs."""
-    schedule = model.schedule
-    if not schedule.length:
+    """Raises if a rule for the budgets gives what are none, in some epoch."""
+    schedule, rule = model.schedule, model.budget
+    length, count = schedule.length, model.num_classes
+    if not length:
         return
-    most = 1.0 if model.norm == "linf" else float("inf")
-    for epoch in {0, schedule.length // 2, max(schedule.length - 1, 0)}:
+    most = 1.0 if model.norm == "linf" else np.inf
+    ranges = {
+        "class_epsilon": (f"{count} numbers, from 0 to {most:g}", (count,), most),
+        "class_weight": (f"None or {count} numbers, not negative", (count,), np.inf),
+        "loss_weight": ("None or a number from 0 to 1", (), 1.0),
+    }
+    if not is_of_this_package(type(rule)):  # of which anything may be expected
+        epochs = np.linspace(0, length - 1, min(length, MOST_EPOCHS)).round()
+    else:
+        epochs = {0, length // 2, length - 1}
+    for epoch in sorted(map(int, epochs)):
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
-            budgets = ops.convert_to_numpy(model.budget.class_epsilon(schedule))
-        fit = budgets.shape == (model.num_classes,)
-        if not fit or not ((budgets >= 0) & (budgets <= most)).all():
-            raise ValueError(
-                f"`class_epsilon` of {model.budget} must give {model.num_classes} "
-                f"numbers, from 0 to {most:g}. Received in epoch {epoch}: {budgets}"
-            )
+            given = {name: getattr(rule, name)(schedule) for name in ranges}
+        for name, values in given.items():
+            words, shape, most = ranges[name]
+            if values is not None and not _are_within(values, shape, most):
+                raise ValueError(
+                    f"`{name}` of {rule} must give {words}. Received in epoch {epoch}: "
+                    f"{values!r}"
+                )
+
+
+def _are_within(values, shape, most):
+    try:
+        values = np.asarray(ops.convert_to_numpy(values), "float64")
+    except (TypeError, ValueError):
+        return False
+    within = (values >= 0) & (values <= most) & np.isfinite(values)
+    return values.shape == shape and bool(within.all())
 
 
 def parts_of(model):

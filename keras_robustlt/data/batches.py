@@ -25,6 +25,7 @@ class Batches:
 
     def __init__(self, x, y=None, batch_size=250):
         batches, self.count = as_batches(x, y, batch_size)
+        self._labels = pair_of(x, y)[1]  # those of an array
         self._batches = _checked(batches)
         first = next(self._batches, None)
         if first is None:
@@ -40,6 +41,8 @@ class Batches:
     def chunks(self, per_chunk, num_classes):
         """A generator of `Chunk`s of so many batches, to be used once."""
         done = 0
+        if self._labels is not None:
+            checks.labels(np.asarray(self._labels), num_classes)
         while batches := list(itertools.islice(self._batches, per_chunk)):
             batches = [(x, integer_labels(x, y, num_classes)) for x, y in batches]
             for x, _ in batches:
@@ -79,6 +82,7 @@ def as_batches(x, y=None, batch_size=250):
     x, y = pair_of(x, y)
     if y is not None:
         x, y = arrays_of(x, y)
+        checks.images(x)  # all of them, before the first is attacked
         starts = range(0, len(x), batch_size)
         batches = ((x[i : i + batch_size], y[i : i + batch_size]) for i in starts)
         return batches, len(starts)
@@ -107,7 +111,13 @@ def pair_of(x, y):
 
 
 def arrays_of(x, y):
-    x, y = np.asarray(x), np.asarray(y)
+    try:
+        x, y = np.asarray(x), np.asarray(y)
+    except ValueError as error:  # lists of several lengths, or a pair as `x`
+        raise ValueError(
+            "`x` and `y` must be arrays of images and of labels. Received what makes "
+            f"no array: {error}"
+        ) from None
     if not x.ndim or not y.ndim:
         raise ValueError(
             "`x` and `y` must be arrays of images and of labels. "
@@ -169,6 +179,8 @@ def integer_labels(images, labels, num_classes):
     """The labels as integers of shape `(examples,)`."""
     checks.labels(labels, num_classes)
     if labels.ndim == 2 and labels.shape[1] == num_classes:
+        if checks.are_soft(labels, num_classes):
+            checks.refuse_soft_labels("`y` holds", "each image is to be of one class.")
         labels = labels.argmax(axis=1)
     return labels.reshape(-1).astype("int64")
 

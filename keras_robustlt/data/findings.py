@@ -88,7 +88,8 @@ class DataCheck:
         return not self.of(ERROR)
 
     def of(self, severity):
-        """The findings of this severity."""
+        """The findings of this severity, `"error"`, `"warning"` or `"note"`."""
+        check_choice("severity", severity, (ERROR, WARNING, NOTE))
         return [f for f in self._findings if f["severity"] == severity]
 
     def refuse(self):

@@ -350,6 +350,8 @@ def _is_deep(image):
 def height_and_width(image_size):
     """An image size as `(height, width)`, or a `ValueError`."""
     try:
+        if isinstance(image_size, (bool, str)):
+            raise TypeError
         size = np.atleast_1d(np.asarray(image_size, float)).tolist()
     except (TypeError, ValueError):
         size = []

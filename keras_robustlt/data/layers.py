@@ -35,6 +35,8 @@ CHANGES_LABELS = {
 LOW, HIGH = -1.0, 2.0
 # Noise makes fewer pixels negative.
 MOST_BELOW = 0.4
+# So many grey images show whether their order stays.
+ORDERED = 4
 
 
 class Seeds(keras.random.SeedGenerator):
@@ -228,6 +230,9 @@ class LayerAugmentation:
         )
         self.check_values(first)
         self.check_repeats(first, again)
+        self.check_order(
+            lambda *batch: self(*batch, seed)[0], images.shape[1:], num_classes
+        )
         self.check_not_divided(images, first)
         below = float(np.mean(first < 0)) if first.size else 0.0
         if below > MOST_BELOW:
@@ -246,6 +251,33 @@ class LayerAugmentation:
                 "`augmentation` gets images in [0, 1], and what it makes of some that "
                 f"reach {images.max():.4g} is black: none of its pixels is above "
                 f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}"
+            )
+
+    def check_order(self, augment, image_shape, num_classes):
+        """Raises if it changes the order of the images, and leaves their labels.
+
+        Args:
+            augment: Function of images and one-hot labels, arrays, that gives what it
+                makes of the images.
+            image_shape: Tuple of integers.
+            num_classes: Integer.
+        """
+        if self.mixes_labels:
+            return
+        grey = np.linspace(0.2, 0.8, ORDERED, dtype="float32")
+        images = np.ones((ORDERED, *image_shape), "float32")
+        images *= grey.reshape(-1, *(1 for _ in image_shape))
+        targets = np.eye(num_classes, dtype="float32")[np.arange(ORDERED) % num_classes]
+        augmented = ops.convert_to_numpy(augment(images, targets))
+        # What only turns or cuts an image leaves it as grey as it was.
+        levels = augmented.reshape(ORDERED, -1)
+        is_plain = np.all(levels == levels[:, :1])
+        same = is_plain and np.array_equal(np.sort(levels[:, 0]), grey)
+        if same and not np.array_equal(levels[:, 0], grey):
+            raise ValueError(
+                f"`augmentation` must give images in the order that it gets, as their "
+                f"labels stay where they are, and {self.name} changes it. The first "
+                "axis is that of the batch: turn images along the others."
             )
 
     def check_repeats(self, images, again):

@@ -328,6 +328,11 @@ def _try_on_host(plan, layer):
         again = plan.layer.on_host(plan.images.shape[1:], plan.num_classes)
         plan.layer.check_repeats(augmented, again(images, targets, seed)[0].numpy())
     plan.layer.check_not_divided(images.numpy(), augmented)
+    plan.layer.check_order(
+        lambda *batch: layer(*map(tf.constant, batch), seed)[0],
+        plan.images.shape[1:],
+        plan.num_classes,
+    )
     return own_draws
 
 

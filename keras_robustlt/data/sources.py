@@ -239,6 +239,11 @@ def find_folder(source, data_dir=None):
     if source == "tinyimagenet":
         root = tiny_imagenet.find(data_root(source, data_dir))
         return root, folders.read_tiny_imagenet
+    if source == "digits" and data_dir is not None:
+        raise ValueError(
+            "`data_dir` does nothing with 'digits', which comes with scikit-learn. "
+            f"Received: data_dir={str(data_dir)!r}"
+        )
     if source in NAMES or named.is_tfds(source):
         return None, None
     if data_dir is not None:

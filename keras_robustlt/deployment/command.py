@@ -16,7 +16,7 @@ import warnings
 
 from absl import app, flags
 
-from keras_robustlt.class_names import display_width, ljust, one_line
+from keras_robustlt.class_names import display_width, ljust, of_classes, one_line
 
 
 def define_flags(values):
@@ -127,8 +127,8 @@ def _names_in(config, classes):
     try:
         content = json.loads(config.read_text("utf-8"))
         names = content.get("class_names")
-        if names is not None and len(names) != classes:
-            raise ValueError(f"it has {len(names)} class_names for {classes} classes")
+        if names is not None:
+            names = of_classes(names, classes)
     except (AttributeError, TypeError, ValueError) as error:
         raise SystemExit(
             f"error: {config}, which tells the names of the classes, is damaged "

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
+from keras_robustlt.attacks.arguments import PROBES, check_logits
 from keras_robustlt.class_names import check_different, of_classes
 from keras_robustlt.evaluation import inputs
 from keras_robustlt.files import local_path, write_atomically
@@ -77,13 +78,15 @@ def export(model, path, class_names=None, input="uint8"):
     inputs.check_weights(network)
     size = network.input_shape[1:]
     if None not in size:
-        noise = np.random.default_rng(0).random((inputs.PROBES, *size), "float32")
-        inputs.refuse_probabilities(
-            ops.convert_to_numpy(network(noise, training=False))
-        )
+        noise = np.random.default_rng(0).random((PROBES, *size), "float32")
+        check_logits(ops.convert_to_numpy(network(noise, training=False)))
     class_names = of_classes(class_names, network.output_shape[-1])
     check_different(class_names)
     path = local_path("path", path)
+    if path.name in (".keras", ".tflite"):
+        raise ValueError(
+            f"`path` must have a name before its ending. Received: path={str(path)!r}"
+        )
     if path.suffix not in ("", ".keras", ".tflite"):
         raise ValueError(
             "`path` must end in .keras or .tflite, or have no ending for the directory "
@@ -139,12 +142,26 @@ def class_names_of(path):
             f"`path` must be what `export` wrote. Received: path={str(path)!r}, which "
             "does not exist"
         )
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            found = NAMES in archive.namelist()
-            return json.loads(archive.read(NAMES)) if found else None
-    beside = _beside(path)
-    return json.loads(beside.read_text("utf-8")) if beside.exists() else None
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                there = NAMES in archive.namelist()
+                return _names_in(archive.read(NAMES)) if there else None
+        if path.suffix == ".keras":
+            raise ValueError("it is no archive")
+        beside = _beside(path)
+        return _names_in(beside.read_bytes()) if beside.exists() else None
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"`path` is damaged, or no export. Received: path={str(path)!r} ({error})"
+        ) from None
+
+
+def _names_in(content):
+    names = json.loads(content)
+    if not isinstance(names, list):
+        raise ValueError(f"{NAMES} holds no list of names")
+    return of_classes(names, len(names))
 
 
 def _check_can_be_written(path):
@@ -218,7 +235,7 @@ def _dtype(input):
 
 def _save(whole, path, class_names):
     """Saves a Keras file with the names inside, in one operation."""
-    temporary = path.with_name(f"{path.stem}.tmp.keras")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.keras")
     try:
         whole.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:

@@ -16,6 +16,7 @@ from keras_robustlt.evaluation.sanity_checks import (
     TOLERATED,
     Run,
     after_probe,
+    broken_gradients,
     outdone,
     outdone_by_black_box,
     percent,
@@ -58,6 +59,10 @@ def diagnose(
     looks for:
 
     - `"zero_gradients"`: the cross-entropy is flat at more than 1% of the images.
+    - `"infinite_gradients"`: the logits have infinite slopes, or none that is a number,
+      at more than 1% of the images.
+    - `"stopped_gradients"`: no gradient reaches some of the pixels, of which the logits
+      of more than 1% of the images depend.
     - `"random_network"`: logits change from one call to the next.
     - `"random_start"`: the result depends on the start for more than 10% of the images.
     - `"logit_scale"`: PGD is outdone, by more than 3% of the images, by PGD on logits
@@ -136,6 +141,7 @@ def diagnose(
     numbers["saturated"] = float(saturated.mean())
     found.append(zero_gradients(zero))
     found.append(random_network(subject.network, images[:PROBED]))
+    found.append(broken_gradients(subject.network, images[:PROBED]))
 
     by_start = np.stack([subject.attacked(start=start) for start in range(starts)])
     worst = by_start.all(axis=0)

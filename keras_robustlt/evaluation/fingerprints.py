@@ -2,8 +2,10 @@
 
 An attack or a loss may be a function, of which a name says little: a lambda has none,
 and one that is edited keeps it. Its code does, with what it has taken in and what it
-calls in its own module. The same text gives the same fingerprint in each process.
-Of an object that can be called it is the code too, and not its attributes.
+calls or reads in its own module. The same text gives the same fingerprint in each
+process. Of an object that can be called, and of an attack of a class of one's own, it
+is the code and the attributes, so that one that changes them as it goes is another
+after it. What has a `get_config`, as layers of Keras have, says itself what counts.
 """
 
 import functools
@@ -19,6 +21,7 @@ from keras_robustlt.configurable import Configurable, is_of_this_package
 __all__ = ["fingerprints"]
 
 PLAIN = (str, bytes, numbers.Number, np.generic, type(None))
+CONTAINERS = (list, tuple, set, frozenset, dict, np.ndarray, keras.Variable)
 
 
 def fingerprints(attacks):
@@ -32,10 +35,13 @@ def fingerprints(attacks):
     """
     found = {}
     for name, attack in attacks.items():
-        config = attack.get_config() if hasattr(attack, "get_config") else {"": attack}
+        config = attack.get_config() if isinstance(attack, Configurable) else {}
         functions = {key: value for key, value in config.items() if callable(value)}
-        if isinstance(attack, Configurable):
+        if attack is not None and not isinstance(attack, Configurable):
+            functions[""] = attack
+        elif attack is not None:
             functions.update(_of_class(type(attack)))
+            functions.update(_of_object(attack))
         if functions:
             text = repr(_parts(functions, set()))
             found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -49,10 +55,14 @@ def _parts(value, seen):
     if id(value) in seen:  # a function that calls itself
         return "again"
     seen = {*seen, id(value)}
+    if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        value = keras.ops.convert_to_numpy(value)
     if isinstance(value, dict):
         return [(str(key), _parts(value[key], seen)) for key in sorted(value, key=str)]
     if isinstance(value, (list, tuple)):
         return [_parts(each, seen) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(_parts(each, seen)) for each in value)
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.name, hashlib.sha256(value.tobytes()).digest()
     if isinstance(value, types.CodeType):
@@ -65,12 +75,30 @@ def _parts(value, seen):
         return [_parts(each, seen) for each in _of_function(value)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
     if isinstance(value, Configurable):
-        config = {**value.get_config(), **_of_class(type(value))}
+        config = {**value.get_config(), **_of_class(type(value)), **_of_object(value)}
         return name, _parts(config, seen)
-    # Attributes of other objects may change from call to call.
     call = type(value).__call__ if callable(value) else None
     is_own = isinstance(call, types.FunctionType) and not isinstance(value, keras.Layer)
-    return name, _parts(call, seen) if is_own else None
+    if not is_own:
+        return name, None
+    attributes = getattr(value, "__dict__", {})
+    says = value.get_config() if hasattr(value, "get_config") else attributes
+    return name, _parts([call, says], seen)
+
+
+def _of_object(attack):
+    """What an attack has that is of a class of one's own, beside what it was made with.
+
+    Settings of this package's classes are in its configuration.
+    """
+    if is_of_this_package(type(attack)):
+        return {}
+    config = attack.get_config()
+    return {
+        f"self.{name}": value
+        for name, value in vars(attack).items()
+        if name not in config
+    }
 
 
 def _of_class(kind):
@@ -91,15 +119,21 @@ def _of_class(kind):
 def _of_function(function):
     cells = [_content(cell) for cell in function.__closure__ or ()]
     everywhere = function.__globals__
-    used = {name: everywhere.get(name) for name in function.__code__.co_names}
+    used = {name: everywhere.get(name) for name in _names(function.__code__)}
     used = {
         name: value
         for name, value in used.items()
-        if isinstance(value, PLAIN)
+        if isinstance(value, (*PLAIN, *CONTAINERS))
         or getattr(value, "__module__", None) == function.__module__
     }
     defaults = function.__defaults__, function.__kwdefaults__
     return function.__code__, defaults, cells, used
+
+
+def _names(code):
+    """The names that a function's code reads, and that of the functions inside it."""
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return sorted({*code.co_names, *(name for each in inner for name in _names(each))})
 
 
 def _content(cell):

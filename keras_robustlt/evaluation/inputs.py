@@ -6,12 +6,11 @@ from keras import ops
 
 from keras_robustlt import checks
 from keras_robustlt.attacks import gradients
+from keras_robustlt.attacks.arguments import PROBES, check_logits
 from keras_robustlt.model import RobustLTModel
 
 EPSILON = 8 / 255
 TAIL_FRACTION = 0.8
-# So many images are classified to see what the network gives.
-PROBES = 8
 
 
 class FunctionLayer(keras.Layer):
@@ -19,19 +18,12 @@ class FunctionLayer(keras.Layer):
 
     def __init__(self, function):
         super().__init__(dtype="float32", name="function")
-        self.function = function
+        self.function = gradients.with_tensors(function)
         self.built = True
 
     def call(self, x, training=False):
         del training
-        try:
-            return self.function(x)
-        except (NotImplementedError, TypeError) as error:  # as NumPy's of a tracer are
-            raise ValueError(
-                "`model`, a function, must compute with tensors of the backend, as "
-                "keras.ops does: NumPy's functions have no gradients. Received: "
-                f"{self.function!r}, which ends in {type(error).__name__}: {error}"
-            ) from error
+        return self.function(x)
 
 
 def network_of(model):
@@ -89,7 +81,7 @@ def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
     check_weights(network)
     logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
-    refuse_probabilities(ops.convert_to_numpy(logits))
+    check_logits(ops.convert_to_numpy(logits))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(
@@ -103,16 +95,6 @@ def num_classes_of(network, images, class_counts=None):
             f"has outputs. Received: {class_counts.tolist()}"
         )
     return num_classes
-
-
-def refuse_probabilities(logits):
-    """Raises if what the network gives are probabilities, whatever makes them.
-
-    Attacks would lose their gradient where the network is sure, and find it robust.
-    """
-    are_shares = np.all(logits >= 0) and np.allclose(logits.sum(axis=1), 1, atol=1e-4)
-    if len(logits) > 1 and are_shares:
-        checks.refuse_probabilities("its output")
 
 
 def check_weights(network):

@@ -57,6 +57,10 @@ class EvaluationResults(dict):
         for attack, entry in accuracies.items():
             _check_entry(attack, entry)
         super().__init__(accuracies)
+        if "class_names" not in settings:
+            counts = [len(entry["per_class"]) for entry in accuracies.values()]
+            names = [str(index) for index in range(max(counts, default=0))]
+            settings = {**settings, "class_names": names}
         self.settings = settings
         self.robust = None
         self.labels = None
@@ -74,6 +78,12 @@ class EvaluationResults(dict):
             The string.
         """
         path = path if path is None else local_path("path", path)
+        taken = sorted({"attacks", "settings", "curve"} & extra.keys())
+        if taken:
+            raise ValueError(
+                f"`extra` must not have entries that are the results' own. Received: "
+                f"{', '.join(taken)}"
+            )
         content = {"attacks": dict(self), "settings": self.settings, **extra}
         if self.curve is not None:
             content["curve"] = self.curve

@@ -30,6 +30,7 @@ RESERVED = {
     "labels": "the labels",
     "file": "the file itself",
 }
+CLEAN = "clean"
 NO_CLASS = -1
 
 
@@ -52,9 +53,14 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
             f"Received: attacks={attacks!r}"
         )
     if not isinstance(attacks, dict):
+        names = list(attacks)
         attacks = {
-            name: known_attacks.get(name, epsilon, batch_size, norm) for name in attacks
+            name: known_attacks.get(name, epsilon, batch_size, norm) for name in names
         }
+        if len(attacks) < len(names):
+            raise ValueError(
+                f"`attacks` names an attack more than once. Received: attacks={names}"
+            )
     if not attacks:
         raise ValueError(f"`attacks` names no attack. Received: attacks={attacks}")
     for name, attack in attacks.items():
@@ -72,12 +78,28 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
                 f"`attacks` must not call an attack {name!r}: that is the name of "
                 f"{RESERVED[name]}. Received: {list(attacks)}"
             )
+        if (attack is None) != (name == CLEAN) and _is_known(name):
+            what = "no attack" if attack is None else "an attack"
+            raise ValueError(
+                f"`attacks` must not call {what} {name!r}, for what that name stands "
+                f"for is another. Received: {name!r}: {attack!r}"
+            )
         check_stays_within(f"attacks[{name!r}]", attack)
         if hasattr(attack, "check_classes"):
             attack.check_classes(num_classes)
         if hasattr(attack, "check_image_shape"):
             attack.check_image_shape(image_shape)
     return attacks
+
+
+def _is_known(name):
+    """Whether `name` stands for what only itself is: an attack, or none."""
+    if name == CLEAN:
+        return True
+    try:
+        return known_attacks.get(name) is not None
+    except ValueError:
+        return False
 
 
 def settings_of(attack):
@@ -152,7 +174,7 @@ def _whole(network, predict, name, attack, seed, chunk, tell):
     found = attack(network, chunk.images.copy(), chunk.labels, seed=seed)
     found = _images_of(name, attack, found, chunk.images)
     predicted = predict(found, chunk.batch_size)
-    if isinstance(attack, known_attacks.Attack):
+    if isinstance(attack, known_attacks.Attack) and is_of_this_package(type(attack)):
         yield "attacked", predicted
     else:
         yield "attacked", predicted, float(np.abs(found - chunk.images).max())
@@ -161,9 +183,7 @@ def _whole(network, predict, name, attack, seed, chunk, tell):
 def _images_of(name, attack, found, images):
     """What an attack returns, as a float32 array, if these are images as it should."""
     argument = f"attacks[{name!r}]"
-    found = active_set.to_array(found, argument)
-    if found.dtype.kind not in "biuOUS":  # bfloat16 is no float of NumPy's
-        found = found.astype("float32")
+    found = active_set.images_to_array(found, argument)
     if found.shape != images.shape:
         raise ValueError(
             f"`{argument}` must return images of the shape {images.shape} that it is "
@@ -203,10 +223,12 @@ class _InBatches:
     def __init__(self, network, name, attack, seed, index):
         def attacked(images, labels, start):
             x_adv = attack.perturb(network, images, labels, start)
-            excess = 0.0
-            if not is_of_this_package(type(attack)):
+            if is_of_this_package(type(attack)):
+                excess, moved = 0.0, np.nan
+            else:
                 excess = ops.max(outside(images, x_adv, attack.epsilon, attack))
-            return _predicted(network, x_adv), excess
+                moved = ops.max(ops.abs(x_adv - images))
+            return _predicted(network, x_adv), excess, moved
 
         self._name = name
         self._attack = attack
@@ -214,11 +236,13 @@ class _InBatches:
         self._run = backend.compiled(attacked, active_set.variables_of(network))
 
     def __call__(self, chunk, tell):
-        parts = []
+        parts, moved = [], []
         for number, (images, labels) in enumerate(chunk.batches):
-            parts.append(self._on_batch(images, labels, chunk, number))
+            predicted, farthest = self._on_batch(images, labels, chunk, number)
+            parts.append(predicted)
+            moved.append(farthest)
             tell((number + 1) / len(chunk.batches))
-        yield "attacked", np.concatenate(parts)
+        yield "attacked", np.concatenate(parts), max(moved)
 
     def _on_batch(self, images, labels, chunk, number):
         # A last, smaller batch is filled up: for its size nothing is compiled.
@@ -226,17 +250,19 @@ class _InBatches:
         index = np.arange(chunk.batch_size) % size
         images, labels = images[index], labels[index]
         x = ops.convert_to_tensor(images)
-        predicted = labels
+        predicted, farthest = labels, []
         for restart in range(self._attack.restarts):
             # Seeds that say which draw it is do not depend on what ran before.
             draw = [*self._seed, chunk.first + number, restart]
             draw = int(np.random.SeedSequence(draw).generate_state(1)[0] >> 1)
             start = self._attack.starting_point(x, seed=draw)
-            again, excess = map(ops.convert_to_numpy, self._run(images, labels, start))
+            found = map(ops.convert_to_numpy, self._run(images, labels, start))
+            again, excess, moved = found
             _refuse_outside(f"attacks[{self._name!r}]", self._attack, float(excess))
             # Once an image is misclassified, that is the result.
             predicted = np.where(predicted == labels, again, predicted)
-        return predicted[:size]
+            farthest.append(float(moved))
+        return predicted[:size], max(farthest)
 
 
 class _Predictions:

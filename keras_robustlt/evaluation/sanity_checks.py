@@ -32,7 +32,15 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend
-from keras_robustlt.attacks import APGD, PGD, AutoAttack, Square, active_set, gradients
+from keras_robustlt.attacks import (
+    APGD,
+    PGD,
+    Attack,
+    AutoAttack,
+    Square,
+    active_set,
+    gradients,
+)
 from keras_robustlt.attacks.base import LOSSES
 from keras_robustlt.evaluation.runners import NO_CLASS
 
@@ -61,6 +69,12 @@ LEAST_PROBED = 16
 # In so many batches it is looked for gradients, and so many calls are compared.
 BATCHES = 4
 CALLS = 4
+# By how much pixels are moved to see whether the logits depend on them, and what
+# counts as a change, as a share of the largest logit.
+NUDGE = 0.01
+ROUNDING = 1e-4
+# Of the budget of the evaluation an attack should use at least so much for some image.
+LEAST_USED = 0.5
 # Losses that attacks climb, in words.
 FLAT = {"cross_entropy": "cross-entropy", "margin": "margin loss"}
 
@@ -122,9 +136,10 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
             ensemble.append(run)
             runs.append(run)
     n = len(sample.index)
-    found = [_without_class(outcomes), _beyond_budget(outcomes, budget)]
+    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
     found.append(_without_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
+    found.append(_hardly_moves(attacks, outcomes, labels, budget))
     found.append(_short_steps(attacks))
     found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
@@ -133,6 +148,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
     found.append(_vanishing(network, runs, sample))
     looked_at = sample.images[some_of(np.arange(n))]
     found.append(random_network(network, looked_at))
+    found.append(broken_gradients(network, looked_at))
     found.append(_like_probabilities(network, looked_at))
     found.append(_statistics(network, sample))
     return [finding for finding in found if finding]
@@ -413,6 +429,53 @@ def zero_gradients(flags, which="", loss="cross_entropy"):
     }
 
 
+def broken_gradients(network, images):
+    """Gradients are no finite numbers, or do not reach all pixels that matter."""
+    x = ops.convert_to_tensor(images)
+    slope = ops.convert_to_numpy(gradients.of_logits(network, x))
+    by_image = slope.reshape(len(images), -1)
+    spoilt = int(np.sum(~np.isfinite(by_image).all(axis=1)))
+    if too_many(spoilt, len(images), TOLERATED):
+        return {
+            "check": "infinite_gradients",
+            "message": f"At {spoilt} of {len(images)} images the logits have a "
+            "gradient that is infinite or no number (NaN) at some pixels, of "
+            f"{percent(np.mean(~np.isfinite(slope)))} of all. Attacks know little of "
+            "where to go there, and what they leave may be no robustness. A power, a "
+            "logarithm, a root or a division in the network may meet 0: keep it away "
+            "from there, as by adding 1e-6. 'square' needs no gradients.",
+            "images": spoilt,
+            "examples": len(images),
+        }
+    reached = by_image.any(axis=1)
+    blind = ~slope[reached].any(axis=0)
+    if not blind.any() or reached.sum() < LEAST_PROBED:
+        return None
+    x, moves = images[reached], NUDGE * blind.astype("float32")
+    logits_of = gradients.logits_of(network)
+    before, *after = (
+        ops.convert_to_numpy(logits_of(ops.convert_to_tensor(x + move)))
+        for move in (0 * moves, moves, -moves)
+    )
+    scale = max(float(np.abs(before).max()), 1e-12)
+    # Both ways: of equal pixels max pooling has a gradient for one alone.
+    changed = [np.abs(each - before).max(axis=1) > ROUNDING * scale for each in after]
+    depends = int(np.sum(changed[0] & changed[1]))
+    if not too_many(depends, len(x), TOLERATED):
+        return None
+    return {
+        "check": "stopped_gradients",
+        "message": f"No gradient reaches {percent(blind.mean())} of the pixels, the "
+        f"same in all of {len(x)} images, and the logits of {depends} of these change "
+        "if those pixels do. Attacks that follow gradients leave such pixels alone, "
+        "and what they leave is no robustness. A layer may stop the gradient or round: "
+        "take it out for the attack; 'square' needs no gradients.",
+        "share_of_pixels": float(blind.mean()),
+        "images": depends,
+        "examples": len(x),
+    }
+
+
 def random_network(network, images):
     """The network decides differently from one call to the next."""
     images = ops.convert_to_tensor(images)
@@ -465,9 +528,13 @@ def _without_class(outcomes):
     }
 
 
-def _beyond_budget(outcomes, budget):
+def _beyond_budget(attacks, outcomes, budget):
     """A function that is an attack changes more than it may."""
-    moved = {name: outcome.moved for name, outcome in outcomes.items()}
+    moved = {
+        name: outcome.moved
+        for name, outcome in outcomes.items()
+        if not isinstance(attacks[name], Attack)  # which says its budget
+    }
     beyond = {
         name: change
         for name, change in moved.items()
@@ -482,6 +549,35 @@ def _beyond_budget(outcomes, budget):
         "What these attacks leave says nothing about robustness within this budget. "
         "Clip what they add, or call `evaluate` for them with an epsilon of their own.",
         "largest_change": beyond,
+        "epsilon": budget,
+    }
+
+
+def _hardly_moves(attacks, outcomes, labels, budget):
+    """An attack of one's own leaves images alone, or changes next to nothing."""
+    idle = {}
+    for name, outcome in outcomes.items():
+        attack, moved = attacks[name], outcome.moved
+        allowed = getattr(attack, "epsilon", budget)
+        if np.isnan(moved) or allowed == 0:
+            continue
+        # In another norm no pixel need move far.
+        in_pixels = getattr(attack, "norm", "linf") == "linf" and allowed is not None
+        least = LEAST_USED * allowed if in_pixels else 0.0
+        left = int(np.sum(outcome.predicted[-1] == labels))
+        if moved <= least and too_many(left, len(labels), TOLERATED):
+            idle[name] = moved
+    if not idle:
+        return None
+    listed = ", ".join(f"{name} (by {moved:.3g})" for name, moved in idle.items())
+    allowed = "" if budget is None else f", of epsilon={budget:.3g}"
+    return {
+        "check": "hardly_moves",
+        "message": f"Pixels are hardly changed, in no image by more than this: {listed}"
+        f"{allowed}. What these attacks leave says nothing about robustness. Let them "
+        "use the whole budget, or call `evaluate` for them with an epsilon of their "
+        "own.",
+        "largest_change": idle,
         "epsilon": budget,
     }
 
@@ -503,23 +599,27 @@ def _without_budget(attacks):
 
 def _short_of_budget(attacks, budget, norm):
     """No attack has the whole budget of the evaluation."""
-    # One whose budget is not known, or is in another norm, may have it.
+    # One whose budget is not known, or is in a norm of smaller balls, may have it.
+    comparable = (norm, "l2")
     own = {name: attack for name, attack in attacks.items() if attack is not None}
     known = all(
         getattr(attack, "epsilon", None) is not None
-        and getattr(attack, "norm", None) == norm
+        and getattr(attack, "norm", None) in comparable
         for attack in own.values()
     )
     if not own or not known or budget is None:
         return None
     largest = max(attack.epsilon for attack in own.values())
-    if largest >= budget * (1 - 1e-3):
+    same = all(attack.norm == norm for attack in own.values())
+    # The L2 ball of a radius is within the Linf ball of the same, and next to nothing.
+    if largest > budget * (1 + 1e-3) or same and largest >= budget * (1 - 1e-3):
         return None
     return {
         "check": "short_of_budget",
-        "message": f"{', '.join(own)} may change pixels by {largest:.3g} at most, and "
-        f"the epsilon of this evaluation is {budget:.3g}: what they leave says nothing "
-        "about robustness within it. Give the attacks this epsilon, or name them "
+        "message": f"{', '.join(own)} may change pixels by {largest:.3g} at most"
+        f"{'' if same else ' (l2: all pixels together)'}, and the epsilon of this "
+        f"evaluation is {budget:.3g} ({norm}): what they leave says nothing about "
+        "robustness within it. Give the attacks this epsilon, or name them "
         "('pgd20', 'autoattack'); or call `evaluate` with the epsilon that they have.",
         "largest": float(largest),
         "epsilon": budget,

@@ -100,6 +100,12 @@ class PositionEmbedding(keras.layers.Layer):
         )
 
     def call(self, tokens):
+        # Added to tokens of another number, it would be repeated without a word.
+        if tuple(tokens.shape[1:]) != tuple(self.embedding.shape[1:]):
+            raise ValueError(
+                f"The sequences must have the shape {tuple(self.embedding.shape[1:])} "
+                f"that the layer was built for. Received: {tuple(tokens.shape[1:])}"
+            )
         return tokens + ops.cast(self.embedding, tokens.dtype)
 
     def compute_output_shape(self, input_shape):

@@ -54,6 +54,9 @@ def report(*arguments, names=None, title=None):
             "EvaluationResults. Received: none"
         )
     runs = [load(source, index) for index, source in enumerate(sources)]
+    for run in runs:
+        if run.results is not None and not run.results:
+            raise ValueError(f"`runs` must have results. Received: none of {run.name}")
     _name(runs, names)
     _check_classes(runs)
     path = pathlib.Path(path)
@@ -65,7 +68,7 @@ def report(*arguments, names=None, title=None):
 def _name(runs, names):
     """Gives each run another name."""
     if names is not None:
-        if isinstance(names, str) or len(names) != len(runs):
+        if not isinstance(names, (list, tuple)) or len(names) != len(runs):
             raise ValueError(
                 f"`names` must have a name for each of the {len(runs)} runs. "
                 f"Received: names={names!r}"

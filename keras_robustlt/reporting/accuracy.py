@@ -165,11 +165,13 @@ def head_and_tail(runs):
     run = runs[0]
     order = run.head_first()
     head = [run.class_names[i] for i in order[: len(order) - len(run.tail)]]
-    text = (
-        "Hollow: tail; full: head. Head: ",
-        _listed(head),
-        "; the other classes are tail.",
-    )
+    text = ["Hollow: tail; full: head. "]
+    if any(set(other.tail) != set(run.tail) for other in runs):
+        text.append("Which classes are head differs from run to run.")
+    elif head:
+        text += ["Head: ", _listed(head), "; the other classes are tail."]
+    else:
+        text.append("All classes are tail.")
     return [element("div", gaps, class_="scroll"), element("p", text, class_="note")]
 
 
@@ -181,24 +183,29 @@ def _listed(names, most=8):
 
 def _gap(attack, run, runs):
     """The cells of a run under an attack."""
-    head, tail = head_and_tail_accuracy(run, attack)
-    low, high = min(head, tail), max(head, tail)
+    found = head_and_tail_accuracy(run, attack)
+    values = dict(zip(("head", "tail"), found, strict=True))
+    known = [value for value in values.values() if value is not None]
+    low, high = min(known), max(known)
     style = (
         f"--run:{run.colour};--low:{100 * low:.1f}%;--size:{100 * (high - low):.1f}%"
     )
     dots = [
         element("i", class_=kind, style=f"left:{100 * value:.1f}%")
-        for kind, value in (("head", head), ("tail", tail))
+        for kind, value in values.items()
+        if value is not None
     ]
     track = element(
         "div", element("i", class_="span"), dots, class_="track", style=style
     )
-    values = [percent(head), percent(tail), f"{100 * (head - tail):.1f}"]
-    return [element("td", cell) for cell in (track, *values)]
+    head, tail = values.values()
+    gap = f"{100 * (head - tail):.1f}" if len(known) == 2 else "–"
+    cells = (track, percent(head), percent(tail), gap)
+    return [element("td", cell) for cell in cells]
 
 
 def head_and_tail_accuracy(run, attack):
-    """Accuracy over the images of the head classes, and of the tail classes."""
+    """Accuracy over the images of the head and of the tail classes; `None` of none."""
     per_class = run.results[attack]["per_class"]
     examples = run.results.settings.get("examples_per_class") or [1] * len(per_class)
     tail = set(run.tail)
@@ -208,7 +215,7 @@ def head_and_tail_accuracy(run, attack):
             sums[index in tail][0] += value * count
             sums[index in tail][1] += count
     return tuple(
-        right / count if count else 0.0 for right, count in (sums[False], sums[True])
+        right / count if count else None for right, count in (sums[False], sums[True])
     )
 
 
@@ -231,11 +238,10 @@ def classes(runs):
 
 
 def _bars(runs, attack):
-    counts = runs[0].class_counts
     rows = [
         [
             element("bdi", runs[0].class_names[index]),
-            f"{counts[index]:,}" if counts else "–",
+            _training_images(runs, index),
             *(_bar(run, index, attack) for run in runs),
         ]
         for index in runs[0].head_first()
@@ -246,6 +252,12 @@ def _bars(runs, attack):
         f"Accuracy of each class in percent: clean, and under {attack}",
         class_="bars",
     )
+
+
+def _training_images(runs, index):
+    """How many images of a class there were to train on, in each run if they differ."""
+    counts = [run.class_counts and f"{run.class_counts[index]:,}" for run in runs]
+    return " / ".join(dict.fromkeys(count or "–" for count in counts))
 
 
 def _bar(run, index, attack):

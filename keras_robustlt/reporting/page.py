@@ -171,7 +171,7 @@ def facts(runs):
         found.append(network)
     if run.class_names:
         found.append(f"{len(run.class_names)} classes")
-    if run.class_counts:
+    if run.class_counts and all(each.class_counts == run.class_counts for each in runs):
         found.append(
             f"{sum(run.class_counts):,} training images, {max(run.class_counts):,} to "
             f"{min(run.class_counts):,} a class"
