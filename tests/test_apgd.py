@@ -321,7 +321,7 @@ def test_misclassified_images_are_returned_as_they_are(ten):
 def flat_network(x):
     """Class 0, but for a dip of its logit around 0.3; the gradient elsewhere is 0."""
     dip = keras.ops.relu(1 - keras.ops.abs(x - 0.3) / 0.05)
-    return keras.ops.concatenate([1 - 2 * dip, keras.ops.zeros_like(x)], axis=1)
+    return keras.ops.concatenate([2 - 2 * dip, keras.ops.ones_like(x)], axis=1)
 
 
 def test_restarts_go_on_with_what_is_left():

@@ -67,7 +67,8 @@ def test_attack_objects():
         "small": krl.attacks.PGD(0.06, steps=8),
         "large": krl.attacks.PGD(0.1, steps=8, norm="l2"),
     }
-    results = evaluate(attacks=attacks)
+    with pytest.warns(krl.RobustnessWarning, match="0.1 at most .l2: all pixels toge"):
+        results = evaluate(attacks=attacks)
     assert results["no attack"]["all"] == pytest.approx(CLEAN["all"])
     assert results["small"]["all"] == pytest.approx(4 / 7)
     assert results["large"]["all"] == pytest.approx(ROBUST["all"])
@@ -541,6 +542,7 @@ def edited(change):
 
 
 def flat(scale):
+    scale = 1 + scale
     return krl.attacks.PGD(0.3, 2, loss=lambda t, z: scale * krl.losses.margin(t, z))
 
 

@@ -437,6 +437,7 @@ class Rounding(keras.layers.Layer):
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings("ignore:.* of the images count for `robust_accuracy`")
+@pytest.mark.filterwarnings("ignore:No gradient reaches")
 def test_a_layer_that_cuts_the_gradient(images):
     x, y = images
     network = keras.Sequential([keras.Input((6, 6, 3)), Rounding(), dense_network()])

@@ -178,7 +178,8 @@ def test_tied_logits_are_not_yet_misclassified():
 
     def network(x):
         bright = keras.ops.mean(x, axis=(1, 2, 3))[:, None]
-        return keras.ops.concatenate([bright, keras.ops.minimum(bright, 0.5)], axis=1)
+        logits = [bright, keras.ops.minimum(bright, 0.5)]
+        return 1 + keras.ops.concatenate(logits, axis=1)
 
     x = np.full((2, 4, 4, 1), 0.5, "float32")
     x_adv = Square(0.1, queries=20)(network, x, [0, 0], seed=0)

@@ -47,9 +47,10 @@ def logits_of(network, training=False):
         values = forward(x, training=training, draw=draw)
         if not ops.is_tensor(values):
             raise ValueError(
-                "`network` must give one tensor of logits, computed with the backend "
-                "as keras.ops does: what NumPy computes has no gradients. Received: "
-                f"outputs of type {type(values).__name__}"
+                "`network` must give one tensor of logits. One that is a function must "
+                "compute with tensors of the backend, as keras.ops does: NumPy's "
+                f"functions have no gradients. Received: outputs of type "
+                f"{type(values).__name__}"
             )
         values = ops.cast(values, "float32")
         if len(values.shape) != 2:

@@ -194,7 +194,7 @@ def note_duplicates(check, parts, class_names):
             check.add(
                 NOTE,
                 f"twice in {part}",
-                f"{len(within)} images of {part} are copies of others.",
+                f"Images of {part} that are copies of others: {len(within)}.",
                 within,
             )
     conflicts = [
@@ -206,7 +206,7 @@ def note_duplicates(check, parts, class_names):
         check.add(
             WARNING,
             "two classes",
-            f"{len(conflicts)} images are in more than one class, pixel for pixel. "
+            f"Images in more than one class, pixel for pixel: {len(conflicts)}. "
             "Keep each where it belongs.",
             conflicts,
         )

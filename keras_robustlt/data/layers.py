@@ -356,8 +356,8 @@ def get(augmentation):
         keras_cv = importlib.import_module("keras_cv")
     except ImportError as error:
         raise ImportError(
-            f"augmentation={augmentation!r} is a layer of keras-cv, which needs "
-            f"TensorFlow, and cannot be imported ({error}). Install both with: pip "
+            f"{augmentation!r} is a layer of keras-cv, which needs TensorFlow, and "
+            f"cannot be imported ({error}). Install both with: pip "
             "install tensorflow keras-cv"
         ) from error
     options = {"value_range": (0, 1)} if kind == "AugMix" else {}

@@ -50,16 +50,23 @@ def main(argv, values):
         if not pathlib.Path(file).is_file():
             raise SystemExit(f"error: {_no_file(file, file == path)}")
     network, names = _loaded(path)
-    images = [_read(file, network.input_shape[1:]) for file in files]
-    probabilities = _probabilities(network, images)
+    images, unreadable = {}, []
+    for file in files:
+        try:
+            images[file] = _read(file, network.input_shape[1:])
+        except ValueError as error:
+            unreadable.append(str(error))
+    probabilities = _probabilities(network, images.values()) if images else []
     width = max(display_width(one_line(file)) for file in files)
-    for file, row in zip(files, probabilities, strict=True):
+    for file, row in zip(images, probabilities, strict=True):
         file = one_line(file)
         best = row.argsort()[::-1][: values.top]
         shown = ", ".join(
             f"{one_line(names[index])} {row[index]:.1%}" for index in best
         )
         print(f"{ljust(file, width)}  {shown}")
+    if unreadable:
+        raise SystemExit("\n".join(f"error: {each}" for each in unreadable))
 
 
 def _no_file(path, is_network):
@@ -138,7 +145,7 @@ def _names_in(config, classes):
 
 
 def _read(file, shape):
-    """A uint8 image of the shape that the network takes."""
+    """A uint8 image of the shape that the network takes, or a `ValueError`."""
     from keras_robustlt.data.findings import DataCheck
     from keras_robustlt.data.images import ImageFiles
 
@@ -153,10 +160,7 @@ def _read(file, shape):
     color_mode = "grayscale" if channels == 1 else "rgb"
     files = ImageFiles([pathlib.Path(file)], check, size, color_mode)
     (image,) = files.read(check, "error")
-    try:
-        check.refuse()
-    except ValueError:
-        raise SystemExit(f"error: {file} cannot be read as an image.") from None
+    check.refuse()
     return image
 
 

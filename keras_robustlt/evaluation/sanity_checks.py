@@ -563,7 +563,8 @@ def _hardly_moves(attacks, outcomes, labels, budget):
             continue
         # In another norm no pixel need move far.
         in_pixels = getattr(attack, "norm", "linf") == "linf" and allowed is not None
-        least = LEAST_USED * allowed if in_pixels else 0.0
+        # Of a large one, pixels that are bright or dark already cannot use all.
+        least = LEAST_USED * min(allowed, 0.5) if in_pixels else 0.0
         left = int(np.sum(outcome.predicted[-1] == labels))
         if moved <= least and too_many(left, len(labels), TOLERATED):
             idle[name] = moved

@@ -21,7 +21,7 @@ import threading
 import time
 
 from keras_robustlt.evaluation.progress import duration
-from keras_robustlt.experiments.interruption import ends_in_one_line
+from keras_robustlt.experiments.interruption import PARENT, ends_in_one_line
 
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -77,11 +77,10 @@ class Job:
             print(time.strftime("== %Y-%m-%d %H:%M:%S"), *self.command, file=log)
             log.flush()
             # In a session of its own, Ctrl-C in the terminal does not reach it: who
-            # started the jobs ends them. Should that process be killed, they end at
-            # the next line that they print.
+            # started the jobs ends them. Should that process be killed, they see it.
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, PARENT: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -126,7 +126,14 @@ class TrainingProgress(keras.callbacks.Callback):
         self.terminal = sys.stdout.isatty()
         self.latest = ""
 
+    def on_train_begin(self, logs=None):
+        self.first = True
+
     def on_epoch_begin(self, epoch, logs=None):
+        if self.first and epoch:
+            left = duration(self.left(epoch))
+            print(f"Going on after epoch {epoch}. Estimated time left: {left}.")
+        self.first = False
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):

@@ -166,6 +166,7 @@ def evaluate(network, settings, data, folder):
         cache=folder / "evaluation.npz",
     )
     if settings["epsilon"]:
+        print("Robustness at other budgets, and examples, of some images:", flush=True)
         results.curve, examples = probe(network, settings, data)
         examples.to_npz(folder / "examples.npz")
     results.to_json(folder / "results.json", seed=settings["seed"], training=settings)
@@ -193,7 +194,6 @@ def probe(network, settings, data):
         data.test,
         attack=attack,
         examples=CURVE_EXAMPLES,
-        verbose=0,
         **common,
     )
     return curve, krl.adversarial_examples(network, data.test, attack=attack, **common)
@@ -444,7 +444,7 @@ def announce(settings, data, model, folder):
     of_memory = f", memory: {needed / 2**30:.2g} GiB" if needed else ""
     print(
         f"  Files: {folder}. Estimated time of training: {duration(total)}, and "
-        f"what compiling takes{of_memory}.",
+        f"what compiling and the evaluation take{of_memory}.",
         flush=True,
     )
     if needed and there and needed > there:

@@ -48,7 +48,10 @@ from keras_robustlt.experiments.flags import (
 from keras_robustlt.experiments.flags import (
     define_flags as define_flags_of_a_run,
 )
-from keras_robustlt.experiments.interruption import ends_in_one_line
+from keras_robustlt.experiments.interruption import (
+    end_with_parent,
+    ends_in_one_line,
+)
 
 # Set in the environment of processes whose parent has shown what it found.
 SHOWN = "KERAS_ROBUSTLT_DATA_SHOWN"
@@ -158,6 +161,7 @@ def start(argv, values, table, data):
         _say_what_would_be_done(runs, settings, folder)
         return
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
+    end_with_parent()
     with ends_in_one_line(), _mistakes(folder):
         if compares:
             _compare(settings, given_flags(values), data, folder, table)

@@ -2,10 +2,11 @@
 
 import os
 import pathlib
+import warnings
 
 from keras_robustlt.files import write_atomically
 from keras_robustlt.reporting.page import page
-from keras_robustlt.reporting.runs import load
+from keras_robustlt.reporting.runs import load, what_differs
 
 __all__ = ["report"]
 
@@ -59,6 +60,13 @@ def report(*arguments, names=None, title=None):
             raise ValueError(f"`runs` must have results. Received: none of {run.name}")
     _name(runs, names)
     _check_classes(runs)
+    differs = what_differs(runs)
+    if differs:
+        warnings.warn(
+            "The runs were not evaluated alike, so that their numbers cannot be "
+            f"compared: they differ in {', '.join(differs)}. The report says so.",
+            stacklevel=2,
+        )
     path = pathlib.Path(path)
     # Names of folders need not be UTF-8.
     write_atomically(path, page(runs, title).encode("utf-8", "backslashreplace"))
@@ -89,6 +97,6 @@ def _check_classes(runs):
         if run.class_names != known[0].class_names:
             raise ValueError(
                 "`runs` must be of the same classes to be on one page. Received: "
-                f"{known[0].class_names} ({known[0].name}) and {run.class_names} "
-                f"({run.name})"
+                f"{known[0].class_names} in {known[0].name!r}, and {run.class_names} "
+                f"in {run.name!r}"
             )

@@ -5,6 +5,7 @@ import numpy as np
 from keras_robustlt.evaluation.results import SUMMARY
 from keras_robustlt.reporting.charts import Line, labels_of, legend, line_chart
 from keras_robustlt.reporting.html import element, image, table
+from keras_robustlt.reporting.runs import what_differs
 
 __all__ = ["classes", "confusions", "head_and_tail", "headline"]
 
@@ -50,15 +51,28 @@ def strongest(runs, needs="per_class"):
 
 def headline(runs):
     attack = strongest(runs)
-    cards = [_card(run, runs[0], attack) for run in runs] if attack else None
+    differs = what_differs(runs)
+    first = None if differs else runs[0]
+    cards = [_card(run, first, attack) for run in runs] if attack else None
     caption = "Accuracy of each run under each attack, in percent"
     numbers = _by_attack(runs, ("accuracy in %", *SUMMARY), _summary, caption)
     return [
+        _unlike(differs) if differs else None,
         element("div", cards, class_="cards"),
         element("div", numbers, class_="scroll"),
         element("p", _reading(runs), class_="note"),
         [_findings(run) for run in runs],
     ]
+
+
+def _unlike(differs):
+    """That the numbers of the runs cannot be compared."""
+    text = (
+        "The runs were not evaluated alike, so that their numbers cannot be compared: "
+        f"they differ in {', '.join(differs)}. See the settings below; "
+        "`python -m keras_robustlt evaluate` measures a network anew."
+    )
+    return element("p", text, class_="warning")
 
 
 def _findings(run):
@@ -80,7 +94,7 @@ def _card(run, first, attack):
     facts = []
     for name, group in dict.fromkeys(keys):
         value = run.results.get(name, {}).get(group)
-        before = first.results.get(name, {}).get(group)
+        before = first and first.results.get(name, {}).get(group)
         if value is None:
             continue
         change = None
@@ -131,7 +145,8 @@ def _summary(name, run, runs):
         values = [each.results[name][key] for each in runs]
         known = [value for value in values if value is not None]
         value = run.results[name][key]
-        is_best = len(runs) > 1 and value is not None and value == max(known)
+        compared = len(runs) > 1 and not what_differs(runs)
+        is_best = compared and value is not None and value == max(known)
         text = percent(value)
         cells.append(element("td", element("b", text) if is_best else text))
     return cells

@@ -181,5 +181,9 @@ def facts(runs):
         if "examples" in evaluated.settings:
             found.append(f"{evaluated.settings['examples']:,} test images")
         if any(entry.get("attack") for entry in evaluated.values()):
-            found.append(f"epsilon {255 * evaluated.settings['epsilon']:.3g}/255")
+            budgets = [
+                each.results.settings["epsilon"] for each in runs if each.results
+            ]
+            shown = [f"{255 * budget:.3g}/255" for budget in dict.fromkeys(budgets)]
+            found.append(f"epsilon {', '.join(shown)}")
     return found

@@ -95,6 +95,33 @@ class Run:
         return sorted(range(len(counts)), key=lambda index: -counts[index])
 
 
+def what_differs(runs):
+    """How the evaluations of runs differ, which makes their numbers incomparable.
+
+    Args:
+        runs: List of `Run`, of which some may have no results.
+
+    Returns:
+        List of strings, empty where all were measured alike as far as is known.
+    """
+    measured = [run for run in runs if run.results]
+    attacks = dict.fromkeys(name for run in measured for name in run.results)
+    sides = {
+        f"attack {name}": [
+            run.results[name].get("attack") for run in measured if name in run.results
+        ]
+        for name in attacks
+    }
+    sides["test images"] = [
+        run.results.settings.get("examples_per_class") for run in measured
+    ]
+    for key in ("data", "image_size"):
+        sides[key] = [run.settings.get(key) for run in measured if run.settings]
+    return [
+        name for name, found in sides.items() if any(each != found[0] for each in found)
+    ]
+
+
 def load(source, index):
     """The `Run` of an argument of `report`."""
     if isinstance(source, EvaluationResults):
