@@ -294,6 +294,30 @@ def test_one_callback_goes_on(tmp_path, rival):
         quick_model().fit(X, Y, callbacks=[twice, twice], **FIT)
 
 
+class StopAtTheThird(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 3:
+            raise Interruption
+
+
+def test_a_schedule_is_as_long_as_this_training(tmp_path):
+    """Keras's callback brings the length of the training before with the weights."""
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    def trained(epochs, *callbacks):
+        model = quick_model(beta=0.8)
+        model.fit(X, Y, epochs=epochs, callbacks=[backup(), *callbacks], verbose=0)
+
+    with pytest.raises(Interruption):
+        trained(100, StopAtTheThird())
+    inspector = ScheduleInspector()
+    trained(6, inspector)
+    expected = [krl.budget.iteration_weight(t, 6, 0.8) for t in (4, 5, 6)]
+    assert inspector.weights[-3:] == pytest.approx(expected)
+
+
 def test_order_of_callbacks(tmp_path):
     model, checkpoint = quick_model(), Checkpoint(tmp_path)
     stop, score = keras.callbacks.EarlyStopping(), Score()

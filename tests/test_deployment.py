@@ -1,6 +1,8 @@
 """Networks that leave: raw images in, probabilities of named classes out."""
 
 import json
+import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -253,6 +255,28 @@ def test_command_lines_up_names_of_any_script(network, pixels, tmp_path, capsys)
     predict(tmp_path / "network.keras", *files)
     lines = capsys.readouterr().out.splitlines()
     assert len({display_width(line) for line in lines}) == 1
+
+
+def test_a_bad_image_leaves_the_others(network, pixels, tmp_path, capsys):
+    path = krl.export(network, tmp_path / "robust.keras", NAMES)
+    good, empty = tmp_path / "good.png", tmp_path / "empty.png"
+    Image.fromarray(pixels[0].squeeze()).save(good)
+    empty.touch()
+    with pytest.raises(SystemExit, match=r"empty\.png.*it is empty"):
+        predict(path, empty, good)
+    assert capsys.readouterr().out.startswith(f"{good}  ")
+
+
+def test_damaged_names_of_an_export(network, tmp_path):
+    path = krl.export(network, tmp_path / "robust.keras", NAMES)
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there are two of this name
+        archive.writestr("class_names.json", "{")
+    with pytest.raises(ValueError, match="`path` is damaged, or no export"):
+        krl.class_names_of(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="`path` is damaged, or no export"):
+        krl.class_names_of(path)
 
 
 @pytest.mark.parametrize("damaged", ["network", "image"])

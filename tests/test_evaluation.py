@@ -602,11 +602,11 @@ def test_what_an_attack_reads_tells_it_from_another(tmp_path, make):
 
 
 def test_a_cache_knows_what_stops_the_gradient(tmp_path):
-    network = dense_network()
+    network = threshold_network(0.5)
     arguments = {"cache": tmp_path / "cache.npz", "diagnose": False}
-    evaluate(lambda x: network(keras.ops.stop_gradient(x)), **arguments)
+    evaluate(model=lambda x: network(keras.ops.stop_gradient(x)), **arguments)
     with pytest.raises(ValueError, match="network .other slopes for the same images"):
-        evaluate(lambda x: network(x), **arguments)
+        evaluate(model=lambda x: network(x), **arguments)
 
 
 @pytest.mark.slow_on_jax

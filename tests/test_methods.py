@@ -159,6 +159,21 @@ def test_weights_move_in_each_step_of_gathered_gradients(images, same_network, p
     assert abs(weights_of(model) - before).max() > 1e-3
 
 
+def test_weights_move_alike_where_the_loss_is_scaled(images, same_network):
+    x, y = images
+
+    def kernel_change(**scale):
+        optimizer = krl.optimizers.SGD(0.1, weight_decay=0.1, **scale)
+        model = tiny_model(same_network(), method="awp", beta=0, optimizer=optimizer)
+        batch = {"adversarial": x, "clean": x}, y, None
+        ((_, change),) = model.method.weight_shift(model, batch)
+        return keras.ops.convert_to_numpy(change)
+
+    expected = kernel_change()
+    actual = kernel_change(loss_scale_factor=1024.0)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
 def test_trial_updates_leave_an_optimiser_as_it_is(images):
     x, y = images
     optimizer = krl.optimizers.SGD(0.1, momentum=0.9)

@@ -145,6 +145,66 @@ def test_budgets_of_ones_own_are_budgets(images, give):
         eager_model(budget=Mine()).fit(*images, verbose=0)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("class_weight", np.array([1, np.nan, 1], "float32")),
+        ("class_weight", np.array([1, -2, 1], "float32")),
+        ("loss_weight", 2.0),
+        ("loss_weight", "much"),
+        ("class_epsilon", np.full(3, np.nan, "float32")),
+    ],
+)
+def test_a_budget_of_ones_own_is_one_in_each_epoch(images, name, value):
+    class Mine(krl.budget.Budget):
+        uses_clean_loss = True
+
+    def give(self, schedule):
+        usual = getattr(krl.budget.Budget, name)(self, schedule)
+        return value if int(schedule.epoch) == 1 else usual
+
+    setattr(Mine, name, give)
+    with pytest.raises(ValueError, match=f"`{name}` of Mine.* Received in epoch 1"):
+        eager_model(budget=Mine()).fit(*images, epochs=5, verbose=0)
+
+
+@pytest.mark.tensorflow
+def test_data_sets_without_a_weight(images):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((*images, np.zeros(12, "float32")))
+    with pytest.raises(ValueError, match="`sample_weight` must have a weight above 0"):
+        eager_model().fit(data.batch(4), verbose=0, shuffle=False)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, y: ((255 * x).astype("uint8"), y), "`validation_data`.*uint8"),
+        (lambda x, y: (x[:, :3], y), "`validation_data` must hold images of shape"),
+        (lambda x, y: x, "`validation_data` must give pairs"),
+    ],
+)
+def test_data_sets_to_validate_on_are_looked_at_before_training(
+    images, change, message
+):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(change(*images)).batch(4)
+    model = tiny_model()
+    with pytest.raises(ValueError, match=message):
+        model.fit(*images, validation_data=data, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_images_that_are_mixed_inside_the_step_have_no_weights(images):
+    mixing = keras.layers.MixUp(seed=0)
+    model = eager_model(method="standard", augmentation=mixing)
+    with pytest.raises(ValueError, match="`class_weight` and `sample_weight` are of"):
+        model.fit(*images, class_weight={0: 1.0, 1: 2.0, 2: 3.0}, verbose=0)
+
+
 def test_losses_of_ones_own_are_one_for_each_image(images):
     class Mine(krl.methods.AT):
         def loss(self, targets, logits, criterion):

@@ -227,6 +227,34 @@ def test_runs_side_by_side(run, tmp_path):
     assert named.words.count("two") > 5
 
 
+def test_runs_that_were_not_evaluated_alike(run, tmp_path):
+    other = write_run(tmp_path / "other", name="ours", shift=0.1)
+    content = json.loads((other / "results.json").read_text())
+    content["settings"]["epsilon"] = 0.05
+    content["attacks"]["pgd20"]["attack"]["epsilon"] = 0.05
+    (other / "results.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="not evaluated alike.* differ in attack pgd2"):
+        page, text = report(run, other, tmp_path / "report.html")
+    words = " ".join(page.words)
+    assert "epsilon 25.5/255, 12.8/255" in words
+    assert "numbers cannot be compared" in words
+    assert "+10.0" not in words and "<b>46.7</b>" not in text
+
+
+def test_head_and_tail_of_each_run(tmp_path):
+    """No class may be head, and which are may differ."""
+    ours, theirs = results(), results()
+    ours.settings["tail_classes"] = [0, 1, 2]
+    page, _ = report(ours, tmp_path / "report.html")
+    words = " ".join(page.words)
+    assert "All classes are tail." in words and "– 70.0 –" in words
+    theirs.settings["class_counts"] = [2, 10, 50]
+    page, _ = report(ours, theirs, tmp_path / "report.html")
+    words = " ".join(page.words)
+    assert "Which classes are head differs from run to run." in words
+    assert "50 / 2" in words and "62 training images" not in words
+
+
 def test_what_is_not_there_is_left_out_and_named(run, tmp_path):
     other = write_run(tmp_path / "other", name="Other")
     (other / "schedule.csv").unlink()

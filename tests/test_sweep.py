@@ -304,6 +304,45 @@ def test_jax_compiles_once_what_jobs_have_in_common(tmp_path, monkeypatch, given
     assert folders(1) == [[given, "False"] if given else ["False"]]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="processes keep their parents")
+def test_a_job_ends_with_who_started_it(tmp_path):
+    """Who is killed can tell nobody."""
+    job = (
+        "import time; from keras_robustlt.experiments import interruption; "
+        "interruption.end_with_parent(); "
+        f"open({str(tmp_path / 'began')!r}, 'w').close(); time.sleep(60)"
+    )
+    parent = (
+        "import pathlib, sys; from keras_robustlt.experiments import jobs; "
+        f"job = jobs.Job('a', [sys.executable, '-c', {job!r}], pathlib.Path("
+        f"{str(tmp_path / 'log')!r})); job.start({{}}); print(job.process.pid, "
+        "flush=True); job.process.wait()"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
+    )
+    number = int(starter.stdout.readline())
+    while not (tmp_path / "began").exists():
+        assert starter.poll() is None
+        time.sleep(0.1)
+    starter.kill()
+    starter.communicate()
+    stop = time.monotonic() + 20
+    while is_alive(number):
+        assert time.monotonic() < stop
+        time.sleep(0.1)
+
+
+def is_alive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    # One that nobody waits for stays in the table.
+    status = pathlib.Path(f"/proc/{number}/stat")
+    return not status.exists() or status.read_text().split()[2] != "Z"
+
+
 def test_who_is_told_fails(tmp_path):
     code = "import time; print('one', flush=True); time.sleep(60)"
     todo = [

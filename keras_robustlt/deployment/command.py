@@ -55,7 +55,8 @@ def main(argv, values):
         try:
             images[file] = _read(file, network.input_shape[1:])
         except ValueError as error:
-            unreadable.append(str(error))
+            why = str(error).rpartition(": ")[2]
+            unreadable.append(f"{file} cannot be read as an image: {why}")
     probabilities = _probabilities(network, images.values()) if images else []
     width = max(display_width(one_line(file)) for file in files)
     for file, row in zip(images, probabilities, strict=True):
