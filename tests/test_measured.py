@@ -106,7 +106,7 @@ COLUMNS = [
 ]
 
 
-def changes(folder, method, budget):
+def changes(folder, method, budget, base=None):
     """What a budget changes in the runs of a folder, as cells of a row of the docs."""
 
     def accuracies(name, attack, group):
@@ -117,8 +117,7 @@ def changes(folder, method, budget):
     cells = []
     for column in COLUMNS:
         ours = accuracies(f"{method}-{budget}", *column)
-        base = accuracies(method, *column)
-        cells.append(cell_of(ours, base))
+        cells.append(cell_of(ours, accuracies(base or method, *column)))
     return " | ".join(cells)
 
 
@@ -155,6 +154,25 @@ def test_so_do_the_rows_of_the_base_methods(method, title):
     results = BUILD.with_name("results")
     row = f"| {title} | {changes(results / 'runs-methods', method, 'robustlt')} |"
     assert row in (results / "README.md").read_text()
+
+
+RIVALS = {"cfa": "CFA", "dafa": "DAFA", "udr": "UDR"}
+
+
+@pytest.mark.parametrize("rival", [*RIVALS, None])
+def test_so_do_the_rows_beside_other_rules(rival):
+    results = BUILD.with_name("results")
+    folder = results / "runs-rivals"
+    base = None if rival is None else f"at_bsl-{rival}"
+    rows = {
+        f"RobustLT minus {RIVALS.get(rival, 'uniform')}": ("robustlt", base),
+        f"{RIVALS.get(rival)} minus uniform": (rival, None),
+    }
+    for title, (ours, theirs) in rows.items():
+        if ours is None:
+            continue
+        row = f"| {title} | {changes(folder, 'at_bsl', ours, theirs)} |"
+        assert row in (results / "README.md").read_text(), row
 
 
 @pytest.mark.parametrize("group", ["all", "tail", "worst"])
