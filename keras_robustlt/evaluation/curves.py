@@ -98,11 +98,12 @@ def robustness_curve(
     if examples is not None:
         x, y = class_balanced_subset(x, y, examples, seed)
     perturb = _Perturb(attack, checks.positive_integer("batch_size", batch_size))
+    names = {epsilon: f"epsilon {epsilon:.6g}" for epsilon in epsilons}
     results = evaluate(
         model,
         x,
         y,
-        attacks={str(epsilon): perturb.within(epsilon) for epsilon in epsilons},
+        attacks={name: perturb.within(epsilon) for epsilon, name in names.items()},
         epsilon=attack.epsilon,
         class_counts=class_counts,
         tail_fraction=tail_fraction,
@@ -112,7 +113,7 @@ def robustness_curve(
         # The budgets that are not those of the evaluation may well be too large.
         diagnose=False,
     )
-    curve = {key: [results[str(e)][key] for e in epsilons] for key in SUMMARY}
+    curve = {key: [results[names[e]][key] for e in epsilons] for key in SUMMARY}
     if results.settings["class_counts"] is None:
         curve["tail"] = None
     return RobustnessCurve(
