@@ -296,11 +296,7 @@ def _classes(chosen):
 
 def images(x, name="x"):
     """Raises if the array `x` is not a batch of float images in `[0, 1]`."""
-    if np.ma.is_masked(x):
-        raise ValueError(
-            f"`{name}` must hold images without a mask: what is masked would count as "
-            "it is. Fill it, or leave these images out."
-        )
+    no_mask(x, name)
     x = np.asarray(x)
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise ValueError(_wrong_dtype(name, x.dtype))
@@ -308,6 +304,15 @@ def images(x, name="x"):
     no_nan(name, int(spoilt.sum()))
     if x.size:
         pixel_range(name, x.min(), x.max())
+
+
+def no_mask(x, name="x"):
+    """Raises if `x` is a masked array, of which all else sees the values alone."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"`{name}` must hold images without a mask: what is masked would count as "
+            "it is. Fill it, or leave these images out."
+        )
 
 
 def image_shape(network, shape, name="x"):

@@ -111,6 +111,7 @@ def pair_of(x, y):
 
 
 def arrays_of(x, y):
+    checks.no_mask(x)
     try:
         x, y = np.asarray(x), np.asarray(y)
     except ValueError as error:  # lists of several lengths, or a pair as `x`
