@@ -147,15 +147,12 @@ class BatchCheck(keras.metrics.Metric):
                 stacklevel=2,
             )
 
-    def raise_if_weightless(self):
-        """Raises a ValueError if no image since the last reset had a weight."""
+    @property
+    def is_weightless(self):
+        """Whether all images since the last reset had a weight of 0."""
         values = ops.convert_to_numpy(self.extremes)
         seen = dict(zip(EXTREMES, values, strict=True))
-        if seen["seen"] and not seen["weighed"]:
-            raise ValueError(
-                "`sample_weight` must have a weight above 0, or nothing is learned and "
-                "nothing measured. Received: zeros for all images of the data"
-            )
+        return bool(seen["seen"] and not seen["weighed"])
 
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}

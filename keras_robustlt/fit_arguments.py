@@ -325,7 +325,7 @@ def _check_ends(arguments):
 
 def _can_be_read_again(data):
     """Whether `data`, if it is given, may be a data set, for each validation anew."""
-    if data is None or isinstance(data, types.GeneratorType):
+    if data is None or isinstance(data, (types.GeneratorType, keras.utils.PyDataset)):
         return True  # a generator may go on for ever
     return not callable(data) and not hasattr(data, "__next__")
 
@@ -342,14 +342,15 @@ def _check_elements(data, name, network, num_classes):
         )
     images, labels, *_ = element
     checks.image_dtype(images, name)
-    checks.known_rank(images)
-    if len(images.shape):
+    # What the pipeline does not know of them, the first step sees.
+    if images.shape.rank:
         checks.image_shape(network, tuple(images.shape), name)
-    checks.label_type(labels, num_classes, name)
+    if labels.shape.rank is not None:
+        checks.label_type(labels, num_classes, name)
 
 
 def _array_of(values):
-    """Tensors that have values as arrays, and all else as it is."""
+    """`values` as an array, if it is a tensor that has them; else as it is."""
     return checks.known(values) if keras.ops.is_tensor(values) else values
 
 

@@ -282,7 +282,7 @@ def bumpy_network(x):
     return keras.ops.concatenate([2 - 2 * dip, keras.ops.ones_like(x)], axis=1)
 
 
-@pytest.mark.filterwarnings("ignore:No gradient reaches")
+@pytest.mark.filterwarnings("ignore:The attack has left all")
 def test_restarts_keep_what_is_misclassified_or_else_has_the_highest_loss():
     x, y = np.full((400, 1), 0.5, "float32"), np.zeros(400, "int32")
 
@@ -404,7 +404,7 @@ def test_shown_as_it_was_made():
         (lambda x, y: {"network": lambda x: None}, "`network` must give one tensor"),
         (lambda x, y: {"network": very_sure()}, "gives probabilities"),
         (lambda x, y: {"loss": lambda targets, logits: 0.0}, "one value for each"),
-        (lambda x, y: {"loss": lambda t, z: keras.ops.sum(t, 1)}, "`loss` must change"),
+        (lambda x, y: {"loss": lambda t, z: np.ones(12)}, "one value for each"),
         (lambda x, y: {"seed": -1}, "`seed`"),
         (lambda x, y: {"training": "no"}, "`training`"),
     ],
@@ -427,9 +427,35 @@ def very_sure():
 
 
 def test_no_gradient_is_said(images):
+    x, _ = images
     network = dense_network()
-    with pytest.warns(UserWarning, match="No gradient reaches 8 images"):
-        PGD(0.1, steps=1)(lambda x: network(keras.ops.stop_gradient(x)), *images)
+    y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)
+    with pytest.warns(UserWarning, match="left all 12 images where it started"):
+        PGD(0.1, steps=1)(lambda x: network(keras.ops.stop_gradient(x)), x, y)
+    # Where all are misclassified, losses may be flat.
+    PGD(0.1, steps=1, loss="margin")(network, x, (y + 1) % 3)
+
+
+def hinge(targets, logits):
+    right = keras.ops.sum(targets * logits, -1)
+    other = keras.ops.max(logits - 1e9 * targets, -1)
+    return -keras.ops.relu(right - other)
+
+
+@pytest.mark.parametrize("kind", [PGD, krl.attacks.APGD])
+def test_losses_of_the_batch_or_of_some_images(images, kind):
+    x, y = images
+    network = dense_network()
+    clean = keras.ops.softmax(network(x))
+
+    def divergence(targets, logits):
+        return -keras.ops.sum(clean * keras.ops.log_softmax(logits), -1)
+
+    for loss in (hinge, lambda t, z: -t[:, 2] * z[:, 2], divergence):
+        if loss is divergence and kind is not PGD:  # which computes part by part
+            continue
+        x_adv = kind(0.1, steps=3, loss=loss)(network, x, y, seed=0)
+        assert_valid(x_adv, x, 0.1, "linf")
 
 
 def test_an_infinite_slope_is_followed():

@@ -592,13 +592,36 @@ def by_an_attribute(change):
     return attack
 
 
-@pytest.mark.parametrize("make", [by_a_list, by_an_object, by_an_attribute])
+@pytest.mark.parametrize(
+    "make",
+    ["by_a_list", "by_an_object", "by_an_attribute", "by_a_method", "by_a_keras_loss"],
+)
 def test_what_an_attack_reads_tells_it_from_another(tmp_path, make):
+    make = globals()[make]
     arguments = {"cache": tmp_path / "cache.npz", "diagnose": False}
     before = evaluate(attacks={"mine": make(0.0)}, **arguments)
     assert evaluate(attacks={"mine": make(0.0)}, **arguments)["mine"] == before["mine"]
     with pytest.raises(ValueError, match="`cache` holds what .*differs: functions"):
         evaluate(attacks={"mine": make(0.3)}, **arguments)
+
+
+def by_a_method(change):
+    class Shift:
+        def __init__(self):
+            self.change = change
+
+        def attack(self, network, x, y, seed):
+            return np.clip(x + self.change, 0, 1)
+
+    return Shift().attack
+
+
+def by_a_keras_loss(change):
+    class Loss(keras.losses.Loss):
+        def call(self, targets, logits):
+            return (1 + change) * krl.losses.margin(targets, logits)
+
+    return krl.attacks.PGD(0.3, 2, loss=Loss())
 
 
 def test_a_cache_knows_what_stops_the_gradient(tmp_path):

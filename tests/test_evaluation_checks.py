@@ -18,6 +18,7 @@ from keras_robustlt.evaluation.sanity_checks import (
     _outdone_by_weaker,
     _short_of_budget,
     _short_steps,
+    broken_gradients,
     chance_of_reaching,
     outdone,
     outdone_by_black_box,
@@ -214,7 +215,8 @@ def test_somebody_has_the_whole_budget():
     # The L2 ball of as small a radius is smaller still.
     assert "(l2: all pixels together)" in found(pgd(0.1, norm="l2"))["message"]
     # Budgets below it beside it, in other norms and those of functions are all right.
-    for attacks in ([None], [pgd(0.03), pgd(0.1)], [pgd(0.5, norm="l2")], [len]):
+    whole = [pgd(0.1), pgd(0.1, norm="l2")]
+    for attacks in ([None], [pgd(0.03), pgd(0.1)], whole, [pgd(0.5, norm="l2")], [len]):
         assert found(*attacks) is None
     assert _short_of_budget({"a": pgd(0.03)}, None, "linf") is None
 
@@ -519,6 +521,24 @@ def test_warnings_name_the_line_of_the_caller():
     assert caught[0].filename == __file__
     assert str(caught[0].message) == "text"
     assert caught[0].message.finding == finding
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("pools_first", [True, False])
+def test_plain_borders_and_pooling_stop_no_gradient(pools_first):
+    x = np.random.default_rng(0).random((64, 16, 16, 1), "float32")
+    x[:, :4] = x[:, :, :4] = x[:, -4:] = x[:, :, -4:] = 0
+    conv = keras.layers.Conv2D(4, 3, activation="relu")
+    layers = [keras.layers.MaxPooling2D(), conv]
+    network = keras.Sequential(
+        [
+            keras.Input((16, 16, 1)),
+            *(layers if pools_first else layers[::-1]),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    assert broken_gradients(network, x) is None
 
 
 class Idle(krl.attacks.Attack):

@@ -437,7 +437,7 @@ class Rounding(keras.layers.Layer):
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings("ignore:.* of the images count for `robust_accuracy`")
-@pytest.mark.filterwarnings("ignore:No gradient reaches")
+@pytest.mark.filterwarnings("ignore:The attack has left all")
 def test_a_layer_that_cuts_the_gradient(images):
     x, y = images
     network = keras.Sequential([keras.Input((6, 6, 3)), Rounding(), dense_network()])

@@ -173,8 +173,22 @@ def test_data_sets_without_a_weight(images):
     import tensorflow as tf
 
     data = tf.data.Dataset.from_tensor_slices((*images, np.zeros(12, "float32")))
-    with pytest.raises(ValueError, match="`sample_weight` must have a weight above 0"):
-        eager_model().fit(data.batch(4), verbose=0, shuffle=False)
+    with pytest.warns(UserWarning, match="`sample_weight` is 0 for all images"):
+        eager_model(beta=0).fit(data.batch(4), epochs=2, verbose=0, shuffle=False)
+
+
+def test_data_sets_that_can_be_called_to_validate_on(images):
+    class Loader(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return images
+
+        def __next__(self):
+            return images
+
+    tiny_model(beta=0).fit(*images, validation_data=Loader(), verbose=0)
 
 
 @pytest.mark.tensorflow

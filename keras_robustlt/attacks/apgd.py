@@ -281,11 +281,11 @@ class APGD(Climber):
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
         arguments.check_dlr(self.loss, num_classes)
-        arguments.check_values(self.loss, num_classes)
 
     def _loss(self, constants, logits):
         loss = base.loss_function(self.loss)
-        return loss(active_set.one_hot(constants["label"], logits), logits)
+        values = loss(active_set.one_hot(constants["label"], logits), logits)
+        return arguments.check_values(values, self.loss, (1,))
 
     def get_config(self):
         config = {**super().get_config(), "loss": self.loss}

@@ -74,6 +74,9 @@ def with_tensors(function):
         try:
             return function(*args, **kwargs)
         except (AttributeError, NotImplementedError, TypeError) as error:
+            is_of_numpy = "numpy" in str(error).lower() or "Tracer" in str(error)
+            if not is_of_numpy:
+                raise
             raise ValueError(
                 "A network that is a function must compute with tensors of the "
                 "backend, as keras.ops does: NumPy's functions have no gradients. "
@@ -136,12 +139,14 @@ def of_logits(network, x):
         logits, as the backend gives it, infinities and NaN included.
     """
     logits_at = logits_of(network)
+    scale = LARGEST**2 if computes_in_float16(network) else 1.0
 
     def mixed(x):
         logits = logits_at(x)
-        return ops.sum(logits * np.cos(1.0 + np.arange(logits.shape[-1]), dtype="f"))
+        mix = np.cos(1.0 + np.arange(logits.shape[-1]), dtype="float32")
+        return scale * ops.sum(logits * mix)
 
-    return backend.gradient(mixed, x)
+    return backend.gradient(mixed, x) / scale
 
 
 def computes_in_float16(network):

@@ -144,7 +144,7 @@ class PGD(base.Attack):
                 so that only their types are looked at.
         """
         arguments.check_call(network, y)
-        checks.boolean("training", training)
+        training = checks.boolean("training", training or False)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = checks.integer("seed", seed, 0)
         loss = None if loss is None else base.loss_function(arguments.check_loss(loss))
@@ -152,7 +152,8 @@ class PGD(base.Attack):
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
         self._check_values(network, x, y, epsilon, step_size, start)
-        if start is None:
+        draws_start = start is None
+        if draws_start:
             start = self.starting_point(x, epsilon, seed)
 
         def run(start):
@@ -161,10 +162,33 @@ class PGD(base.Attack):
             )
 
         best = run(start)
+        if draws_start:
+            self._warn_if_it_stays(network, x, y, start, best, epsilon, training)
         for number in range(1, self.restarts):
             start = self.starting_point(x, epsilon, _another_seed(seed, number))
             best = self._better(network, best, run(start), y, training, loss)
         return best
+
+    def _warn_if_it_stays(self, network, x, y, start, x_adv, epsilon, training):
+        """Warns if images are where they started, all of them, and still right."""
+        if checks.known(x_adv) is None or not len(x_adv):
+            return
+        radius = self.epsilon if epsilon is None else epsilon
+        radius = ops.broadcast_to(ops.cast(radius, "float32"), (len(x),))
+        if np.any(ops.convert_to_numpy(base.moved(x, x_adv, start, radius, self))):
+            return  # or there is no budget, for some
+        logits = gradients.logits_of(network, training)(x_adv)
+        labels = ops.argmax(losses.one_hot(y, logits.shape[-1]), -1)
+        right = np.mean(ops.convert_to_numpy(ops.argmax(logits, -1) == labels))
+        if right:
+            warnings.warn(
+                f"The attack has left all {len(x)} images where it started, and "
+                f"{right:.0%} of them right, which is no robustness: no gradient of "
+                "its loss reaches them. A layer may stop the gradient or round, the "
+                "logits may be very large, or the units of the network may be dead. "
+                "`attacks.Square` needs no gradient.",
+                stacklevel=3,
+            )
 
     def _check_values(self, network, x, y, epsilon, step_size, start):
         """Raises if what is known of the arguments of a call is out of range."""
@@ -174,12 +198,10 @@ class PGD(base.Attack):
         checks.images(images)
         if isinstance(network, keras.Layer) and not network.built:
             network(x[:1])
-        some = x[: arguments.PROBES]
-        logits = ops.convert_to_numpy(gradients.logits_of(network)(some))
+        logits = ops.convert_to_numpy(gradients.logits_of(network)(x[:2]))
         arguments.check_logits(logits)
         num_classes = logits.shape[-1]
         self.check_classes(num_classes)
-        arguments.warn_of_no_gradient(network, some)
         start = checks.known(start)
         if start is not None:
             arguments.check_start(start, images.shape)
@@ -256,7 +278,8 @@ class PGD(base.Attack):
         gradient_of = gradients.gradient_of(network, training)
 
         def values(logits):
-            return loss(losses.one_hot(y, logits.shape[-1]), logits)
+            found = loss(losses.one_hot(y, logits.shape[-1]), logits)
+            return arguments.check_values(found, loss, (0, 1, 2))
 
         def step(x_adv):
             gradient, *_ = gradient_of(values, x_adv)
@@ -315,7 +338,6 @@ class PGD(base.Attack):
     def check_classes(self, num_classes):
         super().check_classes(num_classes)
         arguments.check_dlr(self.loss, num_classes)
-        arguments.check_values(self.loss, num_classes)
 
     def get_config(self):
         return {

@@ -33,7 +33,7 @@ class TrainingWatch(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         model = self.model
-        self.checked = self.warned = False
+        self.checked = self.warned = self.warned_of_weights = False
         _check_budgets(model)
         wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
         if not wants_attacks or makes_attacks(model):
@@ -89,7 +89,13 @@ class TrainingWatch(keras.callbacks.Callback):
     def _look_at_epoch(self):
         model = self.model
         model.batch_check.raise_if_wrong()
-        model.batch_check.raise_if_weightless()
+        if model.batch_check.is_weightless and not self.warned_of_weights:
+            self.warned_of_weights = True
+            warnings.warn(
+                "`sample_weight` is 0 for all images of an epoch, in which nothing is "
+                "learned.",
+                stacklevel=2,
+            )
         if not self.labels_compared:
             self.labels_compared = True
             labels = ops.convert_to_numpy(model.batch_check.labels)
@@ -150,8 +156,8 @@ def _check_budgets(model):
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
             given = {name: getattr(rule, name)(schedule) for name in ranges}
         for name, values in given.items():
-            words, shape, most = ranges[name]
-            if values is not None and not _are_within(values, shape, most):
+            words, *within = ranges[name]
+            if values is not None and not _are_within(values, *within):
                 raise ValueError(
                     f"`{name}` of {rule} must give {words}. Received in epoch {epoch}: "
                     f"{values!r}"

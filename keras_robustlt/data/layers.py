@@ -264,7 +264,7 @@ class LayerAugmentation:
         """
         if self.mixes_labels:
             return
-        grey = np.linspace(0.2, 0.8, ORDERED, dtype="float32")
+        grey = np.linspace(0.15, 0.75, ORDERED, dtype="float32")
         images = np.ones((ORDERED, *image_shape), "float32")
         images *= grey.reshape(-1, *(1 for _ in image_shape))
         targets = np.eye(num_classes, dtype="float32")[np.arange(ORDERED) % num_classes]

@@ -100,6 +100,7 @@ class Cache:
         try:
             self._arrays = read_arrays(self.path)
             before = json.loads(str(self._arrays["what"]))
+            self._arrays.setdefault("slopes", now["slopes"])  # the first had none
             is_known = all(self._arrays[name].dtype.kind == "f" for name in now)
             if not isinstance(before, dict) or not is_known:
                 raise ValueError("something else is in it")

@@ -58,11 +58,14 @@ def _parts(value, seen):
     if keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
         value = keras.ops.convert_to_numpy(value)
     if isinstance(value, dict):
-        return [(str(key), _parts(value[key], seen)) for key in sorted(value, key=str)]
+        pairs = [(_parts(key, seen), _parts(value[key], seen)) for key in value]
+        return sorted(pairs, key=repr)
     if isinstance(value, (list, tuple)):
         return [_parts(each, seen) for each in value]
     if isinstance(value, (set, frozenset)):
         return sorted(repr(_parts(each, seen)) for each in value)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return _parts(value.tolist(), seen)
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.name, hashlib.sha256(value.tobytes()).digest()
     if isinstance(value, types.CodeType):
@@ -70,20 +73,29 @@ def _parts(value, seen):
     if isinstance(value, functools.partial):
         return _parts([value.func, value.args, value.keywords], seen)
     if isinstance(value, types.MethodType):
-        return _parts([value.__func__, value.__self__], seen)
+        return _parts([value.__func__, _says(value.__self__)], seen)
     if isinstance(value, types.FunctionType):
         return [_parts(each, seen) for each in _of_function(value)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
     if isinstance(value, Configurable):
         config = {**value.get_config(), **_of_class(type(value)), **_of_object(value)}
         return name, _parts(config, seen)
-    call = type(value).__call__ if callable(value) else None
-    is_own = isinstance(call, types.FunctionType) and not isinstance(value, keras.Layer)
-    if not is_own:
+    # Losses of Keras are called by way of `call`.
+    calls = [getattr(type(value), each, None) for each in ("__call__", "call")]
+    calls = [each for each in calls if isinstance(each, types.FunctionType)]
+    if not callable(value) or not calls or isinstance(value, keras.Layer):
         return name, None
-    attributes = getattr(value, "__dict__", {})
-    says = value.get_config() if hasattr(value, "get_config") else attributes
-    return name, _parts([call, says], seen)
+    return name, _parts([*calls, _says(value)], seen)
+
+
+def _says(value):
+    """What an object says of itself, or its attributes."""
+    if isinstance(value, (keras.Layer, type, types.ModuleType)):
+        return None
+    if not hasattr(value, "get_config"):
+        return getattr(value, "__dict__", {})
+    # A name of Keras counts how many there have been.
+    return {key: each for key, each in value.get_config().items() if key != "name"}
 
 
 def _of_object(attack):
@@ -124,6 +136,7 @@ def _of_function(function):
         name: value
         for name, value in used.items()
         if isinstance(value, (*PLAIN, *CONTAINERS))
+        or keras.ops.is_tensor(value)
         or getattr(value, "__module__", None) == function.__module__
     }
     defaults = function.__defaults__, function.__kwdefaults__

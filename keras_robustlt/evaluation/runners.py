@@ -111,7 +111,9 @@ def settings_of(attack):
     if name == "function":
         name = attack.__name__
     config = {
-        key: getattr(value, "__name__", repr(value)) if callable(value) else value
+        key: getattr(value, "__name__", type(value).__name__)
+        if callable(value)
+        else value
         for key, value in config.items()
     }
     return {"class": name, **config}

@@ -72,9 +72,9 @@ CALLS = 4
 # By how much pixels are moved to see whether the logits depend on them, and what
 # counts as a change, as a share of the largest logit.
 NUDGE = 0.01
-ROUNDING = 1e-4
+CHANGED = 1e-3
 # Of the budget of the evaluation an attack should use at least so much for some image.
-LEAST_USED = 0.5
+LEAST_USED = 0.1
 # Losses that attacks climb, in words.
 FLAT = {"cross_entropy": "cross-entropy", "margin": "margin loss"}
 
@@ -139,7 +139,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
     found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
     found.append(_without_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
-    found.append(_hardly_moves(attacks, outcomes, labels, budget))
+    found.append(_hardly_moves(attacks, outcomes, labels, budget, norm))
     found.append(_short_steps(attacks))
     found += [outdone_by_black_box(run, runs) for run in runs]
     found += [_outdone_by_weaker(run, runs) for run in runs]
@@ -431,49 +431,64 @@ def zero_gradients(flags, which="", loss="cross_entropy"):
 
 def broken_gradients(network, images):
     """Gradients are no finite numbers, or do not reach all pixels that matter."""
-    x = ops.convert_to_tensor(images)
-    slope = ops.convert_to_numpy(gradients.of_logits(network, x))
-    by_image = slope.reshape(len(images), -1)
-    spoilt = int(np.sum(~np.isfinite(by_image).all(axis=1)))
+    logits = ops.convert_to_numpy(gradients.logits_of(network)(as_tensor(images)))
+    images = images[np.isfinite(logits).all(axis=1)]  # of the others it is said anyway
+    if not len(images):
+        return None
+    slope = ops.convert_to_numpy(gradients.of_logits(network, as_tensor(images)))
+    finite = np.isfinite(slope)
+    spoilt = int(np.sum(~finite.reshape(len(images), -1).all(axis=1)))
     if too_many(spoilt, len(images), TOLERATED):
         return {
             "check": "infinite_gradients",
             "message": f"At {spoilt} of {len(images)} images the logits have a "
             "gradient that is infinite or no number (NaN) at some pixels, of "
-            f"{percent(np.mean(~np.isfinite(slope)))} of all. Attacks know little of "
+            f"{percent(np.mean(~finite))} of all. Attacks know little of "
             "where to go there, and what they leave may be no robustness. A power, a "
             "logarithm, a root or a division in the network may meet 0: keep it away "
             "from there, as by adding 1e-6. 'square' needs no gradients.",
             "images": spoilt,
             "examples": len(images),
         }
-    reached = by_image.any(axis=1)
+    return _stopped_gradients(network, images)
+
+
+def _stopped_gradients(network, images):
+    # With noise, and away from 0: of pixels that are equal max pooling has a gradient
+    # for one alone, and of a plain border a unit may be just off.
+    noise = np.random.default_rng(0).uniform(-0.05, 0.05, images.shape)
+    images = (0.1 + 0.8 * images + noise).astype("float32")
+    slope = ops.convert_to_numpy(gradients.of_logits(network, as_tensor(images)))
+    reached = slope.reshape(len(images), -1).any(axis=1)
     blind = ~slope[reached].any(axis=0)
     if not blind.any() or reached.sum() < LEAST_PROBED:
         return None
-    x, moves = images[reached], NUDGE * blind.astype("float32")
+    images, move = images[reached], NUDGE * blind.astype("float32")
     logits_of = gradients.logits_of(network)
     before, *after = (
-        ops.convert_to_numpy(logits_of(ops.convert_to_tensor(x + move)))
-        for move in (0 * moves, moves, -moves)
+        ops.convert_to_numpy(logits_of(as_tensor(images + step)))
+        for step in (0 * move, move, -move)
     )
     scale = max(float(np.abs(before).max()), 1e-12)
-    # Both ways: of equal pixels max pooling has a gradient for one alone.
-    changed = [np.abs(each - before).max(axis=1) > ROUNDING * scale for each in after]
+    changed = [np.abs(each - before).max(axis=1) > CHANGED * scale for each in after]
     depends = int(np.sum(changed[0] & changed[1]))
-    if not too_many(depends, len(x), TOLERATED):
+    if not too_many(depends, len(images), TOLERATED):
         return None
     return {
         "check": "stopped_gradients",
         "message": f"No gradient reaches {percent(blind.mean())} of the pixels, the "
-        f"same in all of {len(x)} images, and the logits of {depends} of these change "
-        "if those pixels do. Attacks that follow gradients leave such pixels alone, "
-        "and what they leave is no robustness. A layer may stop the gradient or round: "
-        "take it out for the attack; 'square' needs no gradients.",
+        f"same in all of {len(images)} images, and the logits of {depends} of these "
+        "change if those pixels do. Attacks that follow gradients leave such pixels "
+        "alone, and what they leave is no robustness. A layer may stop the gradient or "
+        "round: take it out for the attack; 'square' needs no gradients.",
         "share_of_pixels": float(blind.mean()),
         "images": depends,
-        "examples": len(x),
+        "examples": len(images),
     }
+
+
+def as_tensor(images):
+    return ops.convert_to_tensor(images, "float32")
 
 
 def random_network(network, images):
@@ -553,18 +568,21 @@ def _beyond_budget(attacks, outcomes, budget):
     }
 
 
-def _hardly_moves(attacks, outcomes, labels, budget):
+def _hardly_moves(attacks, outcomes, labels, budget, norm):
     """An attack of one's own leaves images alone, or changes next to nothing."""
     idle = {}
     for name, outcome in outcomes.items():
         attack, moved = attacks[name], outcome.moved
-        allowed = getattr(attack, "epsilon", budget)
+        if isinstance(attack, Attack):
+            allowed, within = attack.epsilon, attack.norm
+        else:
+            allowed, within = budget, norm
         if np.isnan(moved) or allowed == 0:
             continue
-        # In another norm no pixel need move far.
-        in_pixels = getattr(attack, "norm", "linf") == "linf" and allowed is not None
-        # Of a large one, pixels that are bright or dark already cannot use all.
-        least = LEAST_USED * min(allowed, 0.5) if in_pixels else 0.0
+        # In L2 no pixel need move far, and of a large Linf budget those that are
+        # bright or dark already cannot use all.
+        is_known = within == "linf" and allowed is not None
+        least = LEAST_USED * min(allowed, 0.5) if is_known else 0.0
         left = int(np.sum(outcome.predicted[-1] == labels))
         if moved <= least and too_many(left, len(labels), TOLERATED):
             idle[name] = moved
@@ -600,25 +618,26 @@ def _without_budget(attacks):
 
 def _short_of_budget(attacks, budget, norm):
     """No attack has the whole budget of the evaluation."""
-    # One whose budget is not known, or is in a norm of smaller balls, may have it.
-    comparable = (norm, "l2")
     own = {name: attack for name, attack in attacks.items() if attack is not None}
-    known = all(
+    # One whose budget is not known may have it. The L2 ball of a radius is within the
+    # Linf ball of the same, and next to nothing.
+    is_known = all(
         getattr(attack, "epsilon", None) is not None
-        and getattr(attack, "norm", None) in comparable
+        and getattr(attack, "norm", None) in (norm, "l2")
         for attack in own.values()
     )
-    if not own or not known or budget is None:
+    if not own or not is_known or budget is None:
         return None
+    for attack in own.values():
+        share = 1 - 1e-3 if attack.norm == norm else 1 + 1e-3
+        if attack.epsilon >= budget * share:
+            return None
     largest = max(attack.epsilon for attack in own.values())
-    same = all(attack.norm == norm for attack in own.values())
-    # The L2 ball of a radius is within the Linf ball of the same, and next to nothing.
-    if largest > budget * (1 + 1e-3) or same and largest >= budget * (1 - 1e-3):
-        return None
+    in_l2 = any(attack.norm != norm for attack in own.values())
     return {
         "check": "short_of_budget",
         "message": f"{', '.join(own)} may change pixels by {largest:.3g} at most"
-        f"{'' if same else ' (l2: all pixels together)'}, and the epsilon of this "
+        f"{' (l2: all pixels together)' if in_l2 else ''}, and the epsilon of this "
         f"evaluation is {budget:.3g} ({norm}): what they leave says nothing about "
         "robustness within it. Give the attacks this epsilon, or name them "
         "('pgd20', 'autoattack'); or call `evaluate` with the epsilon that they have.",

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 
-# The process whose end ends this one, by number, where it is set.
+# Set where the end of the process that started this one is to end it.
 PARENT = "KERAS_ROBUSTLT_PARENT"
 MESSAGE = "Stopped. Started again, the same command goes on from here."
 
@@ -50,16 +50,16 @@ def ends_in_one_line():
 
 
 def end_with_parent():
-    """Ends this process, as SIGTERM does, soon after the one that `PARENT` names.
+    """Ends this process, as SIGTERM does, soon after the one that started it.
 
-    It may have been killed, and could tell nobody.
+    That may have been killed, and could tell nobody. Without `PARENT` it does nothing.
     """
-    parent = os.environ.get(PARENT)
-    if parent is None or not hasattr(os, "getppid"):
+    if os.environ.pop(PARENT, None) is None:
         return
+    parent = os.getppid()
 
     def watch():
-        while os.getppid() == int(parent):
+        while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 

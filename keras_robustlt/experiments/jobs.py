@@ -80,7 +80,7 @@ class Job:
             # started the jobs ends them. Should that process be killed, they see it.
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **environment, PARENT: str(os.getpid())},
+                env={**os.environ, **environment, PARENT: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

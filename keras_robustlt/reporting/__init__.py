@@ -76,7 +76,9 @@ def report(*arguments, names=None, title=None):
 def _name(runs, names):
     """Gives each run another name."""
     if names is not None:
-        if not isinstance(names, (list, tuple)) or len(names) != len(runs):
+        is_many = hasattr(names, "__iter__") and not isinstance(names, str)
+        names = list(names) if is_many else names
+        if not is_many or len(names) != len(runs):
             raise ValueError(
                 f"`names` must have a name for each of the {len(runs)} runs. "
                 f"Received: names={names!r}"

@@ -1,5 +1,7 @@
 """The sections on accuracy: in all, head against tail, class by class, confusions."""
 
+import functools
+
 import numpy as np
 
 from keras_robustlt.evaluation.results import SUMMARY
@@ -55,7 +57,8 @@ def headline(runs):
     first = None if differs else runs[0]
     cards = [_card(run, first, attack) for run in runs] if attack else None
     caption = "Accuracy of each run under each attack, in percent"
-    numbers = _by_attack(runs, ("accuracy in %", *SUMMARY), _summary, caption)
+    cells = functools.partial(_summary, compared=len(runs) > 1 and not differs)
+    numbers = _by_attack(runs, ("accuracy in %", *SUMMARY), cells, caption)
     return [
         _unlike(differs) if differs else None,
         element("div", cards, class_="cards"),
@@ -138,14 +141,13 @@ def _by_attack(runs, head, cells, caption, class_="numbers"):
     )
 
 
-def _summary(name, run, runs):
-    """The cells of a run under an attack, the best of the runs in bold."""
+def _summary(name, run, runs, compared):
+    """The cells of a run under an attack; if they are `compared`, the best in bold."""
     cells = []
     for key in SUMMARY:
         values = [each.results[name][key] for each in runs]
         known = [value for value in values if value is not None]
         value = run.results[name][key]
-        compared = len(runs) > 1 and not what_differs(runs)
         is_best = compared and value is not None and value == max(known)
         text = percent(value)
         cells.append(element("td", element("b", text) if is_best else text))

@@ -117,8 +117,12 @@ def what_differs(runs):
     ]
     for key in ("data", "image_size"):
         sides[key] = [run.settings.get(key) for run in measured if run.settings]
+    known = {
+        name: [each for each in found if each is not None]
+        for name, found in sides.items()
+    }
     return [
-        name for name, found in sides.items() if any(each != found[0] for each in found)
+        name for name, found in known.items() if any(each != found[0] for each in found)
     ]
 
 
