@@ -139,14 +139,19 @@ def of_logits(network, x):
         logits, as the backend gives it, infinities and NaN included.
     """
     logits_at = logits_of(network)
-    scale = LARGEST**2 if computes_in_float16(network) else 1.0
 
-    def mixed(x):
-        logits = logits_at(x)
-        mix = np.cos(1.0 + np.arange(logits.shape[-1]), dtype="float32")
-        return scale * ops.sum(logits * mix)
+    def scaled(scale):
+        def mixed(x):
+            logits = logits_at(x)
+            mix = np.cos(1.0 + np.arange(logits.shape[-1]), dtype="float32")
+            return scale * ops.sum(logits * mix)
 
-    return backend.gradient(mixed, x) / scale
+        return backend.gradient(mixed, x) / scale
+
+    found = scaled(1.0)
+    if not computes_in_float16(network):
+        return found
+    return ops.where(found == 0, scaled(LARGEST**2), found)  # what is too small for it
 
 
 def computes_in_float16(network):
