@@ -106,16 +106,17 @@ COLUMNS = [
 ]
 
 
-def changes(folder, method, budget, base=None):
+def changes(folder, method, budget, base=None, columns=COLUMNS):
     """What a budget changes in the runs of a folder, as cells of a row of the docs."""
 
     def accuracies(name, attack, group):
+        file = "autoattack.json" if attack == "autoattack" else "results.json"
         paths = (folder / f"digits/{name}/seed{seed}" for seed in range(6, 16))
-        runs = [json.loads((path / "results.json").read_text()) for path in paths]
+        runs = [json.loads((path / file).read_text()) for path in paths]
         return [run["attacks"][attack][group] for run in runs]
 
     cells = []
-    for column in COLUMNS:
+    for column in columns:
         ours = accuracies(f"{method}-{budget}", *column)
         cells.append(cell_of(ours, accuracies(base or method, *column)))
     return " | ".join(cells)
@@ -156,6 +157,7 @@ def test_so_do_the_rows_of_the_base_methods(method, title):
     assert row in (results / "README.md").read_text()
 
 
+UNDER_AUTOATTACK = [("autoattack", group) for group in ("all", "tail", "worst")]
 RIVALS = {"cfa": "CFA", "dafa": "DAFA", "udr": "UDR"}
 
 
@@ -171,8 +173,10 @@ def test_so_do_the_rows_beside_other_rules(rival):
     for title, (ours, theirs) in rows.items():
         if ours is None:
             continue
-        row = f"| {title} | {changes(folder, 'at_bsl', ours, theirs)} |"
-        assert row in (results / "README.md").read_text(), row
+        for columns in (COLUMNS, UNDER_AUTOATTACK):
+            cells = changes(folder, "at_bsl", ours, theirs, columns)
+            row = f"| {title} | {cells} |"
+            assert row in (results / "README.md").read_text(), row
 
 
 @pytest.mark.parametrize("group", ["all", "tail", "worst"])
