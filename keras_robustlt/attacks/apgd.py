@@ -285,7 +285,7 @@ class APGD(Climber):
     def _loss(self, constants, logits):
         loss = base.loss_function(self.loss)
         values = loss(active_set.one_hot(constants["label"], logits), logits)
-        return arguments.check_values(values, self.loss, (1,))
+        return arguments.check_loss_values(values, self.loss, (1,))
 
     def get_config(self):
         config = {**super().get_config(), "loss": self.loss}

@@ -87,7 +87,7 @@ def check_loss(loss):
     return checks.one_of("loss", loss, tuple(base.LOSSES))
 
 
-def check_values(values, loss, ranks):
+def check_loss_values(values, loss, ranks):
     """`values` of a loss, if they are a tensor of one of these numbers of dimensions.
 
     Args:

@@ -279,7 +279,7 @@ class PGD(base.Attack):
 
         def values(logits):
             found = loss(losses.one_hot(y, logits.shape[-1]), logits)
-            return arguments.check_values(found, loss, (0, 1, 2))
+            return arguments.check_loss_values(found, loss, (0, 1, 2))
 
         def step(x_adv):
             gradient, *_ = gradient_of(values, x_adv)

@@ -41,8 +41,8 @@ class Batches:
     def chunks(self, per_chunk, num_classes):
         """A generator of `Chunk`s of so many batches, to be used once."""
         done = 0
-        if self._labels is not None:
-            checks.labels(np.asarray(self._labels), num_classes)
+        if self._labels is not None:  # all of them, before the first is attacked
+            integer_labels(self.first, np.asarray(self._labels), num_classes)
         while batches := list(itertools.islice(self._batches, per_chunk)):
             batches = [(x, integer_labels(x, y, num_classes)) for x, y in batches]
             for x, _ in batches:
