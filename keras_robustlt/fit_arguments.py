@@ -214,9 +214,10 @@ def check_soft_labels(arguments, augmenter, num_classes, why):
 
 
 def check_to_predict(arguments, network):
-    """Raises if `x` is an array, or a tensor, that holds no images for `network`.
+    """Raises if `x` is or begins with what are no images for `network`.
 
     To other images the network would have an answer too, and say it with confidence.
+    Of a data set that can be read again it is the first batch.
 
     Args:
         arguments: Dictionary of the arguments of `keras.Model.predict`.
@@ -232,6 +233,13 @@ def check_to_predict(arguments, network):
         )
     if isinstance(x, (list, tuple)):
         refuse_list("x", x)
+    _check_ends(arguments)
+    if isinstance(x, keras.utils.PyDataset):
+        x = x[0]
+    elif hasattr(x, "element_spec") and hasattr(x, "take"):
+        x = next(iter(x.take(1)), None)
+    if isinstance(x, (list, tuple)):  # with labels
+        x = x[0]
     if isinstance(x, np.ndarray) or keras.ops.is_tensor(x):
         x = keras.ops.convert_to_numpy(x)
         _check_images(x, "x", network)

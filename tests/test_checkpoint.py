@@ -458,6 +458,13 @@ def test_what_may_change(begun, arguments):
     assert history.epoch == [0, 1]
 
 
+def test_other_validation_data_are_refused(tmp_path):
+    fit(tmp_path, validation_data=(X, Y))
+    fit(tmp_path, validation_data=(X, Y), validation_batch_size=4)
+    with pytest.raises(ValueError, match=r"validation_data.0..content: .* there"):
+        fit(tmp_path, validation_data=(X / 2, Y))
+
+
 def test_learning_rate_that_callbacks_change(tmp_path):
     model = quick_model()
     halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)

@@ -57,6 +57,7 @@ def test_counts_fall_from_the_largest_class(
         ((5000, 10, float("nan")), "`imbalance_ratio`"),
         ((5000, 10, 50, "linear"), "must be one of 'exp', 'step'.*'linear'"),
         ((5000, 1, 50), "`num_classes`"),
+        ((5000, 10**8, 50), "`num_classes`"),
         ((0, 10, 50), "`largest`"),
         ((40, 10, 50), "Class 9 would keep 0 .* at most 40"),
     ],

@@ -212,9 +212,11 @@ def test_command(network, pixels, tmp_path, capsys):
     for file, image in zip(files, pixels, strict=False):
         Image.fromarray(image.squeeze()).save(file)
     expected = softmax(network, pixels)
+    files.append(files[0])
     predict(path, *files, "--top=1")
     lines = capsys.readouterr().out.splitlines()
-    for line, file, row in zip(lines, files, expected, strict=False):
+    assert len(lines) == 3 and lines[0] == lines[2]
+    for line, file, row in zip(lines[:2], files, expected, strict=False):
         assert line.split("  ") == [str(file), f"{NAMES[row.argmax()]} {row.max():.1%}"]
 
     # The network of a run gives logits, and its settings have the names.

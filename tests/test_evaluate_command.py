@@ -197,7 +197,18 @@ def test_printed_where_it_cannot_be_written(files, monkeypatch, capsys):
     assert "20 test images of data" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"settings": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[]",
+        b'{"settings": 3}',
+        b'{"settings": {"seed": "1"}}',
+        b'{"settings": {"epsilon": true}}',
+        b'{"settings": {}, "class_names": 3}',
+        b'{"settings": {}, "class_names": ["a", 3]}',
+    ],
+)
 def test_a_damaged_config_is_named(files, content):
     (files[0] / "config.json").write_bytes(content)
     with pytest.raises(SystemExit, match="--config must be .*config.json"):

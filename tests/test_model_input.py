@@ -436,6 +436,35 @@ def test_predictions_are_for_images_as_training_has_them(images, spoil, message)
             use(spoil(x))
 
 
+class Pairs(keras.utils.PyDataset):
+    """A single batch of images and labels."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.batch = x, y
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.mark.tensorflow
+def test_predictions_of_data_sets_are_for_images_too(images):
+    import tensorflow as tf
+
+    x, y = images
+    rows = tf.data.Dataset.from_tensor_slices
+    model = eager_model()
+    for data in (Pairs, lambda x, y: rows((x, y)).batch(5), lambda x, _: rows([x])):
+        np.testing.assert_array_equal(model.predict(data(x, y)).shape, (12, 3))
+        with pytest.raises(ValueError, match="pixels from 0 to 255"):
+            model.predict(data(255 * x, y))
+    with pytest.raises(ValueError, match="repeats itself for ever"):
+        model.predict(rows(x).batch(4).repeat())
+
+
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_must_have_images(images):

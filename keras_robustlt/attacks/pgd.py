@@ -207,17 +207,18 @@ class PGD(base.Attack):
             arguments.check_start(start, images.shape)
         if labels is not None:
             arguments.check_labels(labels, len(images), num_classes)
-        for name, value in (("epsilon", epsilon), ("step_size", step_size)):
-            value = checks.known(value)
-            if value is not None:
-                arguments.check_each(name, value, len(images))
-                for extreme in (np.min(value), np.max(value)):
-                    if name == "epsilon":
-                        checks.epsilon(float(extreme), self.norm)
-                    else:
-                        checks.in_range(name, float(extreme), 0, 1e9)
-                if name == "step_size" and len(images):
-                    checks.positive(name, float(np.max(value)))
+        epsilon, step_size = checks.known(epsilon), checks.known(step_size)
+        if epsilon is not None:
+            arguments.check_each("epsilon", epsilon, len(images))
+            for extreme in (np.min(epsilon), np.max(epsilon)):
+                checks.epsilon(float(extreme), self.norm)
+        if step_size is not None:
+            arguments.check_each("step_size", step_size, len(images))
+            attacked = (self.epsilon if epsilon is None else epsilon) > 0
+            # Without a budget there is no way to go.
+            least = np.min(np.where(attacked, step_size, 1.0))
+            checks.positive("step_size", float(least))
+            checks.in_range("step_size", float(np.max(step_size)), 0, 1e9)
 
     def starting_point(self, x, epsilon=None, seed=None):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`.

@@ -87,9 +87,11 @@ def unknown_order(arguments):
 
 def described(arguments):
     """What tells the data of `fit` from others, as a dictionary that JSON can hold."""
-    data = arguments.get("x")
+    data, validation = arguments.get("x"), arguments.get("validation_data")
     options = "class_weight", "validation_split"
     description = {name: _in_json(arguments.get(name)) or None for name in options}
+    if validation is not None:
+        description["validation_data"] = _validation(validation)
     if not _is_array(data):
         return {**_described(data), **description}
     names = {"x": "images", "y": "labels", "sample_weight": "sample_weight"}
@@ -105,6 +107,15 @@ def described(arguments):
         "shuffle": arguments.get("shuffle", True),
         **description,
     }
+
+
+def _validation(data):
+    """What tells validation data from others, in whatever batches they come."""
+    if isinstance(data, (tuple, list)):
+        return [None if each is None else fingerprint(each) for each in data]
+    parts = [getattr(each, "made_of", None) for each in _walk(data)[0]]
+    keys = "images", "labels"
+    return [{key: part[key] for key in keys} for part in parts if part]
 
 
 def _in_json(value):

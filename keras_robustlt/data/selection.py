@@ -16,6 +16,7 @@ from keras_robustlt.data.arguments import (
 from keras_robustlt.data.arrays import check_labels
 
 TEST_FRACTION = 0.2  # of data without a test set
+MOST_CLASSES = 10_000_000  # beyond all data sets, and counted within seconds
 
 
 def chosen_classes(classes, names):
@@ -85,9 +86,10 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
         raise ValueError(
             f"`largest` must be a positive number of images. Received: {largest=}"
         )
-    if not is_whole(num_classes, low=2):
+    if not is_whole(num_classes, low=2) or num_classes > MOST_CLASSES:
         raise ValueError(
-            f"`num_classes` must be an integer of at least 2. Received: {num_classes=}"
+            f"`num_classes` must be an integer from 2 to {MOST_CLASSES}. Received: "
+            f"{num_classes=}"
         )
     if not is_number(imbalance_ratio, low=1):
         raise ValueError(

@@ -50,16 +50,17 @@ def main(argv, values):
         if not pathlib.Path(file).is_file():
             raise SystemExit(f"error: {_no_file(file, file == path)}")
     network, names = _loaded(path)
-    images, unreadable = {}, []
+    read, images, unreadable = [], [], []
     for file in files:
         try:
-            images[file] = _read(file, network.input_shape[1:])
+            images.append(_read(file, network.input_shape[1:]))
+            read.append(file)
         except ValueError as error:
             why = str(error).rpartition(": ")[2]
             unreadable.append(f"{file} cannot be read as an image: {why}")
-    probabilities = _probabilities(network, images.values()) if images else []
+    probabilities = _probabilities(network, images) if images else []
     width = max(display_width(one_line(file)) for file in files)
-    for file, row in zip(images, probabilities, strict=True):
+    for file, row in zip(read, probabilities, strict=True):
         file = one_line(file)
         best = row.argsort()[::-1][: values.top]
         shown = ", ".join(

@@ -31,6 +31,17 @@ from keras_robustlt.files import make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
 DEFAULT_SEED = 102
+# What is read of a config.json, and of which types it may be.
+KINDS = {
+    "class_counts": list,
+    "class_names": list,
+    "epsilon": (int, float),
+    "image_size": int,
+    "num_classes": int,
+    "on_bad": str,
+    "seed": int,
+}
+KINDS_OF_ENTRIES = {"class_counts": (int, float), "class_names": str}
 
 
 def define_flags(values):
@@ -328,9 +339,16 @@ def _config(network, path):
         settings = config.setdefault("settings", {})
         if not isinstance(settings, dict):
             raise ValueError("its settings are no dictionary")
-        epsilon = settings.get("epsilon")
-        if epsilon is not None and not isinstance(epsilon, (int, float)):
-            raise ValueError(f"its epsilon is {epsilon!r}")
+        for name, kind in KINDS.items():
+            value = (config if name in config else settings).get(name)
+            if value is not None and (
+                not isinstance(value, kind) or isinstance(value, bool)
+            ):
+                raise ValueError(f"its {name} is {value!r}")
+        for name in ("class_names", "class_counts"):
+            for each in config.get(name) or ():
+                if not isinstance(each, KINDS_OF_ENTRIES[name]):
+                    raise ValueError(f"its {name} hold {each!r}")
     except ValueError as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"
