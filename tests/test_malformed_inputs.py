@@ -874,6 +874,8 @@ OTHERS = [
         for call in (krl.attacks.PGD(0.1), krl.attacks.APGD(0.1))
         for arguments, message in (
             ((None, X, Y), "`network` must be"),
+            ((dense_network(), None, Y), "`x` must be the images"),
+            ((dense_network(), 0.5, Y), "`x` must be the images"),
             ((dense_network(), X, None), "`y` must be the labels"),
             ((dense_network(), X, 1), "`y` must be the labels"),
             ((dense_network(), X, Y, "0.1"), "`epsilon` must be a number"),

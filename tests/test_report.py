@@ -96,15 +96,15 @@ def write_run(path, name="AT", names=("cat", "dog", "emu"), shift=0.0):
     """A directory with all that a recipe's run has and the page shows."""
     path.mkdir()
     found = results(names, shift)
-    found.curve = {
-        "epsilons": [0.0, 0.1, 0.2],
-        "all": [0.7, 0.4, 0.1],
-        "tail": [0.6, 0.3, 0.0],
-        "balanced": [0.7, 0.4, 0.1],
-        "worst": [0.5, 0.1, 0.0],
-        "examples": 30,
-        "attack": {"class": "PGD", "steps": 10},
-    }
+    found.curve = krl.RobustnessCurve(
+        epsilons=[0.0, 0.1, 0.2],
+        all=[0.7, 0.4, 0.1],
+        tail=[0.6, 0.3, 0.0],
+        balanced=[0.7, 0.4, 0.1],
+        worst=[0.5, 0.1, 0.0],
+        examples=30,
+        attack={"class": "PGD", "steps": 10},
+    )
     found.to_json(path / "results.json")
     examples().to_npz(path / "examples.npz")
     settings = {"data": "pets", "method": "at", "seed": 7, "options": {"tau": 1.0}}
@@ -316,6 +316,9 @@ def test_results_and_files_of_results_are_runs_too(tmp_path):
     old.to_json(tmp_path / "old.json")
     new = results()
     new.examples = examples()
+    for name in ("curve", "examples"):
+        with pytest.raises(ValueError, match=f"`{name}` must be a keras_robustlt"):
+            setattr(new, name, 3)
     page, text = report(new, tmp_path / "old.json", tmp_path / "report.html")
     assert page.headings[:4] == SECTIONS[:4]
     assert "Images and their perturbations" in page.headings

@@ -75,7 +75,7 @@ class ActiveSetAttack(Attack):
         return [None] * self.restarts
 
     def _problem(self, network, x, y, epsilon, seed):
-        arguments.check_call(network, y)
+        arguments.check_call(network, x, y)
         image = images_to_array(x, "x")
         checks.images(image)
         checks.image_shape(network, image.shape)

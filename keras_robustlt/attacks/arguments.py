@@ -118,12 +118,17 @@ def check_logits(logits):
         checks.refuse_probabilities("its output")
 
 
-def check_call(network, y):
-    """Raises if an attack is not called with a network and with labels."""
+def check_call(network, x, y):
+    """Raises if an attack is not called with a network, with images and with labels."""
     if not callable(network) or isinstance(network, type):
         raise ValueError(
             "`network` must be a Keras model that gives logits, or a function of a "
             f"batch of images that does. Received: network={network!r}"
+        )
+    if x is None or isinstance(x, (str, bytes, dict)) or np.ndim(x) == 0:
+        raise ValueError(
+            "`x` must be the images, one array of shape (batch, ...). Received: "
+            f"x={x!r}"
         )
     if y is None or isinstance(y, (str, bytes)) or np.ndim(y) == 0:
         raise ValueError(

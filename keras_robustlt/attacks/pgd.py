@@ -143,7 +143,7 @@ class PGD(base.Attack):
                 has too few classes. Inside of compiled code they have no values yet,
                 so that only their types are looked at.
         """
-        arguments.check_call(network, y)
+        arguments.check_call(network, x, y)
         training = checks.boolean("training", training or False)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = checks.integer("seed", seed, 0)

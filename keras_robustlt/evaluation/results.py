@@ -67,6 +67,15 @@ class EvaluationResults(dict):
         self.curve = None
         self.examples = None
 
+    def __setattr__(self, name, value):
+        kinds = {"curve": RobustnessCurve, "examples": AdversarialExamples}
+        if name in kinds and not isinstance(value, (kinds[name], type(None))):
+            raise ValueError(
+                f"`{name}` must be a keras_robustlt.{kinds[name].__name__}. Received: "
+                f"{value!r}"
+            )
+        super().__setattr__(name, value)
+
     def to_json(self, path=None, **extra):
         """The results as a JSON string, written to `path` if given.
 
