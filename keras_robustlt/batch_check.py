@@ -13,6 +13,7 @@ EXTREMES = (
     "nan",
     "dark",
     "bright",
+    "lit",
     "off_label",
     "low_label",
     "high_label",
@@ -22,6 +23,7 @@ EXTREMES = (
     "soft",
     "bad_weight",
     "outside",
+    "share_used",
     "weighed",
     "seen",
 )
@@ -58,7 +60,14 @@ class BatchCheck(keras.metrics.Metric):
         self.labels = variable("labels", num_classes)
 
     def update_state(
-        self, images, labels, logits, weights=None, trains=False, outside=None
+        self,
+        images,
+        labels,
+        logits,
+        weights=None,
+        trains=False,
+        outside=None,
+        share_used=None,
     ):
         """Looks at a batch, of training or not.
 
@@ -70,25 +79,29 @@ class BatchCheck(keras.metrics.Metric):
             trains: Boolean. Defaults to `False`.
             outside: Tensor of shape `(batch,)`, what `attacks.base.outside` says of
                 the attack, or `None`. Defaults to `None`.
+            share_used: Scalar tensor, likewise what `attacks.base.share_used` says.
         """
         images = ops.cast(images, "float32")
         logits = ops.cast(logits, "float32")
         labels, off, soft = self._classes(ops.cast(labels, "float32"))
+        none = ops.zeros((), "float32")
         extremes = {
             "nan": ops.sum(ops.cast(ops.isnan(images), "float32")),
             "dark": -ops.min(images),
             "bright": ops.max(images) - 1.0,
+            "lit": ops.max(images),
             "off_label": ops.max(ops.where(ops.isnan(off), 1.0, off)),
             "low_label": -ops.min(labels),
             "high_label": ops.max(labels) - (self.num_classes - 1.0),
             "negative": -ops.min(logits),
             "logit": ops.max(logits),
             "off_one": ops.max(ops.abs(ops.sum(logits, axis=-1) - 1.0)),
-            "soft": ops.max(soft) if trains and self.no_soft_labels else ops.zeros(()),
-            "bad_weight": ops.zeros(()) if weights is None else _bad_weight(weights),
-            "outside": ops.zeros(()) if outside is None else ops.max(outside),
-            "weighed": ops.ones(()) if weights is None else _some_weight(weights),
-            "seen": ops.ones(()),
+            "soft": ops.max(soft) if trains and self.no_soft_labels else none,
+            "bad_weight": none if weights is None else _bad_weight(weights),
+            "outside": none if outside is None else ops.max(outside),
+            "share_used": none + 1.0 if share_used is None else share_used,
+            "weighed": none + 1.0 if weights is None else _some_weight(weights),
+            "seen": none + 1.0,
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
         members = ops.one_hot(ops.cast(labels, "int32"), self.num_classes)
@@ -114,12 +127,14 @@ class BatchCheck(keras.metrics.Metric):
 
     def raise_if_wrong(self):
         """Raises a ValueError if a step since the last reset saw bad input."""
-        values = ops.convert_to_numpy(self.extremes)
-        seen = dict(zip(EXTREMES, values, strict=True))
+        seen = self._seen()
         if not seen["seen"]:
             return
         checks.no_nan("x", "a batch of" if seen["nan"] else 0)
         checks.pixel_range("x", 0 - seen["dark"], seen["bright"] + 1)
+        many = ops.convert_to_numpy(self.labels).sum() >= CONVINCING
+        if many:
+            checks.warn_of_black("x", seen["lit"])
         if seen["off_label"] > 1e-3:
             checks.refuse_labels("y", self.num_classes)
         highest = seen["high_label"] + self.num_classes - 1
@@ -137,7 +152,6 @@ class BatchCheck(keras.metrics.Metric):
             )
         if seen["negative"] <= 0 and seen["off_one"] < 1e-3:
             checks.refuse_probabilities("its output")
-        many = ops.convert_to_numpy(self.labels).sum() >= CONVINCING
         if seen["negative"] <= 0 and 0 < seen["logit"] < 1 and many:
             # So are those of two in ten new networks for two classes.
             warnings.warn(
@@ -150,9 +164,18 @@ class BatchCheck(keras.metrics.Metric):
     @property
     def is_weightless(self):
         """Whether all images since the last reset had a weight of 0."""
-        values = ops.convert_to_numpy(self.extremes)
-        seen = dict(zip(EXTREMES, values, strict=True))
+        seen = self._seen()
         return bool(seen["seen"] and not seen["weighed"])
+
+    @property
+    def share_used(self):
+        """The share of its budget that an attack used for some image, 1 if unknown."""
+        seen = self._seen()
+        return float(seen["share_used"]) if seen["seen"] else 1.0
+
+    def _seen(self):
+        values = ops.convert_to_numpy(self.extremes)
+        return dict(zip(EXTREMES, values, strict=True))
 
     def get_config(self):
         return {**super().get_config(), "num_classes": self.num_classes}

@@ -67,6 +67,13 @@ def one_of(name, value, choices):
     return value
 
 
+def string(name, value):
+    """The string `value`."""
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a string. Received: {_short(value)}")
+    return value
+
+
 def boolean(name, value):
     """The boolean `value`."""
     if not isinstance(value, (bool, np.bool_)):
@@ -220,6 +227,29 @@ def floats(name, value, shape, like=""):
     return ops.cast(value, "float32")
 
 
+def confusion(value, num_classes="num_classes"):
+    """`value` as a float32 tensor, if it may hold mean probabilities of the classes.
+
+    A class without an image has a row of zeros.
+
+    Args:
+        value: A tensor, an array or lists of numbers.
+        num_classes: Integer, if it is known.
+    """
+    value = floats("confusion", value, (num_classes, num_classes))
+    array = known(value)
+    if array is not None:
+        rows = array.sum(axis=1)
+        good = np.abs(rows - 1) < 1e-3
+        if not np.all(good | (rows == 0)) or not np.all((array >= 0) & (array <= 1)):
+            raise ValueError(
+                "`confusion` must hold mean probabilities, in rows that sum to 1: "
+                "divide counts by the images of each class. Received: rows that sum "
+                f"to {_short(rows)}"
+            )
+    return value
+
+
 def _has_shape(found, shape):
     if len(found) != len(shape):
         return False
@@ -304,6 +334,7 @@ def images(x, name="x"):
     no_nan(name, int(spoilt.sum()))
     if x.size:
         pixel_range(name, x.min(), x.max())
+        warn_of_black(name, x.max())
 
 
 def no_mask(x, name="x"):
@@ -487,6 +518,20 @@ def network(network):
         own_preprocessing(network)
 
 
+def finite_weights(network):
+    """Raises if the network has weights that are no finite numbers."""
+    for variable in network.weights:
+        value = ops.convert_to_numpy(ops.cast(variable, "float32"))
+        if not np.isfinite(value).all():
+            raise ValueError(
+                "`model` must have weights that are finite numbers: its training has "
+                "diverged. Take weights from before, or train with a lower learning "
+                f"rate. Received: {variable.path!r} with "
+                f"{int(np.sum(~np.isfinite(value)))} of {value.size} values that are "
+                "infinite or no numbers (NaN)"
+            )
+
+
 def takes_floats(network):
     """Raises if `network` takes integers, to which images in [0, 1] would be 0."""
     inputs = getattr(network, "inputs", None) or []
@@ -641,6 +686,16 @@ def pixel_range(name, low, high):
         f"`{name}` must hold images in [0, 1]. Received values from {low:.4g} to "
         f"{high:.4g}.{advice}"
     )
+
+
+def warn_of_black(name, high):
+    """Warns if pixels reach up to `high`, and are so dark that something is wrong."""
+    if 0 < high < 1.01 / 255:
+        warnings.warn(
+            f"`{name}` holds images that are as good as black, with no pixel above "
+            f"{high:.3g}: those in [0, 1] reach 1. Are they divided by 255 twice?",
+            stacklevel=4,
+        )
 
 
 def no_nan(name, num_images):

@@ -22,8 +22,8 @@ class Configurable:
     def __setattr__(self, name, value):
         if name in vars(self).get("_settings", ()):
             raise AttributeError(
-                f"`{name}` of {self!r} is what a model was made with, and its compiled "
-                "steps would not know of another value. Make a new model with a new "
+                f"`{name}` of {self!r} is what a model was made with, which would not "
+                "know of another value. Make a new model with a new "
                 f"{type(self).__name__}. Received: {name}={value!r}"
             )
         super().__setattr__(name, value)
@@ -39,12 +39,27 @@ def is_of_this_package(kind):
 
 
 def freeze(part):
-    """Keeps the arguments that `part` was made with: compiled code has read them.
+    """Keeps the arguments that `part` was made with: a model has read them.
 
     To set one from here on raises an `AttributeError`.
     """
     if isinstance(part, Configurable):
         vars(part)["_settings"] = frozenset(part.get_config())
+
+
+def refuse_anothers(argument, part):
+    """Raises a ValueError if `part` has a state, which is that of another model."""
+    if vars(part).get("_state_is_made"):
+        raise ValueError(
+            f"`{argument}` is part of another model, for whose classes and training it "
+            f"keeps its state. Make a new {type(part).__name__} for each model. "
+            f"Received: {argument}={part!r}"
+        )
+
+
+def state_is_made(part):
+    """Remembers that the state of `part` is that of a model."""
+    vars(part)["_state_is_made"] = True
 
 
 class Part(Configurable):

@@ -2,6 +2,7 @@
 
 import numbers
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -168,6 +169,14 @@ def check_weighing(arguments, method):
                 f"`{name}` has no meaning in {method}, whose loss is not a mean over "
                 f"examples. Received: {name} of type {type(arguments[name]).__name__}"
             )
+    weights = arguments.get("class_weight")
+    if method.balances and isinstance(weights, str):
+        warnings.warn(
+            f"class_weight={weights!r} and the loss of {method} each make up for how "
+            "rare a class is: together they favour rare classes as much as the data "
+            "favour frequent ones.",
+            stacklevel=4,
+        )
 
 
 def why_no_soft_labels(method, budget, criterion, loss):
@@ -436,5 +445,7 @@ def maximize(callbacks, accuracies):
     """
     for callback in getattr(callbacks, "callbacks", callbacks):
         monitor = str(getattr(callback, "monitor", None)).removeprefix("val_")
-        if monitor in accuracies and getattr(callback, "mode", None) == "auto":
+        of_guard = monitor.startswith("guard_") and monitor.endswith("accuracy")
+        is_ours = monitor in accuracies or of_guard
+        if is_ours and getattr(callback, "mode", None) == "auto":
             callback.mode = "max"

@@ -65,6 +65,7 @@ def art_classifier(model, loss="cross_entropy", input_shape=None, batch_size=250
     loss = base.loss_function(arguments.check_loss(loss))
     batch_size = checks.positive_integer("batch_size", batch_size)
     input_shape = _input_shape(network, input_shape)
+    arguments.check_output(network, input_shape)
     return _art_class()(network, loss, input_shape, batch_size)
 
 
@@ -103,6 +104,7 @@ def foolbox_model(model):
             "`model` must be built: call it on a batch of images first. "
             f"Received: model={model!r}"
         )
+    arguments.check_output(network)
     logits = active_set.compiled_logits(network)
     if name == "jax":
         return foolbox.JAXModel(logits, bounds=(0, 1))

@@ -605,6 +605,11 @@ def refuse_probabilities(argument, function):
     core = _core(function)
     name = getattr(core, "__name__", type(core).__name__)
     of_keras = core.__module__.partition(".")[0] == "keras"
+    if core is kl_divergence:
+        raise ValueError(
+            f"`{argument}` must be a function of (targets, logits), and kl_divergence "
+            "is one of two times logits. Use 'categorical_crossentropy'."
+        )
     if _from_logits(function) is False:
         call = f"functools.partial({name}, from_logits=True)"
         if of_keras:

@@ -1,10 +1,12 @@
 """Accuracy as it matters on long-tailed data: all, tail, balanced, per class."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks, losses
+from keras_robustlt import backend, checks, losses
 from keras_robustlt.losses import one_hot
 
 __all__ = ["ClasswiseAccuracy", "summarize", "tail_classes"]
@@ -129,8 +131,27 @@ def refuse_probabilities(argument, metric):
             f"`{argument}` must be of logits: write keras.metrics.CategoricalCross"
             f"entropy(from_logits=True). Received: {metric!r}"
         )
-    if metric is not None:
-        losses.refuse_probabilities(argument, keras.metrics.get(metric))
+    if metric is None:
+        return
+    metric = keras.metrics.get(metric)
+    losses.refuse_probabilities(argument, metric)
+    if _cuts_probabilities(metric):
+        raise ValueError(
+            f"`{argument}` must be of logits, and {type(metric).__name__} asks which "
+            "are above a threshold that is meant for probabilities. Precision and "
+            "recall have `top_k=1`, which looks for the highest, and `thresholds`, "
+            f"which may be of logits. Received: {metric!r}"
+        )
+
+
+def _cuts_probabilities(metric):
+    """Whether a metric of Keras has the thresholds that it has by itself."""
+    if isinstance(metric, keras.metrics.BinaryAccuracy):
+        return metric.get_config()["threshold"] == 0.5
+    if hasattr(metric, "num_thresholds") and not hasattr(metric, "_from_logits"):
+        return True
+    given = getattr(metric, "init_thresholds", 0.5), getattr(metric, "top_k", None)
+    return hasattr(metric, "init_thresholds") and given == (None, None)
 
 
 def refuse_names(argument, metric, taken):
@@ -138,8 +159,9 @@ def refuse_names(argument, metric, taken):
     names = {getattr(metric, "name", None)}
     # One without variables gets them with the first batch.
     if isinstance(metric, keras.metrics.Metric) and metric.variables:
-        result = metric.result()  # which may be several, by name
-        names |= set(result) if isinstance(result, dict) else set()
+        with contextlib.suppress(Exception):  # some have none before the first batch
+            result = metric.result()  # which may be several, by name
+            names |= set(result) if isinstance(result, dict) else set()
     if names & taken:
         raise ValueError(
             f"`{argument}` must have other names than what the model itself logs, "
@@ -181,7 +203,7 @@ class ClasswiseAccuracy(keras.metrics.Metric):
         super().__init__(name=name, **kwargs)
         self.class_counts = checks.class_counts(class_counts)
         self.tail_fraction = checks.share("tail_fraction", tail_fraction)
-        self.prefix = prefix
+        self.prefix = checks.string("prefix", prefix)
         self.results = [f"{prefix}{name}" for name in RESULTS]
         self.tail = tail_classes(self.class_counts, tail_fraction)
         shape = self.class_counts.shape
@@ -191,12 +213,15 @@ class ClasswiseAccuracy(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         num_classes = len(self.class_counts)
         y_pred = ops.convert_to_tensor(y_pred)
-        if y_pred.shape[-1] != num_classes:
+        if len(y_pred.shape) != 2 or y_pred.shape[-1] != num_classes:
             raise ValueError(
-                f"`y_pred` must have an entry for each of the {num_classes} classes. "
+                "`y_pred` must have the shape (batch, num_classes), with an entry for "
+                f"each of the {num_classes} classes. "
                 f"Received: a shape of {tuple(y_pred.shape)}"
             )
         targets = one_hot(ops.convert_to_tensor(y_true), num_classes)
+        message = "`{}` must have one entry for each image of `y_pred`"
+        targets = backend.as_many(targets, y_pred, message.format("y_true"))
         classes = ops.argmax(targets, axis=-1)
         hits = ops.cast(are_right(classes, y_pred), self.dtype)
         weights = ops.ones_like(hits)
@@ -205,6 +230,8 @@ class ClasswiseAccuracy(keras.metrics.Metric):
             if known is not None:
                 checks.sample_weights(known)
             weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+            message = message.format("sample_weight")
+            weights = backend.as_many(weights, y_pred, message)
         # In compiled code a label out of range is one of no class, not of class 0.
         weights = weights * ops.cast(ops.max(targets, axis=-1) > 0, self.dtype)
         members = ops.one_hot(classes, num_classes, dtype=self.dtype)

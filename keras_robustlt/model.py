@@ -30,17 +30,24 @@ from keras_robustlt import (
     networks,
 )
 from keras_robustlt import averaging as weight_averaging
+from keras_robustlt.attacks import norms
 from keras_robustlt.attacks.base import (
     budget_of_start,
     is_called_as,
     moved,
     outside,
+    share_used,
     trait,
 )
 from keras_robustlt.backend import replicas
 from keras_robustlt.batch_check import BatchCheck
 from keras_robustlt.callbacks.checkpoint import prepared
-from keras_robustlt.callbacks.training_watch import TrainingWatch, parts_of
+from keras_robustlt.callbacks.training_watch import (
+    IDLE,
+    TrainingWatch,
+    check_rules,
+    parts_of,
+)
 from keras_robustlt.data.augmentation import on_device
 from keras_robustlt.model_arguments import augmenter, derived_seed
 from keras_robustlt.schedule import Schedule, ScheduleClock
@@ -87,6 +94,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     and `"effective"`, to the effective numbers (`losses.effective_number_weights`),
     each with a mean of 1 over the images. Such weights count in the logged accuracies
     of training too.
+
+    A budget, a method or an average that keeps a state belongs to the model that was
+    made with it, and its settings stay as they were then: each model gets its own.
 
     Args:
         network: A `keras.Model` that maps images in `[0, 1]`, of shape
@@ -222,6 +232,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.class_counts = checks.class_counts(class_counts)
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, trait(attack, "norm"))
+        doubt = norms.doubt(self.epsilon, trait(attack, "norm"))
+        if doubt:
+            warnings.warn(doubt, stacklevel=2)
         self.method = methods.get(method)
         attack_or_default = self.method.default_attack if attack is None else attack
         self.attack = attacks.get_training(attack_or_default, self.epsilon)
@@ -234,6 +247,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
         self.evaluation_attack = evaluation_attack
         self._check_attack("evaluation_attack", evaluation_attack)
+        if isinstance(evaluation_attack, attacks.PGD):
+            if evaluation_attack.leads_nowhere():
+                warnings.warn(
+                    "All steps of `evaluation_attack` together lead less than a tenth "
+                    "of its epsilon far: what it leaves is no robustness. Received: "
+                    f"evaluation_attack={evaluation_attack!r}",
+                    stacklevel=2,
+                )
         self.budget = model_arguments.budget(
             budget,
             self.method,
@@ -269,6 +290,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.start_seed = keras.random.SeedGenerator(seed)
         self.evaluation_seed = keras.random.SeedGenerator(derived_seed(seed, 1))
         self.augmentation_seed = keras.random.SeedGenerator(derived_seed(seed, 2))
+        with_state = model_arguments.with_state(self)
+        for argument, part in with_state:
+            configurable.refuse_anothers(argument, part)
         self.method.build(self)
         self.budget.build(self)
         if isinstance(self.attack, attacks.Attack):
@@ -303,6 +327,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
             checks.outputs(network.output_shape, self.num_classes)
+        # Last, so that what is refused leaves its arguments as they were.
+        for _, part in with_state:
+            configurable.state_is_made(part)
+        for part in (*parts_of(self), self.attack, self.evaluation_attack):
+            configurable.freeze(part)
 
     def __setattr__(self, name, value):
         given = vars(self)
@@ -380,7 +409,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             images["adversarial"] = x_adv
             images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
             if not configurable.is_of_this_package(type(self.attack_in_use)):
-                images["outside"] = outside(x, x_adv, epsilon, self.attack_in_use)
+                of_image = x, x_adv, epsilon, self.attack_in_use
+                images["outside"] = outside(*of_image)
+                images["share_used"] = share_used(*of_image)
             if isinstance(self.attack_in_use, attacks.Attack):
                 # Last: what it learns here is of the next step.
                 self.attack_in_use.update(x, x_adv, epsilon)
@@ -391,8 +422,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self._images(x)
         checks.label_type(y, self.num_classes)
+        message = "`{}` must have one entry for each image of a batch of `x`"
+        y = backend.as_many(y, x, message.format("y"))
         if sample_weight is not None:
             checks.weight_shape(sample_weight.shape)
+            name = "sample_weight"
+            sample_weight = backend.as_many(sample_weight, x, message.format(name))
         return x, y, sample_weight
 
     def _images(self, x):
@@ -447,6 +482,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         loss = self.method.attack_loss
         if self.method.attack_compares:
             clean = backend.frozen(self.network)(x, training=True)
+            clean = ops.cast(clean, "float32")
             loss = functools.partial(loss, clean_logits=clean)
         return self.attack_in_use.perturb(
             self.network,
@@ -477,13 +513,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if is_called_as(attack, attacks.PGD) and attack.restarts == 1:
             start = attack.starting_point(x, seed=self.evaluation_seed)
             images["robust"] = attack(network, x, hard, start=start)
-            epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
+            epsilon = ops.full((ops.shape(x)[0],), self.epsilon, "float32")
             images["moved"] = moved(x, images["robust"], start, epsilon, attack)
         else:
             images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
         if not configurable.is_of_this_package(type(attack)):
-            epsilon = ops.full((ops.shape(x)[0],), self.epsilon)
+            epsilon = ops.full((ops.shape(x)[0],), self.epsilon, "float32")
             images["outside"] = outside(x, images["robust"], epsilon, attack)
+            images["share_used"] = share_used(x, images["robust"], epsilon, attack)
         return images, y, sample_weight
 
     def end_step(self, batch):
@@ -546,6 +583,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """
         self._check_attack("attack", attack)
         model_arguments.check_no_state("attack", attack, self.attack)
+        configurable.freeze(attack)
         if attack is not self.attack_in_use:
             self.attack_in_use = attack
             self.make_train_function(force=True)
@@ -683,6 +721,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 sample_weight,
                 trains="robust" not in y_pred,
                 outside=x.get("outside"),
+                share_used=x.get("share_used"),
             )
             if "moved" in x:
                 moved = x["moved"]
@@ -772,6 +811,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         clock = ScheduleClock(call.arguments.get("x"))
         if labels is not None:
             split = call.arguments.get("validation_split")
+            if call.arguments.get("validation_data") is not None:
+                split = None  # Keras does not look at it then
             fit_arguments.check_classes(labels, self.class_counts, split)
         first = [clock, TrainingWatch(labels_compared=labels is not None)]
         call.arguments["callbacks"] = prepared(self, call.arguments, first)
@@ -800,6 +841,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "of each step, averaging=0.999."
             )
         call = inspect.signature(keras.Model.train_on_batch).bind(self, *args, **kwargs)
+        if not self._in_use:
+            check_rules(self)
         self._check_batch(call.arguments)
         self._check_training(call.arguments)
         result = super().train_on_batch(*call.args[1:], **call.kwargs)
@@ -843,8 +886,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def _use(self):
         """Keeps settings as they are, from when steps are compiled that read them."""
         self._in_use = True
-        for part in (*parts_of(self), self.attack, self.evaluation_attack):
-            configurable.freeze(part)
 
     def _check_training(self, arguments):
         """Looks at what is common to `fit` and `train_on_batch`."""
@@ -938,6 +979,18 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 stacklevel=5,
             )
         self.attack_moves.reset_state()  # which training has for its own attack
+        used = self.batch_check.share_used
+        if used < IDLE and self._some_are_robust():
+            warnings.warn(
+                f"`evaluation_attack` changes images by {used:.1%} of its epsilon at "
+                "most, so that `robust_accuracy` says nothing about robustness: look "
+                f"at what it returns. Received: evaluation_attack="
+                f"{self.evaluation_attack!r}",
+                stacklevel=5,
+            )
+
+    def _some_are_robust(self):
+        return bool(np.any(ops.convert_to_numpy(self.robust_accuracy.correct)))
 
     @functools.wraps(keras.Model.export)
     def export(self, *args, **kwargs):
@@ -995,15 +1048,24 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if isinstance(config.get("augmentation"), dict):
             keys = (*keys, "augmentation")
         for key in keys:
-            config[key] = keras.saving.deserialize_keras_object(
-                config[key], custom_objects=custom_objects
-            )
+            if key in config:
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
         return cls(**config)
 
 
 def _feature_networks(*every):
     """A function from each of the networks to one that also gives the features."""
     with_features = {id(each): networks.with_features(each) for each in every}
+    for each in with_features.values():
+        shape = tuple(each.outputs[1].shape)
+        if len(shape) != 2:
+            raise ValueError(
+                "`method` looks at the features that the last layer with weights "
+                "classifies, which must be vectors, (batch, features): let `network` "
+                f"end in pooling and keras.layers.Dense. Received: shape {shape}"
+            )
     # Not a dictionary in the model: Keras would count the weights twice.
     return lambda network: with_features[id(network)]
 
@@ -1022,7 +1084,7 @@ def _only_weighed(targets, sample_weight):
     """`targets` with zeros for the images whose weight is 0."""
     if sample_weight is None:
         return targets
-    counts = ops.reshape(sample_weight, (-1, 1)) > 0
+    counts = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1)) > 0
     return targets * ops.cast(counts, "float32")
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import budget as budgets
-from keras_robustlt import checks
+from keras_robustlt import checks, configurable
 from keras_robustlt.attacks.arguments import (
     check_is_perturb,
     check_no_loss,
@@ -18,11 +18,20 @@ from keras_robustlt.attacks.arguments import (
     check_stays_within,
 )
 from keras_robustlt.attacks.base import Attack, trait
+from keras_robustlt.averaging import WeightAveraging
 from keras_robustlt.data import layers
-from keras_robustlt.data.augmentation import AUGMENTATIONS, KERAS_CV, TRIED
+from keras_robustlt.data.augmentation import (
+    AUGMENTATIONS,
+    KERAS_CV,
+    TRIED,
+    on_device,
+)
+from keras_robustlt.methods.base import Method, OnTop, layers_of
 
 # What the loss of a method may look at.
 INPUTS = ("adversarial", "clean")
+# What `build` is where there is no state to make.
+WITHOUT_STATE = Attack.build, Method.build, OnTop.build, WeightAveraging.build
 
 
 def check_attack(argument, attack, epsilon, training):
@@ -62,6 +71,22 @@ def check_attack(argument, attack, epsilon, training):
             f"epsilon={epsilon} and {argument}.epsilon={attack.epsilon}"
         )
     check_no_smaller_ball(argument, attack, training)
+
+
+def with_state(model):
+    """The parts of a model whose `build` makes a state, each with its argument.
+
+    Args:
+        model: A `RobustLTModel` that has its parts, built or not.
+    """
+    parts = [(name, getattr(model, name)) for name in ("attack", "budget", "averaging")]
+    parts += [("method", method) for method in layers_of(model.method)]
+    return [
+        (argument, part)
+        for argument, part in parts
+        if isinstance(part, configurable.Configurable)
+        and type(part).build not in WITHOUT_STATE
+    ]
 
 
 def check_no_state(argument, attack, built):
@@ -173,11 +198,14 @@ def augmenter(augmentation, network, num_classes):
             f"`augmentation` to keras_robustlt.data.pipeline(x, y, batch_size, "
             f"augmentation=...). Received: augmentation={augmentation!r}"
         )
+    shape = getattr(network, "input_shape", None)
+    is_known = network.built and isinstance(shape, tuple) and None not in shape[1:]
     if layer is None:
         checks.one_of("augmentation", augmentation, tuple(AUGMENTATIONS))
+        if is_known and augmentation != "none":
+            on_device(augmentation, shape[1:])  # whether it suits them
         return None
-    shape = getattr(network, "input_shape", None)
-    if network.built and isinstance(shape, tuple) and None not in shape[1:]:
+    if is_known:
         noise = np.random.default_rng(0).random((TRIED, *shape[1:]), "float32")
         layer.try_on(noise, np.arange(TRIED) % num_classes, num_classes)
     return layer

@@ -1,6 +1,7 @@
 """Pictures: the budget over training, and what each class gained."""
 
 import unicodedata
+import warnings
 
 import numpy as np
 
@@ -295,6 +296,13 @@ def _check_results(results, attack):
                     "`results` must be of runs with the same classes and training "
                     f"images. Received: another {key} for {run!r} than for {first!r}"
                 )
+        attacks = [each[attack].get("attack") for each in (result, results[first])]
+        if None not in attacks and attacks[0] != attacks[1]:
+            warnings.warn(
+                f"`results` are of unlike attacks, and not to be compared: {attack} of "
+                f"{run!r} is another one than that of {first!r}. Received: {attacks}",
+                stacklevel=3,
+            )
 
 
 def contact_sheet(rows, labels):

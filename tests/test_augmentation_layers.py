@@ -302,7 +302,7 @@ def test_soft_labels_are_refused_before_training(without_tensorflow):
     pipeline = without_tensorflow(X, Y, 4, mixed)
     for changed, message in (
         ({"method": "mart"}, r"MART.* Methods that take soft labels: at, at_bsl"),
-        ({"method": krl.methods.CGR("at")}, "CGR.* is for images of one class"),
+        ({"method": "cgr"}, "CGR.* is for images of one class"),
         ({"budget": "dafa"}, "DAFA.* Use another budget"),
     ):
         model = tiny_model(network, **options, **changed)

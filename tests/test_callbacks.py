@@ -233,6 +233,13 @@ def test_pictures_of_accuracy_have_whole_names(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             krl.plots.accuracy_per_class(runs, attack)
+    attacked = {key: {**entry, "attack": {"epsilon": key}} for key in (0.1, 0.2)}
+    runs = {
+        key: krl.EvaluationResults({"clean": entry, "pgd20": each}, settings)
+        for key, each in attacked.items()
+    }
+    with pytest.warns(UserWarning, match="unlike attacks"):
+        krl.plots.accuracy_per_class(runs)
     figure = krl.plots.accuracy_per_class({"AT": results})
     ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     # From the largest class at the top.

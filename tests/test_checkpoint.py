@@ -458,6 +458,18 @@ def test_what_may_change(begun, arguments):
     assert history.epoch == [0, 1]
 
 
+def test_metrics_that_are_arrays_go_on(tmp_path):
+    """A number for each class: kept, written, and left out of a report."""
+    for epochs in (1, 2):
+        model = quick_model()
+        model.compile(krl.optimizers.SGD(0.1), metrics=[keras.metrics.F1Score()])
+        history = HistoryCSV(tmp_path / "history.csv")
+        one_hot = np.eye(3, dtype="float32")[Y]
+        _, found = fit(tmp_path, history, model=model, y=one_hot, epochs=epochs)
+    assert np.shape(found.history["f1_score"]) == (2, 3)
+    krl.report(tmp_path, tmp_path / "report.html")
+
+
 def test_other_validation_data_are_refused(tmp_path):
     fit(tmp_path, validation_data=(X, Y))
     fit(tmp_path, validation_data=(X, Y), validation_batch_size=4)

@@ -218,6 +218,14 @@ def test_the_accuracies_are_those_of_the_two_attacks(images):
     assert history["guard_pgd_accuracy"][-1] == pytest.approx(found[1])
 
 
+def test_other_callbacks_may_watch_its_accuracies(images):
+    guard = krl.callbacks.CollapseGuard(*images)
+    stop = keras.callbacks.EarlyStopping("guard_pgd_accuracy", patience=5)
+    model = tiny_model(beta=0)
+    model.fit(*images, epochs=2, callbacks=[guard, stop], **FIT)
+    assert stop.best >= 0 and stop.mode == "max"
+
+
 def test_without_an_attack_there_is_nothing_to_guard(images):
     with pytest.raises(ValueError, match="watches the training attack, and there is"):
         model = tiny_model(method="standard", beta=0)

@@ -24,6 +24,8 @@ X = np.array([[0.9], [0.7], [0.55], [0.45], [0.05], [0.42], [0.58]], "float32")
 Y = np.array([0, 0, 0, 0, 1, 1, 1])
 CLEAN = {"all": 5 / 7, "per_class": [3 / 4, 2 / 3]}
 ROBUST = {"all": 3 / 7, "per_class": [2 / 4, 1 / 3]}
+# Attacks that are as good as noise, to see their seeds and starts.
+NOISE = pytest.mark.filterwarnings("ignore:All steps of")
 # From any start it reaches the border of the ball.
 PGD = krl.attacks.PGD(0.1, steps=4, step_size=0.05)
 
@@ -97,6 +99,7 @@ def test_forms_of_the_data():
         assert results["pgd"]["per_class"] == pytest.approx(ROBUST["per_class"])
 
 
+@NOISE
 @pytest.mark.tensorflow
 def test_arrays_and_datasets_give_the_same(images):
     import tensorflow as tf
@@ -143,6 +146,7 @@ def test_evaluation_leaves_the_network_as_it_is(images):
         np.testing.assert_array_equal(old, new)
 
 
+@NOISE
 def test_same_seed_same_result(images):
     x = np.tile(images[0], (20, 1, 1, 1))
     y = np.tile(images[1], 20)
@@ -301,6 +305,7 @@ def test_an_image_is_judged_as_it_is_returned():
     assert results["mine"]["per_class"] == [1.0, None]
 
 
+@NOISE
 def test_restarts_of_pgd_count(images):
     x, y = np.tile(images[0], (4, 1, 1, 1)), np.tile(images[1], 4)
     network = dense_network()

@@ -146,6 +146,19 @@ def test_only_our_model_tells_its_budget(images):
     assert diagnosis["epsilon"] == 8 / 255
 
 
+def test_what_an_attack_does_to_its_arguments_is_not_done_to_the_data(images):
+    def spoils(network, x, y, seed=None):
+        x[:], y[:] = 0, (y + 1) % 3
+        return x
+
+    network = dense_network()
+    clean = [
+        krl.evaluate(network, *images, attacks=attacks, verbose=0)["clean"]
+        for attacks in ({"clean": None}, {"spoils": spoils, "clean": None})
+    ]
+    assert clean[0] == {**clean[1], "seconds": clean[0]["seconds"]}
+
+
 def test_images_of_several_sizes_are_refused():
     batches = [(np.zeros((2, n, n, 3), "float32"), np.array([0, 1])) for n in (6, 8)]
     data = Batches(batches)

@@ -978,7 +978,84 @@ OTHERS = [
     (lambda: tiny_model().evaluate(), "`x` must be"),
     (lambda: tiny_model().fit(X), "`y` is missing"),
     (lambda: tiny_model().evaluate(X), "`y` is missing"),
+    *(
+        (functools.partial(compiled, metrics=[metric]), "`metrics` must be of logits")
+        for metric in (
+            "binary_accuracy",
+            keras.metrics.Precision(),
+            keras.metrics.TruePositives(),
+            keras.metrics.PrecisionAtRecall(0.5),
+        )
+    ),
+    (lambda: compiled(loss=krl.losses.kl_divergence), "`loss` must be a function"),
+    (lambda: model(network=pooled(), method="reat"), "features that the last layer"),
+    (lambda: model(augmentation="base"), "augmentation='base' shifts images"),
+    (lambda: model(augmentation=lambda images: images[:1]), "as many images as it"),
+    (lambda: model(augmentation=lambda images: images.numpy()), "`augmentation` must"),
+    (lambda: model(augmentation=lambda images: None), "`augmentation` must give a te"),
+    (lambda: krl.interop.foolbox_model(softmax_by_hand()), "must give logits|not ins"),
+    (lambda: krl.interop.art_classifier(softmax_by_hand()), "must give logits"),
+    (lambda: krl.networks.logit_adjusted(softmax_by_hand(), COUNTS), "give logits"),
+    (lambda: krl.networks.tau_normalized(softmax_by_hand()), "must give logits"),
+    (lambda: krl.methods.feedback_scores([[5, 3], [1, 9]]), "`confusion` must hold"),
+    (lambda: krl.methods.feedback_scores([[0.1, 0.1], [0, 1]]), "`confusion` must"),
+    (lambda: krl.attacks.Square(initial_fraction=0), "`initial_fraction`"),
+    (lambda: evaluated(tail_fraction=0.5), "`tail_fraction` needs `class_counts`"),
+    (lambda: evaluated(attacks={"a": NoCall(0.1)}), "must define `__call__`"),
+    (lambda: evaluated(attacks={"a": NoSeed(0.1)}), "must be a function of .*seed"),
+    (lambda: evaluated(attacks={"a": NoRadius()}), "must have an epsilon"),
+    (lambda: pgd_call(loss="dlr", y=np.full((12, 3), 1 / 3)), "`y` holds soft labels"),
+    (lambda: pgd_call(loss=of_some), "`loss` must give one value for each"),
+    (lambda: classwise(Y[:1], np.eye(3)), "`y_true` must have one entry for each"),
+    (lambda: classwise(Y[:3], np.eye(3), [1.0]), "`sample_weight` must have one"),
+    (lambda: classwise(Y[:3], np.eye(3)[0]), "`y_pred` must have the shape"),
+    (lambda: krl.metrics.ClasswiseAccuracy(COUNTS, prefix=None), "`prefix`"),
+    (lambda: results().to_json(more={1, 2}), "must hold what JSON can"),
+    (
+        lambda: tiny_model(averaging=Sevenfold()).fit(X, Y, verbose=0),
+        "`keep` of .* must give None or a number from 0 to 1",
+    ),
 ]
+
+
+def pooled():
+    """A network whose last layer with weights is a convolution."""
+    layers = [keras.layers.Conv2D(3, 1), keras.layers.GlobalAveragePooling2D()]
+    return keras.Sequential([keras.Input((6, 6, 3)), *layers])
+
+
+class NoCall(krl.attacks.Attack):
+    pass
+
+
+class NoSeed(krl.attacks.Attack):
+    def __call__(self, network, x, y):
+        return x
+
+
+class NoRadius(krl.attacks.Attack):
+    def __init__(self):
+        pass
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        return x
+
+
+class Sevenfold(krl.averaging.WeightAveraging):
+    def keep(self, schedule):
+        return keras.ops.convert_to_tensor(7.0)
+
+
+def of_some(targets, logits):
+    return krl.losses.cross_entropy(targets, logits)[:5]
+
+
+def pgd_call(y=Y, **arguments):
+    return krl.attacks.PGD(0.1, **arguments)(dense_network(), X, y)
+
+
+def classwise(*arguments):
+    return krl.metrics.ClasswiseAccuracy(COUNTS).update_state(*arguments)
 
 
 class NoBatches(keras.utils.PyDataset):

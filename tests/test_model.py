@@ -241,10 +241,10 @@ def test_names_in_the_logs(images, arguments, names):
 @pytest.mark.usefixtures("eagerly")
 def test_evaluation_in_closed_form():
     # Bright pixels are class 0; right under attack where the margin exceeds 0.1.
-    model = tiny_model(threshold_network(0.5), [5, 4])
+    attack = krl.attacks.PGD(0.1, steps=8, step_size=0.05)
+    model = tiny_model(threshold_network(0.5), [5, 4], evaluation_attack=attack)
     x = np.array([[0.9], [0.7], [0.55], [0.45], [0.05], [0.42], [0.58]], "float32")
     y = np.array([0, 0, 0, 0, 1, 1, 1])
-    model.evaluation_attack.steps = 8
     for size in (7, 3):
         logs = model.evaluate(x, y, batch_size=size, verbose=0, return_dict=True)
         assert float(logs["clean_accuracy"]) == pytest.approx(5 / 7)
@@ -748,7 +748,8 @@ def make(method):
 def test_no_variable_is_int32(arguments):
     # TensorFlow keeps these on the host: XLA's steps on a GPU could not read them.
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-    model = tiny_model(conv_network(), optimizer=optimizer, **arguments)
+    network = conv_network(input_shape=(16, 16, 3))
+    model = tiny_model(network, optimizer=optimizer, **arguments)
     model.optimizer.build(model.trainable_variables)
     variables = model.variables + model.metrics_variables + model.optimizer.variables
     assert "schedule_step" in {v.name for v in variables}
@@ -842,6 +843,7 @@ def test_seed(images, same_network):
     assert abs(run(2) - first).max() > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:All steps of")  # it is noise, to see the seed
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("seed", [3, None])
 def test_evaluate_gives_the_same_each_time(images, seed):

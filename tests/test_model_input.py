@@ -13,6 +13,7 @@ from tiny_models import (
     dense_network,
     eager_model,
     tiny_model,
+    trainer,
 )
 
 import keras_robustlt as krl
@@ -434,6 +435,157 @@ def test_predictions_are_for_images_as_training_has_them(images, spoil, message)
         use(x[:5])  # another shape of a batch: what is compiled takes any from here on
         with pytest.raises(ValueError, match=message):
             use(spoil(x))
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True")
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [({"y": np.zeros(1)}, "y"), ({"sample_weight": np.ones(1)}, "sample_weight")],
+)
+@pytest.mark.parametrize("use", ["fit", "evaluate"])
+def test_an_entry_for_each_image_of_a_batch(images, use, arguments, argument):
+    """One would be spread over all of them."""
+    import tensorflow as tf
+
+    x, y = images
+    batch = {"x": x, "y": y, "sample_weight": np.ones(12), **arguments}
+    data = (tuple(batch.values()) for _ in range(2))
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    with pytest.raises(errors, match=f"`{argument}` must have one entry for each"):
+        getattr(eager_model(), use)(data, verbose=0)
+
+
+def test_weights_may_be_booleans(images):
+    train = trainer(tiny_model())
+    few = np.arange(12) < 6
+    halves = [
+        train(images, sample_weight=weight) for weight in (few, few.astype("float32"))
+    ]
+    np.testing.assert_array_equal(*halves)
+
+
+@pytest.mark.parametrize(
+    "argument", ["budget", "method", "averaging", "attack", "method of AWP"]
+)
+def test_what_keeps_a_state_is_for_one_model(argument):
+    made = {
+        "budget": krl.budget.RobustLT,
+        "method": krl.methods.ATBSL,
+        "averaging": krl.averaging.EMA,
+        "attack": lambda: krl.attacks.UDR(0.1),
+        "method of AWP": krl.methods.ATBSL,
+    }
+    part = made[argument]()
+    tiny_model(**{argument.partition(" ")[0]: part})
+    again = krl.methods.AWP(part) if " " in argument else part
+    name = argument.partition(" ")[0]
+    with pytest.raises(ValueError, match=f"`{name}` is part of another model"):
+        tiny_model(**{name: again})
+    # What makes no state may be for any number of them.
+    for _ in range(2):
+        attack = krl.attacks.PGD(0.1)
+        tiny_model(method=krl.methods.AWP("at"), attack=attack)
+        tiny_model(attack=attack, evaluation_attack=attack)
+
+
+def test_settings_are_those_that_a_model_was_made_with():
+    model = tiny_model(method="trades")
+    for part, name in ((model.budget, "alpha"), (model.method, "beta")):
+        with pytest.raises(AttributeError, match=f"`{name}` of .* a model was made"):
+            setattr(part, name, -5)
+    for attack in (model.attack, model.evaluation_attack):
+        for name in ("steps", "norm"):
+            with pytest.raises(AttributeError, match=f"`{name}` of PGD"):
+                setattr(attack, name, 0)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "norm"), [(8 / 255 / 255, "linf"), (8 / 255, "l2")]
+)
+def test_a_budget_that_is_next_to_nothing(images, epsilon, norm):
+    attack = krl.attacks.PGD(epsilon, 2, norm=norm)
+    with pytest.warns(UserWarning, match=r"epsilon=0.0.* says nothing about robustn"):
+        model = krl.RobustLTModel(dense_network(), COUNTS, epsilon, attack=attack)
+    with pytest.warns(krl.RobustnessWarning, match="says nothing about robustness"):
+        found = krl.evaluate(model, *images, attacks=["pgd2"], verbose=0)
+    assert "tiny_budget" in [f["check"] for f in found.settings["findings"]]
+    found = krl.diagnose(model.network, *images, epsilon=epsilon, norm=norm, queries=0)
+    assert "tiny_budget" in [finding["check"] for finding in found.findings]
+
+
+class Idle(krl.attacks.Attack):
+    runs_compiled = True
+
+    def __call__(self, network, x, y, epsilon=None, seed=None):
+        return x
+
+
+@pytest.mark.parametrize("attack", ["idle", "noise"])
+def test_an_evaluation_attack_that_is_none(images, attack):
+    made = {
+        "idle": lambda: Idle(0.1),
+        "noise": lambda: krl.attacks.PGD(0.1, steps=1, step_size=1e-6),
+    }
+    with pytest.warns(UserWarning, match="`evaluation_attack`.* robustness"):
+        model = tiny_model(evaluation_attack=made[attack]())
+        model.evaluate(*images, verbose=0)
+
+
+class Stays(krl.attacks.PGD):
+    def perturb(self, network, x, y, start, *args, **kwargs):
+        return x
+
+
+def test_a_training_attack_that_is_none(images):
+    with pytest.warns(UserWarning, match="training attack changes images by 0.0%"):
+        tiny_model(attack=Stays(0.1), beta=0).fit(*images, **FIT)
+
+
+@pytest.mark.tensorflow
+def test_images_that_are_divided_twice(images):
+    import tensorflow as tf
+
+    x, y = (np.concatenate(3 * [each]) for each in images)
+    data = tf.data.Dataset.from_tensor_slices((x / 255, y)).batch(12)
+    for arguments in ((x / 255, y), (data,)):
+        with pytest.warns(UserWarning, match="as good as black.* divided by 255 twice"):
+            tiny_model().fit(*arguments, **{**FIT, "epochs": 1})
+
+
+def test_training_that_has_diverged_says_so(images):
+    model = tiny_model(optimizer=keras.optimizers.SGD(1e38), beta=0)
+    with pytest.warns(UserWarning, match="Training has diverged"):
+        model.fit(*images, **{**FIT, "epochs": 2})
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("floatx", ["float16", "float64"])
+def test_floats_of_keras_may_be_others(images, floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        model = tiny_model(budget="dafa")
+        model.fit(*images, **FIT)
+        attacks = ["pgd2", "apgd-ce", "fab", "square"]
+        results = krl.evaluate(model, *images, attacks=attacks, verbose=0)
+    finally:
+        keras.config.set_floatx(before)
+    assert set(attacks) < set(results)
+
+
+def test_networks_have_their_channels_last():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="channels last"):
+            krl.networks.WideResNet(10, 1, classes=3)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.filterwarnings("ignore:class_weight")
+def test_weights_of_classes_on_top_of_a_loss_that_has_them(images):
+    with pytest.warns(UserWarning, match="each make up for how rare a class is"):
+        tiny_model(method="at_bsl").fit(*images, class_weight="balanced", **FIT)
 
 
 class Pairs(keras.utils.PyDataset):

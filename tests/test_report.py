@@ -326,6 +326,14 @@ def test_results_and_files_of_results_are_runs_too(tmp_path):
     assert "evaluate again" in text
 
 
+def test_results_that_say_nothing_of_the_attack(tmp_path):
+    found = results()
+    for entry in found.values():
+        entry.pop("attack", None)
+    found.to_json(tmp_path / "results.json", accuracy=np.float32(0.5))
+    report(found, tmp_path / "results.json", tmp_path / "report.html")
+
+
 def test_many_classes(tmp_path):
     count = 40
     rng = np.random.default_rng(0)

@@ -5,7 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from tiny_models import conv_network, tiny_model, trained, weights_of
+from tiny_models import (
+    conv_network,
+    dense_network,
+    tiny_model,
+    trained,
+    weights_of,
+)
 
 import keras_robustlt as krl
 
@@ -101,6 +107,7 @@ def objects():
         krl.optimizers.AdamW(0.2, 0.1, backbone_rate=fall, head="last"),
         krl.optimizers.SGD(0.2, momentum=0.9, nesterov=True, weight_decay=0.1),
         tiny_model(
+            dense_network(input_shape=(16, 16, 3)),
             method="at_bsl+awp",
             alpha=0.2,
             beta=0.5,

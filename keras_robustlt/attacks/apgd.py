@@ -186,7 +186,7 @@ class Climber(active_set.TargetedAttack):
                 x, previous = state["x"], state["previous"]
                 direction = self._norm.steepest(state["gradient"])
                 moved = confined(x + constants["step_size"] * direction)
-                weight = ops.where(index > 0, 0.75, 1.0)
+                weight = 1.0 - 0.25 * ops.cast(index > 0, "float32")
                 moved = confined(
                     x + (moved - x) * weight + (x - previous) * (1.0 - weight)
                 )
@@ -285,7 +285,8 @@ class APGD(Climber):
     def _loss(self, constants, logits):
         loss = base.loss_function(self.loss)
         values = loss(active_set.one_hot(constants["label"], logits), logits)
-        return arguments.check_loss_values(values, self.loss, (1,))
+        values = arguments.check_loss_values(values, self.loss, (1,))
+        return arguments.one_of_each(values, logits, loss)
 
     def get_config(self):
         config = {**super().get_config(), "loss": self.loss}

@@ -4,11 +4,12 @@ Those of a training step, for instance, are one run from one start, and raise th
 of the method.
 """
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import checks, losses
-from keras_robustlt.attacks import base
+from keras_robustlt import backend, checks, losses
+from keras_robustlt.attacks import base, gradients
 
 # So many images show what a network gives.
 PROBES = 8
@@ -104,6 +105,14 @@ def check_loss_values(values, loss, ranks):
     return values
 
 
+def one_of_each(values, logits, loss):
+    """`values`, if they are a scalar or there is one of each image."""
+    if len(values.shape) == 0 or not callable(loss):
+        return values
+    message = f"`loss` must give one value for each example. Received: loss={loss!r}"
+    return backend.as_many(values, logits, message)
+
+
 def check_logits(logits):
     """Raises if what the network gives are probabilities, whatever makes them.
 
@@ -116,6 +125,25 @@ def check_logits(logits):
     are_probabilities = np.all(logits >= 0) and np.allclose(sums, 1, atol=1e-4)
     if len(logits) > 1 and are_probabilities:
         checks.refuse_probabilities("its output")
+
+
+def check_output(network, shape=None):
+    """Raises if a network gives probabilities for noise, or has weights of NaN.
+
+    Args:
+        network: A Keras layer, or a function of images.
+        shape: Tuple, that of an image. Defaults to what the network says; of one that
+            does not say, nothing is known.
+    """
+    if isinstance(network, keras.Layer):
+        checks.finite_weights(network)
+    if shape is None:
+        shape = getattr(network, "input_shape", None)
+        shape = shape[1:] if isinstance(shape, tuple) else (None,)
+    if None not in shape:
+        noise = np.random.default_rng(0).random((PROBES, *shape), "float32")
+        logits = gradients.logits_of(network)(ops.convert_to_tensor(noise))
+        check_logits(ops.convert_to_numpy(logits))
 
 
 def check_call(network, x, y):
@@ -161,14 +189,16 @@ def check_start(start, shape):
         raise ValueError("`start` must be finite. Received: NaN or infinite pixels")
 
 
-def check_labels(labels, count, num_classes):
-    """Raises if `labels` are not those of `count` images of `num_classes` classes."""
+def check_labels(labels, count, num_classes, loss):
+    """Raises if `labels` are not those of `count` images, for an attack's `loss`."""
     if len(np.atleast_1d(labels)) != count:
         raise ValueError(
             "`x` and `y` must have the same length. "
             f"Received: {count} images and {np.size(labels)} labels"
         )
     checks.labels(labels, num_classes)
+    if loss in ("dlr", "margin") and checks.are_soft(labels, num_classes):
+        checks.refuse_soft_labels("`y` holds", f"loss={loss!r} is of one class.")
 
 
 def check_dlr(loss, num_classes):

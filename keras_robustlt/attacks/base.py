@@ -197,6 +197,27 @@ def outside(x, x_adv, epsilon, attack):
     return ops.where(ops.isfinite(excess), ops.maximum(excess, 0.0), np.inf)
 
 
+def share_used(x, x_adv, epsilon, attack):
+    """Which share of its budget an attack uses for some image of a batch.
+
+    Args:
+        x: Float32 tensor of shape `(batch, ...)`, the images.
+        x_adv: Float32 tensor of the same shape, what the attack made of them.
+        epsilon: Float32 tensor of shape `(batch,)`, their budgets.
+        attack: The attack.
+
+    Returns:
+        A float32 scalar tensor, 1 where no image has a budget.
+    """
+    norm = trait(attack, "norm")
+    length = ops.reshape(norms.get(norm).length(x_adv - x), (-1,))
+    # Of a large Linf budget those pixels that are bright or dark cannot use all.
+    most = ops.minimum(epsilon, 0.5) if norm == "linf" else epsilon
+    has_budget = epsilon > 200 * ROUNDING
+    shares = ops.where(has_budget, length / ops.maximum(most, ROUNDING), 0.0)
+    return ops.where(ops.any(has_budget), ops.max(shares), 1.0)
+
+
 def budget_of_start(attack, base, class_epsilon, own):
     """The budget in whose ball training starts an attack.
 

@@ -233,7 +233,7 @@ def to_plane(points, normal, values, norm):
     Returns:
         A tensor of the shape of `points`.
     """
-    side = ops.where(values >= 0, 1.0, -1.0)
+    side = 2.0 * ops.cast(values >= 0, "float32") - 1.0
     # Gradients have any scale; without it float32 would run out.
     largest = ops.max(ops.abs(normal), axis=norms.pixels(normal), keepdims=True)
     scale = ops.maximum(largest, 1e-30)

@@ -17,10 +17,11 @@ class Linf:
     """Every pixel moves by at most epsilon."""
 
     epsilon = 8 / 255  # what is usual
+    least = 0.5 / 255  # what pixels of 8 bits are rounded by
 
     def random(self, shape, seed):
         """Perturbations of length 1 or less, uniform among these."""
-        return keras.random.uniform(shape, -1.0, 1.0, seed=seed)
+        return keras.random.uniform(shape, -1.0, 1.0, "float32", seed)
 
     def draw(self, generator, shape):
         """A random perturbation of one image, of length 1."""
@@ -53,12 +54,14 @@ class L2:
     """The Euclidean length over all pixels of an image is at most epsilon."""
 
     epsilon = 128 / 255
+    least = 0.05  # what is usual for each pixel in Linf is below
 
     def random(self, shape, seed):
-        direction = self.steepest(keras.random.normal(shape, seed=seed))
+        noise = keras.random.normal(shape, dtype="float32", seed=seed)
+        direction = self.steepest(noise)
         dimensions = math.prod(shape[1:])
         radii_shape = (shape[0],) + (1,) * (len(shape) - 1)
-        radii = keras.random.uniform(radii_shape, seed=seed)
+        radii = keras.random.uniform(radii_shape, 0.0, 1.0, "float32", seed)
         return direction * radii ** (1.0 / dimensions)
 
     def draw(self, generator, shape):
@@ -98,6 +101,21 @@ def get(norm):
 def epsilon(value, norm):
     """The radius `value`, or that which is usual in this norm where it is `None`."""
     return checks.epsilon(get(norm).epsilon if value is None else value, norm)
+
+
+def doubt(epsilon, norm):
+    """What speaks against a radius above 0 that is next to nothing, or `None`."""
+    if not 0 < epsilon < get(norm).least:
+        return None
+    what = (
+        "less than half a grey level of images of 8 bits: is it divided by 255 twice?"
+        if norm == "linf"
+        else "next to nothing in L2, over all pixels together, where 128/255 is usual."
+    )
+    return (
+        f"epsilon={epsilon:.3g} ({norm}) is {what} What survives it says nothing about "
+        "robustness."
+    )
 
 
 def pixels(x):

@@ -78,7 +78,9 @@ class PGD(base.Attack):
                 f"starts. Received: step_size={step_size}"
             )
         self.random_start = checks.boolean("random_start", random_start)
-        if self.is_short():
+        # A single step from a random start may be meant so: as random noise.
+        is_noise = self.steps == 1 and self.random_start
+        if self.leads_nowhere() and not is_noise:
             warnings.warn(
                 f"steps={self.steps} of step_size={self.step_size:.3g} lead "
                 f"{self.steps * self.step_size:.3g} far, of epsilon={self.epsilon:.3g}:"
@@ -95,13 +97,9 @@ class PGD(base.Attack):
                 f"the same. Received: restarts={restarts}"
             )
 
-    def is_short(self):
-        """Whether all steps together lead nowhere, measured by the budget.
-
-        A single one from a random start may be meant so: as random noise.
-        """
-        is_noise = self.steps == 1 and self.random_start
-        return not is_noise and self.steps * self.step_size < self.epsilon / 10
+    def leads_nowhere(self):
+        """Whether all steps together are next to nothing, measured by the budget."""
+        return self.steps * self.step_size < self.epsilon / 10
 
     def __call__(
         self,
@@ -206,7 +204,7 @@ class PGD(base.Attack):
         if start is not None:
             arguments.check_start(start, images.shape)
         if labels is not None:
-            arguments.check_labels(labels, len(images), num_classes)
+            arguments.check_labels(labels, len(images), num_classes, self.loss)
         epsilon, step_size = checks.known(epsilon), checks.known(step_size)
         if epsilon is not None:
             arguments.check_each("epsilon", epsilon, len(images))
@@ -280,7 +278,8 @@ class PGD(base.Attack):
 
         def values(logits):
             found = loss(losses.one_hot(y, logits.shape[-1]), logits)
-            return arguments.check_loss_values(found, loss, (0, 1, 2))
+            found = arguments.check_loss_values(found, loss, (0, 1, 2))
+            return arguments.one_of_each(found, logits, loss)
 
         def step(x_adv):
             gradient, *_ = gradient_of(values, x_adv)

@@ -59,9 +59,7 @@ class Square(active_set.ActiveSetAttack):
     ):
         super().__init__(epsilon, norm, restarts, batch_size)
         self.queries = checks.positive_integer("queries", queries)
-        self.initial_fraction = checks.in_range(
-            "initial_fraction", initial_fraction, 0, 1
-        )
+        self.initial_fraction = checks.share("initial_fraction", initial_fraction)
         self.rescale_schedule = checks.boolean("rescale_schedule", rescale_schedule)
         self._search = {"linf": Stripes(), "l2": Hills()}[norm]
 

@@ -96,7 +96,7 @@ class Budget(Part):
 
     def iteration_weight(self, schedule):
         """The factor that grows along training, for display. `1` where none does."""
-        return ops.ones(())
+        return ops.ones((), "float32")
 
     def chosen(self, schedule):
         """What the rule has set by itself, for display.

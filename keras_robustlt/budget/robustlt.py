@@ -188,7 +188,7 @@ class RobustLT(Budget):
 
     def iteration_weight(self, schedule):
         if self.beta == 0:
-            return ops.ones(())
+            return ops.ones((), "float32")
         t, total = schedule.position(self.granularity)
         return ops.minimum((t - 1.0) / (self.beta * total), 1.0)
 

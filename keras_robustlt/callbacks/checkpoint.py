@@ -153,7 +153,9 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(epoch)
         for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(float(value))
+            # Of some metrics it is an array, a number for each class.
+            value = np.asarray(ops.convert_to_numpy(value)).tolist()
+            self.history.setdefault(name, []).append(value)
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         due = last or (epoch + 1) % self.every == 0
         if due and replicas.is_chief(self.model):

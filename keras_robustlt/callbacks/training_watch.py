@@ -14,6 +14,8 @@ from keras_robustlt.methods.base import layers_of
 MANY, SHORT = 3, 2
 # Share of the images below which an attack is taken for one without a gradient.
 FEW = 0.001
+# The share of its budget below which an attack is none.
+IDLE = 0.1
 # In so many epochs at most a rule of one's own is looked at.
 MOST_EPOCHS = 300
 
@@ -34,7 +36,7 @@ class TrainingWatch(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         model = self.model
         self.checked = self.warned = self.warned_of_weights = False
-        _check_budgets(model)
+        check_rules(model)
         wants_attacks = "adversarial" in model.method.inputs and model.epsilon > 0
         if not wants_attacks or makes_attacks(model):
             _warn_of_what_never_begins(model)
@@ -106,7 +108,25 @@ class TrainingWatch(keras.callbacks.Callback):
             class_frequencies.compare(model.class_counts, labels)
         tried = float(ops.convert_to_numpy(model.attack_moves.count))
         moved = float(ops.convert_to_numpy(model.attack_moves.result()))
-        if not self.warned and tried and moved < FEW:
+        idle = tried and moved < FEW
+        if not self.warned and idle and _has_diverged(model):
+            self.warned = True
+            warnings.warn(
+                "Training has diverged: the network has weights that are infinite or "
+                "no numbers (NaN). Train with a lower learning rate, with gradient "
+                "clipping, or from weights of before.",
+                stacklevel=2,
+            )
+        used = model.batch_check.share_used
+        if not self.warned and used < IDLE:
+            self.warned = True
+            warnings.warn(
+                f"The training attack changes images by {used:.1%} of their budgets at "
+                "most, so that this is hardly adversarial training: look at what its "
+                f"`perturb` returns. Received: attack={model.attack_in_use!r}",
+                stacklevel=2,
+            )
+        if not self.warned and idle:
             self.warned = True
             warnings.warn(
                 f"The training attack has moved hardly any of {tried:.0f} images from "
@@ -117,6 +137,11 @@ class TrainingWatch(keras.callbacks.Callback):
                 "x, y)` tells more.",
                 stacklevel=2,
             )
+
+
+def _has_diverged(model):
+    values = (ops.convert_to_numpy(v) for v in model.network.trainable_variables)
+    return not all(np.isfinite(value.astype("float32")).all() for value in values)
 
 
 def makes_attacks(model):
@@ -136,8 +161,8 @@ def makes_attacks(model):
     return False
 
 
-def _check_budgets(model):
-    """Raises if a rule for the budgets gives what are none, in some epoch."""
+def check_rules(model):
+    """Raises if the rules for budgets or averages give what are none, in some epoch."""
     schedule, rule = model.schedule, model.budget
     length, count = schedule.length, model.num_classes
     if not length:
@@ -155,6 +180,12 @@ def _check_budgets(model):
     for epoch in sorted(map(int, epochs)):
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
             given = {name: getattr(rule, name)(schedule) for name in ranges}
+            keep = model.averaging and model.averaging.keep(schedule)
+        if keep is not None and not _are_within(keep, (), 1.0):
+            raise ValueError(
+                f"`keep` of {model.averaging} must give None or a number from 0 to 1. "
+                f"Received in epoch {epoch}: {keep!r}"
+            )
         for name, values in given.items():
             words, *within = ranges[name]
             if values is not None and not _are_within(values, *within):

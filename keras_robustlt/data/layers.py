@@ -190,7 +190,7 @@ class LayerAugmentation:
             A pair of float32 tensors: images of the same shape, which may leave
             `[0, 1]` a little, and targets.
         """
-        seed = ops.convert_to_tensor(seed)
+        images, targets, seed = map(ops.convert_to_tensor, (images, targets, seed))
         if not all(part.built for part in self._parts):
             # What builds them draws as well.
             self._augmented(images, targets, Seeds(seed))
@@ -262,13 +262,18 @@ class LayerAugmentation:
             image_shape: Tuple of integers.
             num_classes: Integer.
         """
-        if self.mixes_labels:
-            return
         grey = np.linspace(0.15, 0.75, ORDERED, dtype="float32")
         images = np.ones((ORDERED, *image_shape), "float32")
         images *= grey.reshape(-1, *(1 for _ in image_shape))
         targets = np.eye(num_classes, dtype="float32")[np.arange(ORDERED) % num_classes]
         augmented = ops.convert_to_numpy(augment(images, targets))
+        if len(augmented) != ORDERED:
+            raise ValueError(
+                f"`augmentation` must give as many images as it gets, {ORDERED}. "
+                f"Received from {self.name}: {len(augmented)}"
+            )
+        if self.mixes_labels:
+            return
         # What only turns or cuts an image leaves it as grey as it was.
         levels = augmented.reshape(ORDERED, -1)
         is_plain = np.all(levels == levels[:, :1])
@@ -304,8 +309,12 @@ class LayerAugmentation:
         if not self._parts:
             given = {"labels": targets, "seed": seeds}
             given = {name: given[name] for name in self._takes & given.keys()}
-            result = self.layer(images, **given)
+            try:
+                result = self.layer(images, **given)
+            except NotImplementedError as error:  # of TensorFlow, about NumPy
+                self._refuse_numpy(str(error))
             if not self.mixes_labels:
+                self._check_tensor(result)
                 return result, targets
             if not isinstance(result, (tuple, list)) or len(result) != 2:
                 raise ValueError(
@@ -318,6 +327,17 @@ class LayerAugmentation:
                 return self.layer(images), targets
             result = self.layer({"images": images, "labels": targets})
             return result["images"], result["labels"]
+
+    def _check_tensor(self, images):
+        if isinstance(images, np.ndarray) or not hasattr(images, "shape"):
+            self._refuse_numpy(f"a {type(images).__name__}")
+
+    def _refuse_numpy(self, received):
+        raise ValueError(
+            "`augmentation` must give a tensor of images, computed with the backend as "
+            "keras.ops does, and not with NumPy: it is compiled. Received from "
+            f"{self.name}: {received}"
+        )
 
     def _check_shape(self, images, augmented):
         if tuple(images.shape[1:]) != tuple(augmented.shape[1:]):

@@ -112,7 +112,6 @@ def _loaded(path):
 def _check(network):
     """Raises if a network is no classifier of images."""
     from keras_robustlt import checks
-    from keras_robustlt.evaluation.inputs import check_weights
 
     takes, gives = network.input_shape, network.output_shape
     one = isinstance(takes, tuple) and isinstance(gives, tuple)
@@ -122,7 +121,7 @@ def _check(network):
             f"each of at least 2 classes. Received: inputs of shape {takes}, outputs "
             f"of shape {gives}"
         )
-    check_weights(network)
+    checks.finite_weights(network)
     if "int" not in network.inputs[0].dtype:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

@@ -5,13 +5,10 @@ import os
 import zipfile
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_robustlt import checks
-from keras_robustlt.attacks.arguments import PROBES, check_logits
+from keras_robustlt.attacks.arguments import check_output
 from keras_robustlt.class_names import check_different, of_classes
-from keras_robustlt.evaluation import inputs
 from keras_robustlt.files import local_path, write_atomically
 from keras_robustlt.networks.conversion import plain
 
@@ -75,11 +72,7 @@ def export(model, path, class_names=None, input="uint8"):
             f"{network.name!r} with outputs of shape {shape}"
         )
     checks.takes_floats(network)
-    inputs.check_weights(network)
-    size = network.input_shape[1:]
-    if None not in size:
-        noise = np.random.default_rng(0).random((PROBES, *size), "float32")
-        check_logits(ops.convert_to_numpy(network(noise, training=False)))
+    check_output(network)
     class_names = of_classes(class_names, network.output_shape[-1])
     check_different(class_names)
     path = local_path("path", path)

@@ -24,6 +24,7 @@ from keras_robustlt.evaluation.sanity_checks import (
     right_in_mode,
     statistics_that_do_not_fit,
     stronger_probe,
+    tiny_budget,
     too_many,
     vanishing_gradients,
     zero_gradients,
@@ -58,6 +59,8 @@ def diagnose(
     `starts + 4` runs of PGD and `queries` classifications of these images. What it
     looks for:
 
+    - `"tiny_budget"`: `epsilon` is next to nothing: below half a grey level of 8 bits,
+      or below 0.05 in L2.
     - `"zero_gradients"`: the cross-entropy is flat at more than 1% of the images.
     - `"infinite_gradients"`: the logits have infinite slopes, or none that is a number,
       at more than 1% of the images.
@@ -77,8 +80,8 @@ def diagnose(
     - `"batch_normalization"`: with the statistics of the batch more than 10% of the
       images are classified right that are not with those of training.
 
-    All but `"large_epsilon"`, which is exact, allow for chance, with a significance of
-    1%.
+    All but `"tiny_budget"` and `"large_epsilon"`, which are exact, allow for chance,
+    with a significance of 1%.
 
     Args:
         model: See `evaluate`.
@@ -132,7 +135,7 @@ def diagnose(
         "steps": pgd.steps,
         "clean": float(clean.mean()),
     }
-    found = []
+    found = [tiny_budget({f"pgd{steps}": pgd})]
 
     zero, saturated = vanishing_gradients(
         subject.network, images[:PROBED], labels[:PROBED]

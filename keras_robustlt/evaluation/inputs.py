@@ -1,7 +1,6 @@
 """The model that an evaluation is given, as what it works on."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
@@ -72,6 +71,11 @@ def tail_of(model, class_counts=None, tail_fraction=None):
         tail_fraction = model.tail_fraction if tail_fraction is None else tail_fraction
     if class_counts is not None:
         class_counts = checks.class_counts(class_counts)
+    elif tail_fraction is not None:
+        raise ValueError(
+            "`tail_fraction` needs `class_counts`, which say how rare a class is. "
+            f"Received: tail_fraction={tail_fraction!r}, class_counts=None"
+        )
     if tail_fraction is None:
         tail_fraction = TAIL_FRACTION
     return class_counts, checks.share("tail_fraction", tail_fraction)
@@ -79,7 +83,7 @@ def tail_of(model, class_counts=None, tail_fraction=None):
 
 def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
-    check_weights(network)
+    checks.finite_weights(network)
     logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
     check_logits(ops.convert_to_numpy(logits))
     num_classes = int(logits.shape[1])
@@ -95,17 +99,3 @@ def num_classes_of(network, images, class_counts=None):
             f"has outputs. Received: {class_counts.tolist()}"
         )
     return num_classes
-
-
-def check_weights(network):
-    """Raises if the network has weights that are no finite numbers."""
-    for variable in network.weights:
-        value = ops.convert_to_numpy(ops.cast(variable, "float32"))
-        if not np.isfinite(value).all():
-            raise ValueError(
-                "`model` must have weights that are finite numbers: its training has "
-                "diverged. Take weights from before, or train with a lower learning "
-                f"rate. Received: {variable.path!r} with "
-                f"{int(np.sum(~np.isfinite(value)))} of {value.size} values that are "
-                "infinite or no numbers (NaN)"
-            )

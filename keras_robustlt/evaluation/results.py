@@ -96,7 +96,8 @@ class EvaluationResults(dict):
         content = {"attacks": dict(self), "settings": self.settings, **extra}
         if self.curve is not None:
             content["curve"] = self.curve
-        text = INNERMOST_LIST.sub(_on_one_line, json.dumps(content, indent=2)) + "\n"
+        text = json.dumps(content, indent=2, default=_in_json)
+        text = INNERMOST_LIST.sub(_on_one_line, text) + "\n"
         if path is not None:
             write_atomically(path, text.encode())
         return text
@@ -529,6 +530,16 @@ def _check(results):
     if curve is not None:
         if not isinstance(curve["examples"], int) or "class" not in curve["attack"]:
             raise ValueError("the curve does not say of what it is")
+
+
+def _in_json(value):
+    """A number or an array of NumPy as JSON can hold it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise ValueError(
+        "Results must hold what JSON can: numbers, strings, lists, dictionaries. "
+        f"Received: {value!r} of type {type(value).__name__}"
+    )
 
 
 def _on_one_line(match):

@@ -70,9 +70,23 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
                 "attacks, functions or None. Received: "
                 f"{name!r}: {attack!r}"
             )
-        if attack is not None and not isinstance(attack, known_attacks.Attack):
+        if attack is not None and not is_called_as(attack, known_attacks.Attack):
             function = f"attacks[{name!r}]"
-            checks.function(function, attack, ("network", "x", "y"), ("seed",))
+            call = attack
+            if isinstance(attack, known_attacks.Attack):
+                call = attack.__call__
+                if not hasattr(attack, "epsilon"):
+                    raise ValueError(
+                        f"`{function}` must have an epsilon and a norm: its "
+                        "constructor must call super().__init__(epsilon). Received: "
+                        f"an object of {type(attack).__name__} without"
+                    )
+            checks.function(function, call, ("network", "x", "y"), ("seed",))
+        elif attack is not None:
+            raise ValueError(
+                f"`attacks[{name!r}]` must define `__call__`, which "
+                f"{type(attack).__name__} does not."
+            )
         if name in RESERVED:
             raise ValueError(
                 f"`attacks` must not call an attack {name!r}: that is the name of "
@@ -172,8 +186,8 @@ def _clean(predict, chunk, tell):
 
 
 def _whole(network, predict, name, attack, seed, chunk, tell):
-    # A copy: what an attack does to its argument is not done to the data.
-    found = attack(network, chunk.images.copy(), chunk.labels, seed=seed)
+    # Copies: what an attack does to its arguments is not done to the data.
+    found = attack(network, chunk.images.copy(), chunk.labels.copy(), seed=seed)
     found = _images_of(name, attack, found, chunk.images)
     predicted = predict(found, chunk.batch_size)
     if isinstance(attack, known_attacks.Attack) and is_of_this_package(type(attack)):

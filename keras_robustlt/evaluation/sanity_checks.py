@@ -40,6 +40,7 @@ from keras_robustlt.attacks import (
     Square,
     active_set,
     gradients,
+    norms,
 )
 from keras_robustlt.attacks.base import LOSSES
 from keras_robustlt.evaluation.runners import NO_CLASS
@@ -138,6 +139,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
     n = len(sample.index)
     found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
     found.append(_without_budget(attacks))
+    found.append(tiny_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
     found.append(_hardly_moves(attacks, outcomes, labels, budget, norm))
     found.append(_short_steps(attacks))
@@ -616,6 +618,22 @@ def _without_budget(attacks):
     }
 
 
+def tiny_budget(attacks):
+    """An attack may change next to nothing."""
+    doubts = {}
+    for name, attack in attacks.items():
+        if isinstance(attack, Attack):
+            doubts[name] = norms.doubt(attack.epsilon, attack.norm)
+    doubts = {name: said for name, said in doubts.items() if said}
+    if not doubts:
+        return None
+    return {
+        "check": "tiny_budget",
+        "message": f"{', '.join(doubts)}: {next(iter(doubts.values()))}",
+        "attacks": list(doubts),
+    }
+
+
 def _short_of_budget(attacks, budget, norm):
     """No attack has the whole budget of the evaluation."""
     own = {name: attack for name, attack in attacks.items() if attack is not None}
@@ -651,7 +669,7 @@ def _short_steps(attacks):
     short = [
         name
         for name, attack in attacks.items()
-        if isinstance(attack, PGD) and attack.is_short()
+        if isinstance(attack, PGD) and attack.leads_nowhere()
     ]
     if not short:
         return None

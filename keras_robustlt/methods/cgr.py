@@ -29,7 +29,7 @@ def feedback_scores(confusion):
     >>> krl.methods.feedback_scores([[1.0, 0.0], [0.5, 0.5]])
     array([0., 2.], dtype=float32)
     """
-    confusion = checks.floats("confusion", confusion, ("num_classes", "num_classes"))
+    confusion = checks.confusion(confusion)
     accuracy = ops.diagonal(confusion)
     scores = ops.relu(ops.mean(accuracy) - accuracy) + 0.5 * (1.0 - accuracy)
     return ops.divide_no_nan(scores, ops.mean(scores))
@@ -80,7 +80,7 @@ def confusion_graph(confusion, centres, class_counts, neighbours=3):
     counts = checks.class_counts(class_counts).astype("float32")
     num_classes = len(counts)
     neighbours = checks.positive_integer("neighbours", neighbours)
-    confusion = checks.floats("confusion", confusion, (num_classes, num_classes))
+    confusion = checks.confusion(confusion, num_classes)
     centres = checks.floats("centres", centres, (num_classes, "num_features"))
     others = 1.0 - ops.eye(num_classes, dtype="float32")
     shares = confusion * others
@@ -177,7 +177,7 @@ class CGR(OnTop):
             (self.scores, feedback_scores(confusion)),
             (self.graph, confusion_graph(confusion, centres, self._counts)),
         ]
-        keep = ops.where(self.epochs.value > 0, self.momentum, 0.0)
+        keep = self.momentum * ops.cast(self.epochs.value > 0, "float32")
         for state, value in latest:
             moved = keep * state.value + (1.0 - keep) * value
             state.assign(ops.where(complete, moved, state.value))

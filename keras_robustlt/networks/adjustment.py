@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import checks
+from keras_robustlt.attacks.arguments import check_output
 
 __all__ = ["logit_adjusted", "tau_normalized"]
 
@@ -133,6 +134,7 @@ def _copy(network):
             f"Received: network of type {type(network).__name__}"
         )
     checks.logits_not_probabilities(network)
+    check_output(network)
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
     return copy

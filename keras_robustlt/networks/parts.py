@@ -37,6 +37,12 @@ _HEADS = ("linear", "cosine", "cosplus")
 
 def check_arguments(classes, input_shape, head):
     """Raises a ValueError unless the arguments can make a classifier."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "Images of this package have their channels last, and Keras is told "
+            "otherwise: call keras.config.set_image_data_format('channels_last'). "
+            f"Received: {keras.config.image_data_format()!r}"
+        )
     checks.integer("classes", classes, 2)
     if not _is_image_shape(input_shape):
         raise ValueError(

@@ -215,13 +215,18 @@ def _numbers(path):
     """The names of the columns but the first, the epochs, and the columns as floats."""
     names, rows = read_rows(path)
     try:
-        rows = [[epoch, *(float(c) if c else np.nan for c in r)] for epoch, *r in rows]
+        rows = [[epoch, *map(_number, row)] for epoch, *row in rows]
     except ValueError as error:
         raise _unreadable(path, error) from None
     if not rows:
         return names, [], [[] for _ in names]
     epochs, *columns = map(list, zip(*rows, strict=True))
     return names, epochs, columns
+
+
+def _number(cell):
+    """A cell as a float; of an empty one, and of an array's, NaN."""
+    return float(cell) if cell and not cell.startswith("[") else np.nan
 
 
 def _unreadable(path, error):

@@ -64,7 +64,7 @@ def _attack(run, name):
     if entry is None:
         return {}
     return {
-        **(entry["attack"] or {}),
+        **(entry.get("attack") or {}),
         **_only(entry, "of"),
         **_only(entry, "seconds"),
     }
