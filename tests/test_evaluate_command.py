@@ -136,6 +136,9 @@ def test_what_the_config_says(files, capsys):
         ),
         (["--cache=data.npz"], "--cache and --data must be two files"),
         (["--output=network.keras/a.json"], "Cannot write .*network.keras"),
+        (["--output=s3://bucket/a.json"], "mount remote storage"),
+        (["--cache=s3://bucket/a.npz"], "mount remote storage"),
+        (["--data_seed=5"], "--data_seed=5 does nothing: .* images of its own"),
     ],
 )
 def test_bad_flags(files, arguments, message, monkeypatch):
@@ -144,6 +147,41 @@ def test_bad_flags(files, arguments, message, monkeypatch):
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
         command(files[0], *arguments)
     assert sorted(files[0].iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "content"),
+    [
+        (["--output=a.json"], "a.json", b'{"attacks": {}, "training": {}}'),
+        (["--output=a.json"], "a.json", b'["my", "notes"]'),
+        (["--output=a.json"], "a.json", b"no JSON"),
+        (["--output=a.json", "--per_example"], "a.npz", None),  # data
+        (["--output=a.json", "--per_example"], "a.npz", b"no arrays"),
+    ],
+)
+def test_what_would_be_lost(files, arguments, name, content, monkeypatch):
+    """What `evaluate` has not written, such as the results.json of a run, stays."""
+    monkeypatch.chdir(files[0])
+    content = content or pathlib.Path("data.npz").read_bytes()
+    pathlib.Path(name).write_bytes(content)
+    with pytest.raises(SystemExit, match="would replace"):
+        command(files[0], "--attacks=clean", *arguments)
+    assert pathlib.Path(name).read_bytes() == content
+
+
+def test_its_own_files_are_replaced(files):
+    arguments = "--attacks=clean", f"--output={files[0] / 'a.json'}", "--per_example"
+    (files[0] / "a.json").touch()  # as `mktemp` makes it
+    for _ in range(2):
+        command(files[0], *arguments)
+    assert json.loads((files[0] / "a.json").read_text())["attacks"]
+
+
+def test_classes_of_the_data_and_the_network(files):
+    dense_network(3, (6, 6, 3)).save(files[0] / "network.keras")
+    message = "network.keras gives 3 logits, and data has 4 classes"
+    with pytest.raises(SystemExit, match=message):
+        command(files[0])
 
 
 @pytest.mark.parametrize("value", ["eight", "8"])
@@ -157,6 +195,8 @@ def test_what_must_be_given(files):
     folder = files[0]
     with pytest.raises(SystemExit, match="no network at .*nothing.keras"):
         command(folder, network="nothing.keras")
+    with pytest.raises(SystemExit, match="no network at '.'"):
+        command(pathlib.Path(), network=".")
     values = flags.FlagValues()
     evaluate_command.define_flags(values)
     values(["evaluate"])
@@ -172,8 +212,17 @@ def test_what_must_be_given(files):
 
 def test_a_network_that_cannot_be_read(files):
     (files[0] / "broken.keras").write_text("nothing")
-    with pytest.raises(SystemExit, match="broken.keras is no network that Keras can"):
+    message = "broken.keras is no network that Keras can .* it is cut short, or"
+    with pytest.raises(SystemExit, match=message):
         command(files[0], network="broken.keras")
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet")
+def test_a_network_without_weights(files):
+    network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+    network.save(files[0] / "network.keras")
+    with pytest.raises(SystemExit, match="it was saved before it was built"):
+        command(files[0])
 
 
 def test_written_before_it_is_printed(files, monkeypatch):

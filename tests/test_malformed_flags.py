@@ -77,6 +77,7 @@ OF_A_RUN = [
     ("--workdir=", ("--workdir= is empty",)),
     ("--workdir=file", ("--workdir=file", "is a file, not a directory")),
     ("--workdir=file/run", ("--workdir=file/run", "file is a file")),
+    ("--workdir=s3://bucket/run", ("--workdir", "s3://bucket/run", "mount remote")),
     ("--initial_weights=nothing.keras", ("--initial_weights", "no such file")),
     ("--new_head", ("--new_head", DOES_NOTHING, "--initial_weights")),
     ("--initial_weights=", ("--initial_weights", "no such file")),
@@ -177,6 +178,7 @@ SWEEP = [
     ("--budgets=big", ("--budget=big", "should be one of")),
     *each("jobs", ["0", "-1", "nan", "two"], WHOLE),
     ("--workdir=", ("--workdir= is empty",)),
+    ("--workdir=s3://bucket/run", ("--workdir", "mount remote storage")),
     ("--epochs=2", ("Unknown command line flag 'epochs'",)),
     ("digits", ("what is 'digits'?",)),
     ("-- --seed=7", ("--seed=7 after --", "--seeds")),
@@ -195,6 +197,7 @@ SWEEP = [
 NETWORK = "other.keras --data=data.npz"
 EVALUATE = [
     ("", ("give one network",)),
+    (". --data=data.npz", ("no network at '.'",)),
     ("other.keras", ("give --data",)),
     ("other.keras other.keras --data=data.npz", ("give one network",)),
     ("nothing.keras --data=data.npz", ("nothing.keras",)),
@@ -230,6 +233,7 @@ REPORT = [
     ("nowhere", ("nowhere", "does not exist")),
     ("empty", ("empty", "has none of these")),
     ("file", ("file",)),
+    ("empty --output=s3://bucket/a.html", ("s3://bucket/a.html", "mount remote")),
     ("empty --title", (NO_VALUE, "title")),
     ("empty --names=a,b", ("empty",)),
     ("empty --nmaes=a", ("Unknown command line flag 'nmaes'",)),

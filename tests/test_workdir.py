@@ -138,7 +138,7 @@ def test_damaged_config(tmp_path, text):
         workdir.check(tmp_path, SETTINGS)
 
 
-@pytest.mark.parametrize("text", ["", '{"training": {', "\x80"])
+@pytest.mark.parametrize("text", ["", '{"training": {', "\x80", "[]", "{}"])
 def test_damaged_results_are_none(tmp_path, text):
     begin(tmp_path)
     (tmp_path / "results.json").write_text(text, "latin-1")

@@ -21,13 +21,15 @@ KERAS_BACKEND=jax.
 import functools
 import json
 import pathlib
+import zipfile
 
+import numpy as np
 from absl import app, flags
 
 import keras_robustlt as krl
 from keras_robustlt.data.long_tailed import fingerprint_of
 from keras_robustlt.data.sources import holds_test_images_out, source_of
-from keras_robustlt.files import make_folder
+from keras_robustlt.files import local_path, make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 
 DEFAULT_SEED = 102
@@ -128,7 +130,7 @@ def main(argv, values):
     Raises:
         SystemExit: If something is wrong with what was given.
     """
-    if len(argv) != 2:
+    if len(argv) != 2 or not argv[1]:
         raise app.UsageError(
             f"give one network, such as network.keras. Received: {argv[1:]}"
         )
@@ -154,6 +156,7 @@ def _evaluate(path, values):
 
     for name in values.attacks:
         krl.attacks.get(name)  # whether there is such an attack
+    _check_is_there(path)
     config = _config(path, values.config)
     settings = config["settings"]
     output, flags_file = _check_files(path, values)
@@ -165,6 +168,7 @@ def _evaluate(path, values):
         class_counts = _integers("--class_counts", values.class_counts)
     network = _network(path)
     data, doubts = _data(values, config)
+    _check_classes(path, network, data)
     x, y = data.x_test, data.y_test
     if values.examples is not None:
         x, y = class_balanced_subset(x, y, values.examples, values.seed)
@@ -207,7 +211,12 @@ def _data(values, config):
     source = source_of(values.data)
     held_out = holds_test_images_out(source, values.data_dir)
     if values.data_seed is not None:
-        if held_out and "seed" in settings and values.data_seed != seed:
+        if not held_out:
+            raise ValueError(
+                f"--data_seed={values.data_seed} does nothing: {values.data} has test "
+                "images of its own."
+            )
+        if "seed" in settings and values.data_seed != seed:
             raise ValueError(
                 f"--data_seed={values.data_seed} holds other test images out than the "
                 f"training did, with its seed {seed}: most of them would be images "
@@ -294,6 +303,9 @@ def _check_files(network, values):
         ValueError: If a file to write is another one that is read or written.
         OSError: If a file cannot be written where it shall be.
     """
+    for name in ("output", "cache"):
+        if values[name].value:
+            local_path(name, values[name].value)
     output = values.output and pathlib.Path(values.output)
     if output and (output.suffix != ".json" or output.is_dir()):
         raise ValueError(
@@ -319,8 +331,38 @@ def _check_files(network, values):
             raise ValueError(
                 f"{name} and {other} must be two files. Received for both: {file}"
             )
-        make_folder(file.parent)
+    for name in ("--output", "--per_example"):
+        if written[name]:
+            _check_replaced(name, written[name])
+    for file in written.values():
+        if file:
+            make_folder(file.parent)
     return output, flags_file
+
+
+def _check_replaced(name, file):
+    """Raises if what is at `file` is nothing that this command writes.
+
+    The results.json of a run has its settings too, which are nowhere else: without
+    them it would be in no comparison and no sweep.
+    """
+    if not file.is_file() or not file.stat().st_size:
+        return
+    try:
+        if name == "--output":
+            content = json.loads(file.read_text("utf-8"))
+            ours = "attacks" in content and "training" not in content
+        else:
+            with np.load(file, allow_pickle=False) as arrays:
+                robust = {key: arrays[key].dtype for key in arrays if key != "labels"}
+                ours = "labels" in arrays and {*robust.values()} == {np.dtype(bool)}
+    except (OSError, TypeError, ValueError, zipfile.BadZipFile):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{name} would replace {file}, which `evaluate` has not written: it is of "
+            "a run, or something else. Give another --output."
+        )
 
 
 def _config(network, path):
@@ -356,13 +398,16 @@ def _config(network, path):
     return config
 
 
-def _network(path):
-    from keras_robustlt.networks.loading import load
-
+def _check_is_there(path):
     if not path.is_file():
         inside = path / "network.keras"
         hint = f" There is {str(inside)!r}." if inside.is_file() else ""
         raise FileNotFoundError(f"There is no network at {str(path)!r}.{hint}")
+
+
+def _network(path):
+    from keras_robustlt.networks.loading import load
+
     try:
         return load(path)
     except Exception as error:  # of whatever layer cannot be made from the file
@@ -370,6 +415,18 @@ def _network(path):
         raise ValueError(
             f"{path} is no network that Keras can read: {type(error).__name__}: {said}"
         ) from None
+
+
+def _check_classes(path, network, data):
+    """Raises if the data have another number of classes than the network."""
+    shape = getattr(network, "output_shape", None)  # not of a class of one's own
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] < 2:
+        return  # which `krl.evaluate` looks at
+    if shape[1] != data.num_classes:
+        raise ValueError(
+            f"the network and --data must have the same classes. Received: {path} "
+            f"gives {shape[1]} logits, and {data.name} has {data.num_classes} classes"
+        )
 
 
 def _integers(name, texts):

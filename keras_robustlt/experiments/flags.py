@@ -16,6 +16,7 @@ from keras_robustlt.experiments.presets import (
     SCHEDULES,
     WITH_STEPS,
 )
+from keras_robustlt.files import local_path
 from keras_robustlt.flag_types import (
     CLASSES,
     COUNT,
@@ -455,6 +456,8 @@ def options_from_text(pairs):
 def _check_places(values, table):
     if values.workdir == "":
         raise ValueError("--workdir= is empty: name the directory of the run's files.")
+    if values.workdir is not None:
+        local_path("workdir", values.workdir)
     if values.data_dir == "":
         raise ValueError("--data_dir= is empty: name the directory of the data.")
     if values.data_dir is not None and not table.uses_data_dir:

@@ -39,9 +39,9 @@ def collect(workdir):
     for path in pathlib.Path(workdir).glob("*/*/seed*/results.json"):
         try:
             results = json.loads(path.read_text())
-        except json.JSONDecodeError:  # cut short: not finished
-            continue
-        settings = dict(results["training"])
+            settings = dict(results["training"])
+        except (KeyError, TypeError, ValueError):
+            continue  # cut short, so not finished, or not what the run wrote
         seed = settings.pop("seed")
         key = (*path.parts[-4:-2], json.dumps(settings))
         groups.setdefault(key, {})[seed] = path.parent, results

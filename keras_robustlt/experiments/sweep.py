@@ -27,6 +27,7 @@ from absl import app, flags
 
 from keras_robustlt.experiments import jobs, presets, summary, train, workdir
 from keras_robustlt.experiments.flags import OF_ATTACK, OF_ROBUSTLT
+from keras_robustlt.files import local_path
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
 # RobustLT without the other half, which is the one to switch off.
@@ -88,6 +89,10 @@ def main(argv, values):
             f"{' '.join(argv[1:])} after -- is for runs, and --table_only makes none: "
             "the table is of what is there."
         )
+    try:
+        local_path("workdir", values.workdir)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from None
     folder = pathlib.Path(values.workdir)
     failed = []
     if not values.table_only:

@@ -121,9 +121,9 @@ def is_finished(folder, settings):
         return False
     try:
         results = json.loads((folder / "results.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # not there, or cut short
-        return False
-    return results["training"] == settings
+        return results["training"] == settings
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return False  # not there, cut short, or not what the run wrote
 
 
 def _config(path):

@@ -1,6 +1,8 @@
 """Reading networks from files."""
 
+import pathlib
 import re
+import zipfile
 
 import keras
 
@@ -17,13 +19,17 @@ def load(path):
     Raises:
         ImportError: If it has layers of keras-hub or keras-cv, and that package is not
             installed.
+        ValueError: If the file is damaged, or has no weights.
     """
+    # Keras says of such a file that it is not there.
+    if pathlib.Path(path).suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError("it is cut short, or something else than a .keras file")
     # So that the package's own layers and models are known.
     import keras_robustlt.layers
     import keras_robustlt.model  # noqa: F401
 
     try:
-        return keras.saving.load_model(path, compile=False)
+        network = keras.saving.load_model(path, compile=False)
     except TypeError as error:
         missing = re.search(r"parent module (keras_hub|keras_cv)\b", str(error))
         if missing is None:
@@ -32,3 +38,23 @@ def load(path):
         raise ImportError(
             f"it has layers of the package {package}: pip install {package}"
         ) from error
+    _check_built(network)
+    return network
+
+
+def _check_built(network):
+    """Raises if weights would be made, at random, when the network is called."""
+    if network.built:
+        return
+    lacking = [
+        layer.name
+        for layer in network._flatten_layers(include_self=False)
+        # The parts of a model are among them, and others make no weights.
+        if not (layer.built or isinstance(layer, keras.Model))
+        and type(layer).build is not keras.Layer.build
+    ]
+    if lacking:
+        raise ValueError(
+            f"it has no weights of its layer {lacking[0]!r}: it was saved before it "
+            "was built. Call it on an image, or train it, before it is saved"
+        )

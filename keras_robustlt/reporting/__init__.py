@@ -4,7 +4,7 @@ import os
 import pathlib
 import warnings
 
-from keras_robustlt.files import write_atomically
+from keras_robustlt.files import local_path, write_atomically
 from keras_robustlt.reporting.page import page
 from keras_robustlt.reporting.runs import load, what_differs
 
@@ -49,6 +49,8 @@ def report(*arguments, names=None, title=None):
             "`path`, the last argument, must be that of an .html file to write. "
             f"Received: {path!r}"
         )
+    local_path("path", path)
+    path = pathlib.Path(path)
     if not sources:
         raise ValueError(
             "`runs` must come before the path: directories, results.json files or "
@@ -67,7 +69,6 @@ def report(*arguments, names=None, title=None):
             f"compared: they differ in {', '.join(differs)}. The report says so.",
             stacklevel=2,
         )
-    path = pathlib.Path(path)
     # Names of folders need not be UTF-8.
     write_atomically(path, page(runs, title).encode("utf-8", "backslashreplace"))
     return path
