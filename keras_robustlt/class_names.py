@@ -9,6 +9,7 @@ __all__ = [
     "as_text",
     "check",
     "check_different",
+    "composed",
     "display_width",
     "ljust",
     "of_classes",
@@ -36,6 +37,7 @@ def check(value):
 
 def check_different(names):
     """Raises if of a list of strings one is there twice, or empty."""
+    names = [composed(name) for name in names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
@@ -66,9 +68,17 @@ def as_text(name):
     return name.decode("utf-8", "backslashreplace")
 
 
+def composed(name):
+    """The text with its accents joined to their letters, as most programs write it.
+
+    macOS and some archives keep them apart in the names of files: "é" as two letters.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def one_line(name):
     """The name without line breaks, its accents joined to their letters."""
-    return " ".join(unicodedata.normalize("NFC", as_text(name)).split())
+    return " ".join(composed(as_text(name)).split())
 
 
 def display_width(text):

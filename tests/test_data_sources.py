@@ -15,7 +15,7 @@ from tiny_data import (
     write_tiny_imagenet,
 )
 
-from keras_robustlt.data import long_tail_arrays, prepared
+from keras_robustlt.data import check, long_tail_arrays, prepared
 from keras_robustlt.data.sources import load
 
 GENERATOR = np.random.default_rng(0)
@@ -179,11 +179,46 @@ def test_cifar100_takes_the_fine_labels(tmp_path):
 
 
 def test_named_npz(tmp_path):
-    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y}
-    np.savez(tmp_path / "cifar10.npz", class_names=["a", "b", "c"], **arrays)
+    x, y = np.zeros((20, 32, 32, 3), np.uint8), np.arange(20) % 10
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(tmp_path / "cifar10.npz", class_names=list("abcdefghij"), **arrays)
     found = load("cifar10", data_dir=tmp_path)
-    assert (found.x_train == X).all()
-    assert found.class_names == ("a", "b", "c")
+    assert (found.x_train == x).all()
+    assert found.class_names == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    "name, size, classes",
+    [
+        ("cifar10", (32, 32, 3), 100),
+        ("cifar10", (28, 28), 10),
+        ("cifar100", (32, 32, 3), 20),  # the coarse labels
+        ("mnist", (28, 28, 3), 10),
+    ],
+)
+def test_named_npz_of_other_data(tmp_path, name, size, classes):
+    x, y = np.zeros((classes, *size), np.uint8), np.arange(classes)
+    np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    received = f"{name} must have .* Received: images of shape .* {classes} classes"
+    with pytest.raises(ValueError, match=received):
+        load(name, data_dir=tmp_path)
+
+
+def test_cifar_folder_of_images_that_are_not_flat(tmp_path):
+    record = {b"data": np.zeros((4, 32, 32, 3), np.uint8), b"labels": [0, 1, 2, 3]}
+    write_cifar10(tmp_path, record)
+    with pytest.raises(ValueError, match=r"the shape \(4, 32, 32, 3\), not \(n, 3072"):
+        load("cifar10", data_dir=tmp_path)
+
+
+def test_a_folder_that_is_called_like_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "digits", X)
+    with pytest.warns(UserWarning, match="give it as ./digits"):
+        assert load("digits").num_classes == 10
+    (finding,) = check("digits").of("warning")
+    assert "give it as ./digits" in finding["message"]
+    assert load("./digits").num_classes == 2
 
 
 @pytest.mark.tensorflow

@@ -48,6 +48,8 @@ IMAGES = {
     "text": (X.astype(str), "must be uint8, or floats"),
     "objects": (X.astype(object), "must be uint8, or floats"),
     "channels first": (np.moveaxis(X, -1, 1), "must have its channels last"),
+    "four channels first": (np.zeros((12, 4, 8, 8), "uint8"), "its channels last"),
+    "bands first": (np.zeros((12, 13, 16, 16), "uint8"), "its channels last"),
     "flat": (X.reshape(12, -1), "must have shape"),
     "one image": (X[0, 0, 0], "must have shape"),
     "volumes": (X[..., None], "must have shape"),
@@ -69,6 +71,7 @@ LABELS = {
     "not a number": (changed(Y, NAN), "NaN or infinite: leave those"),
     "negative": (Y - 1, "labels from 0.*-1"),
     "from 1": (Y + 1, r"Class 0 \(0\) has no training images"),
+    "one class": (Y * 0, r"at least two classes. Received: \['0'\]"),
     "a gap": (Y * 2, r"Class 1 \(1\) has no training images"),
     "enormous": (changed(Y, 10**15, int), "without gaps.*1000000000000000"),
     "too few": (Y[:5], "12 images and 5 labels"),
@@ -126,6 +129,10 @@ LONG_TAIL = {
     "ratio beyond all floats": ({"imbalance_ratio": 10**400}, "`imbalance_ratio`"),
     "validation of all": ({"validation_fraction": 1}, "`validation_fraction` must"),
     "not a fraction": ({"validation_fraction": NAN}, "`validation_fraction` must"),
+    "one image": (
+        {"imbalance_ratio": 1, "largest_class": 1, "validation_fraction": 0.2},
+        "none can be held out for validation",
+    ),
     "percent": ({"validation_fraction": 20}, "`validation_fraction` must be in"),
     "text": ({"validation_fraction": "0.2"}, "`validation_fraction` must be in"),
     "no largest": ({"imbalance_ratio": 2, "largest_class": 0}, "`largest` must be"),
@@ -285,6 +292,18 @@ def all_bad(root):
     return root
 
 
+def one_name_written_twice(root):
+    write_folder(root, X, classes=("caf\u00e9", "cafe\u0301"))
+    return root
+
+
+def npz_of_one_name_written_twice(root):
+    names = ["caf\u00e9", "cafe\u0301", "tea"]
+    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y}
+    np.savez(root / "x.npz", class_names=names, **arrays)
+    return root / "x.npz"
+
+
 def not_utf8(root):
     write_folder(root, X)
     (root / "ant").rename(pathlib.Path(str(root), "ant\udcff"))
@@ -304,6 +323,12 @@ def npz_of_one_array(root):
 
 def npz_with_other_keys(root):
     np.savez(root / "x.npz", images=X, labels=Y)
+    return root / "x.npz"
+
+
+def npz_with_two_names_of_one(root):
+    arrays = {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y}
+    np.savez(root / "x.npz", train_images=X, **arrays)
     return root / "x.npz"
 
 
@@ -340,6 +365,9 @@ def npz_spoilt(root):
         (parts_in_classes, "Parts of the data come first"),
         (two_sizes, "Pass `image_size` to resize them"),
         (all_bad, "12 of 12 files cannot be read as images"),
+        (one_name_written_twice, r"the same but for .*'cafe\\u0301', 'caf\\xe9'"),
+        (npz_of_one_name_written_twice, "all different. Received more than once"),
+        (npz_with_two_names_of_one, "it has x_train and train_images"),
         (not_utf8, "must be text in UTF-8"),
         (npz_of_text, "x.npz cannot be used: File is not a zip file"),
         (npz_of_one_array, "x.npz cannot be used"),
@@ -370,6 +398,41 @@ def test_options_of_folders(tmp_path, options, message):
     write_folder(tmp_path, X)
     with pytest.raises(ValueError, match=message):
         data.load(tmp_path, **options)
+
+
+def test_names_are_the_same_however_accents_are_written(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_folder(tmp_path / "train", X, classes=(composed, "tea"))
+    write_folder(tmp_path / "test", X[:, ::-1], classes=(apart, "tea"))
+    found = data.load(tmp_path, classes=["tea", apart])
+    assert found.class_names == ("tea", composed)
+    assert found.y_test.tolist() == [0] * 6 + [1] * 6
+
+
+def test_bands_are_no_channels_first():
+    bands = np.zeros((12, 4, 4, 13), "uint8")
+    assert data.load(source(bands, x_test=bands)).x_train.shape[-1] == 13
+
+
+def test_arrays_that_are_not_read(tmp_path):
+    arrays = {"x_train": X, "y_train": Y, "x_test": X[:, ::-1], "y_test": Y}
+    more = {"x_valid": X[:, :, ::-1], "y_valid": Y, "groups": Y}
+    np.savez(tmp_path / "x.npz", **arrays, **more)
+    checked = data.check(tmp_path / "x.npz")
+    assert "validation" in checked.class_counts
+    assert [each["where"] for each in checked.of("note")] == [["groups"]]
+
+
+def test_an_enormous_size_is_no_good_check(tmp_path):
+    write_folder(tmp_path, X)
+    (finding,) = data.check(tmp_path, image_size=10**6).of("error")
+    assert "GB of memory" in finding["message"]
+
+
+def test_a_list_of_words_makes_no_tiny_imagenet(tmp_path):
+    write_folder(tmp_path, X)
+    (tmp_path / "wnids.txt").write_text("ant")
+    assert data.load(tmp_path).class_names == ("ant", "bee")
 
 
 def test_test_fraction_of_a_folder_with_a_test_set(tmp_path):

@@ -86,6 +86,7 @@ OF_A_RUN = [
     *each("model", ["resnet", "wrn-28", "", "ResNet18"], "must be one of wrn-"),
     ("--model=wrn-5-1", ("depth",)),
     ("--method_options=beta", ("--method_options=beta", "name=value")),
+    ("--method_options=tau=1,tau=2", ("--method_options", "tau more than once")),
     ("--method_options=gama=3", ("--method_options", "gama")),
     ("--method=trades --method_options=beta=-1", ("--method_options", "beta")),
     ("--method=at_bsl --method_options=tau=nan", ("--method_options", "tau")),
@@ -140,6 +141,10 @@ TRAIN = [
     ("--data=data.npz --imbalance_type=exp", ("--imbalance_type", DOES_NOTHING)),
     ("--data=data.npz --data_dir=.", ("--data_dir=.", DOES_NOTHING)),
     (f"{OWN} --imbalance_ratio=1000", ("imbalance_ratio",)),
+    (
+        "--data=data.npz --imbalance_ratio=1 --largest_class=1",
+        ("one image", "--validation_fraction=0"),
+    ),
     ("--data=digits --imbalance_ratio=1000", ("imbalance_ratio",)),
     ("--data=digits --largest_class=100000", ("100000",)),
     ("--data=digits --num_classes=11", ("classes=11", "from 2 to 10")),

@@ -86,7 +86,7 @@ def test_what_is_said_of_the_classes_is_of_those_of_training(folder, given):
 )
 def test_size(tmp_path, sizes, expected):
     for index, size in enumerate(sizes):
-        make_folder(tmp_path / str(index), (2, 2, 2), size, bad=False)
+        make_folder(tmp_path / str(index), (3, 2, 2), size, bad=False)
     root = tmp_path / "0"
     for index in range(1, len(sizes)):
         for name in NAMES:

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from keras_robustlt.class_names import check_different
+from keras_robustlt.class_names import check_different, composed
 
 # What an array is called here, and its other names in files; MedMNIST has the last.
 KEYS = {
@@ -15,8 +15,8 @@ KEYS = {
     "y_train": ("y_train", "train_labels"),
     "x_test": ("x_test", "test_images"),
     "y_test": ("y_test", "test_labels"),
-    "x_validation": ("x_validation", "x_val", "val_images"),
-    "y_validation": ("y_validation", "y_val", "val_labels"),
+    "x_validation": ("x_validation", "x_valid", "x_val", "val_images"),
+    "y_validation": ("y_validation", "y_valid", "y_val", "val_labels"),
     "class_names": ("class_names",),
 }
 MAX_CLASSES = 1_000_000
@@ -33,7 +33,7 @@ def check_images(x, argument):
             f"`{argument}` must have shape (num_images, height, width, channels) or "
             f"(num_images, height, width). Received: {argument}.shape={x.shape}"
         )
-    if x.shape[-1] not in (1, 3) and x.shape[1] in (1, 3):
+    if _is_channels_first(*x.shape[1:]):
         raise ValueError(
             f"`{argument}` must have its channels last. Received: "
             f"{argument}.shape={x.shape}; use np.moveaxis({argument}, 1, -1)."
@@ -69,6 +69,15 @@ def check_images(x, argument):
             f"{x.max():g}, and images are in [0, 1]."
         )
     return np.round(x * 255).astype(np.uint8)
+
+
+def _is_channels_first(channels, height, width):
+    """Whether images seem to have this shape, and not one with the channels last."""
+    if width in (1, 3):
+        return False
+    # Images of many bands are as wide as they have bands by chance only.
+    by_chance = channels <= 4 < height or channels < height == width
+    return channels in (1, 3) or (width > 4 and by_chance)
 
 
 def _as_array(values, argument, expected):
@@ -165,7 +174,7 @@ def check_class_names(names):
             raise ValueError(
                 f"`class_names` must be text in UTF-8. Received: {name!r}"
             ) from None
-        texts.append(text)
+        texts.append(composed(text))
     check_different(texts)
     return tuple(texts)
 
@@ -190,12 +199,25 @@ def read_npz(file):
         ) from error
 
 
+def unread_arrays(file):
+    """The names of the arrays of an `.npz` file that `read_npz` does not read."""
+    known = {name for names in KEYS.values() for name in names}
+    with zipfile.ZipFile(file) as archive:
+        return [name for name in _members(archive) if name not in known]
+
+
+def _members(archive):
+    return {info.filename.removesuffix(".npy"): info for info in archive.filelist}
+
+
 def _read_members(archive):
-    members = {info.filename.removesuffix(".npy"): info for info in archive.filelist}
-    chosen = {
-        key: next((members[name] for name in names if name in members), None)
-        for key, names in KEYS.items()
-    }
+    members = _members(archive)
+    chosen = {}
+    for key, names in KEYS.items():
+        found = [name for name in names if name in members]
+        if len(found) > 1:
+            raise ValueError(f"it has {' and '.join(found)}, which mean the same")
+        chosen[key] = members[found[0]] if found else None
     missing = [key for key in REQUIRED if chosen[key] is None]
     if missing:
         found = ", ".join(sorted(members)[:10]) or "nothing"

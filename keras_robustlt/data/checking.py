@@ -3,10 +3,12 @@
 import hashlib
 import inspect
 import os
+import pathlib
 import warnings
 
 import numpy as np
 
+from keras_robustlt.data.arrays import unread_arrays
 from keras_robustlt.data.findings import (
     ERROR,
     NOTE,
@@ -59,12 +61,13 @@ def check(source, data_dir=None, **options):
                 read(folder, result, pixels=False, **options)
             else:
                 _check_arrays(load(source, data_dir=data_dir, **options), result)
+                _note_unread_arrays(source, result)
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
             result.add(ERROR, "refused", str(error), count=1)
-    for warning in caught:
-        result.add(WARNING, "warning", str(warning.message), count=1)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        result.add(WARNING, "warning", message, count=1)
     _note_counts(result)
     return result
 
@@ -81,6 +84,14 @@ def _check_arrays(found, result):
         digests = [hashlib.blake2b(x, digest_size=16).digest() for x in images]
         parts[part] = list(zip(places, digests, labels.tolist(), strict=True))
     note_duplicates(result, parts, found.class_names)
+
+
+def _note_unread_arrays(source, result):
+    path = None if isinstance(source, (tuple, list)) else pathlib.Path(source)
+    if path is not None and path.suffix.lower() == ".npz":
+        unread = unread_arrays(path.expanduser())
+        if unread:
+            result.add(NOTE, "not read", "Arrays of other names.", unread)
 
 
 def _note_counts(result):

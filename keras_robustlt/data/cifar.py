@@ -91,6 +91,8 @@ def _images(records):
     for array in flat:
         if getattr(array, "dtype", None) != np.uint8:
             raise TypeError("its images are no array of uint8")
+        if array.ndim != 2 or array.shape[1] != 3 * 32 * 32:
+            raise ValueError(f"its images have the shape {array.shape}, not (n, 3072)")
     images = np.concatenate(flat).reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 

@@ -11,7 +11,7 @@ from keras_robustlt.data.selection import TEST_FRACTION, hold_out
 
 def read_folder(root, check, classes=None, **options):
     """The images of a folder; see `read_layout`."""
-    if (root / "wnids.txt").is_file():
+    if tiny_imagenet.is_one(root):
         return read_tiny_imagenet(root, check, classes, **options)
     return read_layout(find_layout(root, classes, check), check, **options)
 
@@ -64,6 +64,7 @@ def read_layout(
         check.refuse()
     else:
         images.inspect(check, on_bad)
+        images.check_memory()
         if any(not set(each) >= classes for _, each in layout.parts.values()):
             return None  # an error that is noted; there are no parts to look at
     groups = None if groups is None else _group_ids(groups, files)

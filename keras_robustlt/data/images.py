@@ -180,16 +180,23 @@ class ImageFiles:
             A uint8 array of shape `(num_files, height, width, channels)`; what it has
             for files that cannot be read means nothing.
         """
-        channels = 1 if self.gray else 3
-        size = self.size or (1, 1)
-        shape = (len(self.files), *size, channels)
-        check_memory(math.prod(shape), SMALLER)
-        out = np.zeros(shape, np.uint8)
+        self.check_memory()
+        out = np.zeros(self.shape, np.uint8)
+        size = self.shape[1:3]
         for i, pixels in enumerate(self._decoded()):
             if pixels is not None:
                 out[i] = resize(pixels[None], *size)[0]
         self._note_pixels(check, on_bad)
         return out
+
+    @property
+    def shape(self):
+        """That of the array that `read` makes."""
+        return (len(self.files), *(self.size or (1, 1)), 1 if self.gray else 3)
+
+    def check_memory(self):
+        """Raises if the memory of this machine cannot hold that array."""
+        check_memory(math.prod(self.shape), SMALLER)
 
     def inspect(self, check, on_bad):
         """Decodes all images as `read` does, and keeps only their digests."""

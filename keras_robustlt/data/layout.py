@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 
+from keras_robustlt.class_names import composed
 from keras_robustlt.data.findings import ERROR, NOTE, WARNING
 from keras_robustlt.data.images import is_image, suffixes
 from keras_robustlt.data.selection import chosen_classes
@@ -49,7 +50,7 @@ def find_layout(root, classes, check):
     if not parts:
         parts = {"all": root}
     first = next(iter(parts.values()))
-    known = class_folders(first)
+    known = list(map(composed, class_folders(first)))
     for folder in parts.values():
         _same_classes(first, known, folder)
         _note_loose_images(folder, check)
@@ -57,7 +58,10 @@ def find_layout(root, classes, check):
     _note_names(names, check)
     layout = Layout(names)
     for part, folder in parts.items():
-        layout.parts[part] = images_of_classes(folder, names, check)
+        # As they are written there: each part may have been packed elsewhere.
+        of_name = {composed(path.name): path.name for path in _subfolders(folder)}
+        written = [of_name[name] for name in names]
+        layout.parts[part] = images_of_classes(folder, written, check)
     return layout
 
 
@@ -156,7 +160,7 @@ def _note_equal_subfolders(folders, check):
 
 
 def _same_classes(first, names, folder):
-    differ = set(names) ^ {path.name for path in _subfolders(folder)}
+    differ = set(names) ^ {composed(path.name) for path in _subfolders(folder)}
     if differ:
         differ = sorted(differ)
         raise ValueError(
@@ -179,6 +183,14 @@ def class_folders(root):
         raise ValueError(
             f"{root} must have one sub-folder of images a class, at least two. "
             f"Found: {names}{inside and f' (with {inside})'}"
+        )
+    alike = collections.Counter(map(composed, names))
+    same = [name for name in names if alike[composed(name)] > 1]
+    if same:
+        raise ValueError(
+            f"{root} has sub-folders whose names are the same but for the way in which "
+            f"accents are written: {', '.join(map(ascii, same))}. Put their images "
+            "together, or rename them."
         )
     return names
 

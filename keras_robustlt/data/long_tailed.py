@@ -10,7 +10,11 @@ import numpy as np
 from keras_robustlt.data.arguments import check_choice, is_number
 from keras_robustlt.data.augmentation import AUGMENTATIONS, pipeline_names, split
 from keras_robustlt.data.pipeline import pipeline
-from keras_robustlt.data.selection import long_tail_counts, long_tail_indices
+from keras_robustlt.data.selection import (
+    check_validation,
+    long_tail_counts,
+    long_tail_indices,
+)
 from keras_robustlt.data.sources import load
 
 # Of the largest class to the smallest, where nothing else is said.
@@ -336,6 +340,7 @@ def _divided(
     train, validation = long_tail_indices(
         found.y_train, counts, seed, validation_fraction, found.groups
     )
+    check_validation(validation, validation_fraction)
 
     def rows(indices):
         return (found.x_train[indices], found.y_train[indices])

@@ -7,6 +7,7 @@ NumPy and a pure function of its arguments, so a seed names a split for good.
 
 import numpy as np
 
+from keras_robustlt.class_names import composed
 from keras_robustlt.data.arguments import (
     check_choice,
     check_seed,
@@ -34,13 +35,13 @@ def chosen_classes(classes, names):
         ValueError: If fewer than two classes are chosen, one twice, or one that is
             not there.
     """
-    names = list(names)
+    names = list(map(_composed, names))
     if classes is None:
         return list(range(len(names)))
     if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
         wanted = range(min(classes, len(names) + 1))
     else:
-        wanted = np.atleast_1d(np.asarray(classes, object))
+        wanted = map(_composed, np.atleast_1d(np.asarray(classes, object)))
     chosen = [names.index(c) if c in names else c for c in wanted]
     unknown = [c for c in chosen if not is_whole(c, 0) or c >= len(names)]
     if unknown or len(chosen) < 2 or len(set(chosen)) != len(chosen):
@@ -52,6 +53,10 @@ def chosen_classes(classes, names):
             f"Received: classes={classes!r}"
         )
     return [int(c) for c in chosen]
+
+
+def _composed(name):
+    return composed(name) if isinstance(name, str) else name
 
 
 def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"):
@@ -278,6 +283,16 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0, group
         held = _hold_out_groups(labels[kept], groups[kept], wanted, generator)
         return kept[~held], kept[held]
     return np.concatenate(train), np.concatenate(validation)
+
+
+def check_validation(indices, validation_fraction):
+    """Raises if no image was held out where some should be."""
+    if validation_fraction and not len(indices):
+        raise ValueError(
+            "Each class has one image, and none can be held out for validation. Pass "
+            "validation_fraction=0, or add images. Received: "
+            f"{validation_fraction=}"
+        )
 
 
 def _whole_numbers(name, values):

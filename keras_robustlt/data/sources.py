@@ -8,6 +8,7 @@ only for data that tensorflow-datasets has prepared.
 import dataclasses
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -34,6 +35,13 @@ from keras_robustlt.data.selection import check_groups, chosen_classes
 LONG_TAILED = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
 NAMES = (*LONG_TAILED, *named.KERAS)
 DIGITS_TEST_IMAGES = 60
+# The shape of the images and the classes of data whose files anybody may have made.
+MADE_OF = {
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +245,7 @@ def find_folder(source, data_dir=None):
     if source is None or not isinstance(source, (str, os.PathLike)) or source == "":
         raise ValueError(f"{_EXPECTED} Received: source={source!r:.200}")
     if source == "tinyimagenet":
+        _warn_about_folder(source, data_dir)
         root = tiny_imagenet.find(data_root(source, data_dir))
         return root, folders.read_tiny_imagenet
     if source == "digits" and data_dir is not None:
@@ -245,6 +254,7 @@ def find_folder(source, data_dir=None):
             f"Received: data_dir={str(data_dir)!r}"
         )
     if source in NAMES or named.is_tfds(source):
+        _warn_about_folder(source, data_dir)
         return None, None
     if data_dir is not None:
         raise ValueError(
@@ -269,6 +279,20 @@ def find_folder(source, data_dir=None):
     return None, None
 
 
+def _warn_about_folder(name, data_dir):
+    """Says of a folder of classes that it is not what a name means."""
+    if data_dir is None and _is_of_folders(pathlib.Path(name)):
+        warnings.warn(
+            f"{name!r} is the data set of that name. To read the folder {name} that "
+            f"is here, give it as ./{name}",
+            stacklevel=2,  # several functions ask for the folder: once
+        )
+
+
+def _is_of_folders(path):
+    return path.is_dir() and sum(inside.is_dir() for inside in path.iterdir()) > 1
+
+
 def holds_test_images_out(source, data_dir=None):
     """Whether `load` draws the test images of a source, by its seed."""
     if named.is_tfds(source):
@@ -276,6 +300,8 @@ def holds_test_images_out(source, data_dir=None):
     folder, read = find_folder(source, data_dir)
     if read is not folders.read_folder:
         return isinstance(source, str) and source == "digits"
+    if tiny_imagenet.is_one(folder):
+        return False
     return "all" in find_layout(folder, None, DataCheck(folder)).parts
 
 
@@ -291,7 +317,7 @@ def sizes_of(source, data_dir=None):
     if read is None:
         return [load(source, data_dir=data_dir).x_train.shape[1:3]]
     quiet = DataCheck(folder)
-    if (folder / "wnids.txt").is_file():
+    if tiny_imagenet.is_one(folder):
         return [(64, 64)]  # Tiny-ImageNet's
     parts = find_layout(folder, None, quiet).parts.values()
     files = [file for part, _ in parts for file in part]
@@ -314,18 +340,31 @@ def _from_arrays(source, data_dir, download, seed, classes, size):
         return _source("digits", *_digits(seed))
     if source in cifar.FILES:
         root = data_root(source, data_dir)
-        return _source(source, **cifar.read_cifar(source, root, download))
+        return _as_named(_source(source, **cifar.read_cifar(source, root, download)))
     if source == "imagenet64":
         root = data_root(source, data_dir)
         return _source(source, **prepared.read_imagenet64(root, classes))
     if source in named.KERAS:
         root = data_root(source, data_dir)
-        return _source(source, **named.read_keras(source, root, download))
+        return _as_named(_source(source, **named.read_keras(source, root, download)))
     if named.is_tfds(source):
         root = data_root(source, data_dir)
         return _source(source, **named.read_tfds(source, root, download, size, seed))
     path = pathlib.Path(source).expanduser()
     return _source(path.stem, **read_npz(path))
+
+
+def _as_named(found):
+    """The source, unless it is none of its name."""
+    shape, classes = MADE_OF[found.name]
+    received = found.x_train.shape[1:], found.num_classes
+    if received != (shape, classes):
+        raise ValueError(
+            f"{found.name} must have images of shape {shape} and {classes} classes. "
+            f"Received: images of shape {received[0]} and {received[1]} classes. Give "
+            "other data by the path of their file, and CIFAR-100 its fine labels."
+        )
+    return found
 
 
 def data_root(name, data_dir):
@@ -387,6 +426,10 @@ def _source(
     if class_names is None:
         class_names = [str(c) for c in range(int(y_train.max()) + 1)]
     class_names = check_class_names(class_names)
+    if len(class_names) < 2:
+        raise ValueError(
+            f"There must be at least two classes. Received: {list(class_names)}"
+        )
     for part, (_, y) in parts.items():
         if y.max() >= len(class_names):
             raise ValueError(

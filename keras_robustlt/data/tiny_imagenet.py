@@ -7,11 +7,20 @@ FOLDER = "tiny-imagenet-200"
 ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
+def is_one(root):
+    """Whether a folder is Tiny-ImageNet, as far as its files tell."""
+    return (root / "wnids.txt").is_file() and _has_parts(root)
+
+
+def _has_parts(root):
+    return (root / "train").is_dir() and (root / "val").is_dir()
+
+
 def find(root):
     """The folder of Tiny-ImageNet in `root`, or `root` itself."""
     places = [root / FOLDER, root]
     for place in places:
-        if (place / "train").is_dir() and (place / "val").is_dir():
+        if _has_parts(place):
             return place
     listed = "\n".join(f"  - {place}" for place in places)
     raise FileNotFoundError(

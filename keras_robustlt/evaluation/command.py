@@ -27,6 +27,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_robustlt as krl
+from keras_robustlt.class_names import composed
 from keras_robustlt.data.long_tailed import fingerprint_of
 from keras_robustlt.data.sources import holds_test_images_out, source_of
 from keras_robustlt.files import local_path, make_folder
@@ -231,7 +232,8 @@ def _data(values, config):
         image_size=settings.get("image_size"),
         on_bad=settings.get("on_bad", "error"),
     )
-    data = _in_order(read, settings.get("num_classes"), config.get("class_names"))
+    names = config.get("class_names") and list(map(composed, config["class_names"]))
+    data = _in_order(read, settings.get("num_classes"), names)
     doubts = []
     # Who names a seed where no config does, knows it.
     known = values.data_seed is not None and "seed" not in settings

@@ -446,6 +446,11 @@ def options_from_text(pairs):
                 "--method_options are name=value,name=value. "
                 f"Received: --method_options={','.join(pairs)}"
             )
+        if key in options:
+            raise ValueError(
+                f"--method_options has {key} more than once. Received: "
+                f"--method_options={','.join(pairs)}"
+            )
         try:
             options[key] = json.loads(value)
         except json.JSONDecodeError:

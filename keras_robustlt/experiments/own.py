@@ -10,6 +10,7 @@ import numpy as np
 import keras_robustlt as krl
 from keras_robustlt.data import sources
 from keras_robustlt.data.findings import DataCheck
+from keras_robustlt.data.selection import check_validation
 from keras_robustlt.experiments import precision
 
 # Without an accelerator a larger image costs too much; with one, this much more.
@@ -143,7 +144,10 @@ def _of_training(found, ratio, kind, largest, validation_fraction):
     if ratio is not None:
         largest = np.bincount(found.y_train).min() if largest is None else largest
         counts = krl.data.long_tail_counts(largest, found.num_classes, ratio, kind)
-    train, _ = krl.data.long_tail_indices(found.y_train, counts, 0, validation_fraction)
+    train, validation = krl.data.long_tail_indices(
+        found.y_train, counts, 0, validation_fraction
+    )
+    check_validation(validation, validation_fraction)
     return dataclasses.replace(
         found, x_train=found.x_train[train], y_train=found.y_train[train]
     )
