@@ -12,6 +12,8 @@ NO_FLAGS = ("model",)
 # An argument as messages name it, `image_size`, and with its value, on_bad='skip'; no
 # part of a path, such as runs/seed=2.
 ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`/\\])(\w+)=('[^']*'|[\w.]*\w)(?![\w(/\\])")
+# Backends count in 32 bits here and there.
+MOST = 2**31 - 1
 # Objects as Python shows them, RobustLT(alpha=0.3, beta=0.6), stay as they are.
 OBJECT = re.compile(r"(\w\([^()]*\))")
 
@@ -34,12 +36,30 @@ class Number(flags.ArgumentParser):
             value = self.kind(argument)
         except (ValueError, ZeroDivisionError):
             value = math.nan
-        if not (math.isfinite(value) and self.fits(value)):
+        if not (abs(value) < math.inf and self.fits(value)):
             raise ValueError(f"it must be {self.expected}.")
         return value
 
     def flag_type(self):
         return "number"
+
+
+class Whole(Number):
+    """A whole number that counts something.
+
+    Args:
+        least: Integer, the smallest that is meant.
+    """
+
+    def __init__(self, least):
+        expected = f"a whole number of at least {least}"
+        super().__init__(int, expected, lambda value: value >= least)
+
+    def parse(self, argument):
+        value = super().parse(argument)
+        if value > MOST:
+            raise ValueError(f"it must be a whole number of at most {MOST}.")
+        return value
 
 
 def fraction(text):
@@ -78,9 +98,9 @@ def _flag(match, values):
     return f"--{flag}" if value == "True" else f"--{flag}={value.strip(chr(39))}"
 
 
-COUNT = Number(int, "a whole number of at least 1", lambda value: value >= 1)
-WHOLE = Number(int, "a whole number of at least 0", lambda value: value >= 0)
-CLASSES = Number(int, "a whole number of at least 2", lambda value: value >= 2)
+COUNT = Whole(1)
+WHOLE = Whole(0)
+CLASSES = Whole(2)
 SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 POSITIVE = Number(float, "a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)

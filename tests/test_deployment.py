@@ -236,6 +236,15 @@ def test_command_takes_a_whole_model(network, pixels, tmp_path, capsys):
     assert f"{best.argmax()} {best.max():.1%}" in capsys.readouterr().out
 
 
+def test_command_takes_a_network_whose_output_has_a_name(tmp_path, capsys):
+    inputs = keras.Input((8, 8, 3))
+    logits = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, {"logits": logits}).save(tmp_path / "network.keras")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    predict(tmp_path / "network.keras", tmp_path / "a.png")
+    assert "50.0%" in capsys.readouterr().out
+
+
 def test_command_reads_upright_images_of_any_size(network, tmp_path, capsys):
     path = krl.export(network, tmp_path / "robust.keras", NAMES)
     height, width, _ = network.input_shape[1:]

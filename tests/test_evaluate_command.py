@@ -256,6 +256,7 @@ def test_printed_where_it_cannot_be_written(files, monkeypatch, capsys):
         b'{"settings": {"epsilon": true}}',
         b'{"settings": {}, "class_names": 3}',
         b'{"settings": {}, "class_names": ["a", 3]}',
+        b'{"settings": {}, "attacks": {}}',  # results.json
     ],
 )
 def test_a_damaged_config_is_named(files, content):

@@ -33,6 +33,7 @@ def each(flag, values, message):
 # Flags of a run, as the recipes, `train` and, behind --, a sweep take them.
 OF_A_RUN = [
     *each("epochs", ["-1", "0", "1.5", "nan", "inf", "ten", ""], WHOLE),
+    *each("batch_size", ["9" * 20, "9" * 400], "whole number of at most 2147483647"),
     *each("batch_size", ["-4", "0", "2.5", "1e3", "many"], WHOLE),
     *each("pgd_steps", ["-1", "0", "nan", "7.0"], WHOLE),
     *each("attack", ["fgsm", "pgd10", ""], "should be one of"),
@@ -84,13 +85,17 @@ OF_A_RUN = [
     ("--initial_weights=file", ("--initial_weights", "must be the .keras file")),
     ("--initial_weights=other.keras", ("--initial_weights", "of this size")),
     *each("model", ["resnet", "wrn-28", "", "ResNet18"], "must be one of wrn-"),
-    ("--model=wrn-5-1", ("depth",)),
+    ("--model=wrn-5-1", ("--model=wrn-5-1", "depth")),
+    *each("model", ["wrn-10-0", "small_resnet-0"], "integer of at least 1"),
+    ("--freeze=\u00b2 --backbone=resnet50", ("--freeze=\u00b2", "number of layers")),
+    ("--weights=None --backbone=resnet50", ("--backbone_weights=None", "no such file")),
     ("--method_options=beta", ("--method_options=beta", "name=value")),
     ("--method_options=tau=1,tau=2", ("--method_options", "tau more than once")),
     ("--method_options=gama=3", ("--method_options", "gama")),
     ("--method=trades --method_options=beta=-1", ("--method_options", "beta")),
     ("--method=at_bsl --method_options=tau=nan", ("--method_options", "tau")),
     ("--method=at_bsl --method_options=tau=low", ("--method_options", "tau")),
+    ("--attacks=CLEAN", ("--attacks=CLEAN: An attack must be",)),
     *each("attacks", ["foo", "pgd", "clean,pgd0", "PGD20", "", "union"], ""),
     # What would do nothing
     ("--norobustlt --alpha=0.5", ("--alpha=0.5", DOES_NOTHING)),
@@ -107,6 +112,10 @@ OF_A_RUN = [
     ("--pgd_steps=2 --adaptive_steps", ("--adaptive_steps", DOES_NOTHING)),
     ("--method=standard --attack=n-fgsm", ("--attack=n-fgsm", DOES_NOTHING)),
     ("--collapse_guard", ("--collapse_guard", DOES_NOTHING, "so many steps")),
+    (
+        "--method=standard --batchnorm_statistics=mixed",
+        ("--batchnorm_statistics=mixed", DOES_NOTHING),
+    ),
     ("--method=standard --collapse_guard", ("--collapse_guard", DOES_NOTHING)),
     ("--method=standard --alpha=0.5", ("--alpha=0.5", "--method=standard")),
     ("--method=standard --budget=cfa", ("--budget=cfa", "--method=standard")),

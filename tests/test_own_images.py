@@ -136,6 +136,15 @@ def test_a_dry_run_says_that_rare_classes_are_made_up_for_twice(folder, caplog, 
     assert f"the loss of --method=at_bsl and {flag} each make up" in caplog.text
 
 
+def test_networks_without_statistics_have_none_to_move(caplog):
+    settings = {"batchnorm_statistics": "mixed", "model": "m", "backbone": None}
+    for model, said in (("small_resnet-4", ""), ("vit-tiny", "m has no batch norm")):
+        caplog.clear()
+        network = krl.networks.get(model, input_shape=(8, 8, 3), mean=0.0, std=1.0)
+        one_run.warn_of_no_statistics(settings, network)
+        assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
 def test_a_dry_run_says_that_there_is_no_attack(folder, caplog):
     command("--data=my images", "--dry_run", "--epochs=2")
     assert not caplog.text

@@ -147,6 +147,36 @@ def test_damaged_results_are_none(tmp_path, text):
     assert workdir.is_finished(tmp_path, SETTINGS)
 
 
+def test_a_trained_run_is_not_trained_over(tmp_path):
+    begin(tmp_path)
+    workdir.check(tmp_path, SETTINGS)  # interrupted in its first epoch
+    (tmp_path / "network.keras").touch()
+    with pytest.raises(ValueError, match="holds this run, trained, but not the check"):
+        workdir.check(tmp_path, SETTINGS)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "training_state.npz").touch()
+    workdir.check(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["", "epoch;loss\n0;1", 'epoch,loss\n0,"0,5"\n'])
+def test_damaged_tables_are_named_before_the_evaluation(tmp_path, text):
+    for key in ("base", "ours"):
+        begin(tmp_path / key)
+        (tmp_path / key / "history.csv").write_text("epoch,loss\n0,1.5\n")
+        (tmp_path / key / "checkpoints").mkdir()
+        (tmp_path / key / "checkpoints" / "training_state.npz").touch()
+    results = json.dumps({"training": SETTINGS})
+    (tmp_path / "base" / "results.json").write_text(results)
+    both = dict.fromkeys(("base", "ours"), SETTINGS)
+    workdir.check_comparison(tmp_path, both)
+    for key in both:
+        before = (tmp_path / key / "history.csv").read_text()
+        (tmp_path / key / "history.csv").write_text(text)
+        with pytest.raises(ValueError, match="history.csv"):
+            workdir.check_comparison(tmp_path, both)
+        (tmp_path / key / "history.csv").write_text(before)
+
+
 def test_places_that_cannot_be(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -41,7 +41,7 @@ def main(argv, values):
         UsageError: If there is no network or no image among the arguments.
         SystemExit: If something cannot be read.
     """
-    if len(argv) < 3:
+    if len(argv) < 3 or "" in argv:
         raise app.UsageError(
             "give a network and images, such as robust.keras image.png."
         )
@@ -168,13 +168,14 @@ def _read(file, shape):
 def _probabilities(network, images):
     """Probabilities of the classes, of each image."""
     import numpy as np
-    from keras import ops
+    from keras import ops, tree
 
     takes_pixels = "int" in network.inputs[0].dtype
     found = []
     for image in images:  # their sizes may differ
         x = image[None] if takes_pixels else image[None].astype("float32") / 255
-        found.append(ops.convert_to_numpy(network(x, training=False))[0])
+        (outputs,) = tree.flatten(network(x, training=False))  # perhaps named
+        found.append(ops.convert_to_numpy(outputs)[0])
     found = np.stack(found)
     sums_to_one = np.all(found >= 0) and np.allclose(found.sum(axis=1), 1, atol=1e-3)
     if not sums_to_one:  # the network of a run gives logits

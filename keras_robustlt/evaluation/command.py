@@ -378,6 +378,8 @@ def _config(network, path):
         config = json.loads(pathlib.Path(path).read_text("utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"it is a {type(config).__name__}")
+        if "attacks" in config:
+            raise ValueError("it holds results")
         if not {"settings", "class_counts"} & config.keys():
             raise ValueError("it has no settings and no class_counts")
         settings = config.setdefault("settings", {})

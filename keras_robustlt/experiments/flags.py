@@ -36,7 +36,7 @@ BUDGETS = ("robustlt", "auto", "uniform", "cfa", "dafa")
 # What only the budget of RobustLT has.
 OF_ROBUSTLT = ("alpha", "beta", "granularity", "weighting", "adaptive_steps")
 # What only a run with a training attack has.
-OF_ATTACK = ("attack", "collapse_guard")
+OF_ATTACK = ("attack", "collapse_guard", "batchnorm_statistics")
 # What a run has besides the settings of the tables.
 OF_THE_RUN = ("preset", "seed", "deterministic", "initial_weights")
 
@@ -355,7 +355,9 @@ def shown(value):
         return ",".join(map(shown, value))
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "none" if value is None else str(value).lower()
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def given_flags(values):
@@ -563,8 +565,14 @@ def _check_names(given, settings):
     if "model" in given:
         with _naming(f"--model={settings['model']}"):
             krl.networks.builder(settings["model"])
+    weights = settings["backbone_weights"]
+    if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
+        raise ValueError(
+            f"--backbone_weights={weights} must be imagenet, none or the path of a "
+            "file of weights, and there is no such file."
+        )
     freeze = str(settings["freeze"])
-    if freeze not in ("none", "backbone") and not freeze.isdigit():
+    if freeze not in ("none", "backbone") and not freeze.isdecimal():
         raise ValueError(
             f"--freeze={freeze} must be none, backbone or a number of layers."
         )

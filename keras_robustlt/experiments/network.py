@@ -28,7 +28,7 @@ def build_backbone(settings, data):
         input_shape=data.input_shape,
         weights=None if weights == "none" else weights,
         head=settings["head"],
-        freeze=int(freeze) if freeze.isdigit() else freeze,
+        freeze=int(freeze) if freeze.isdecimal() else freeze,
     )
 
 

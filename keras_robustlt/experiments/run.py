@@ -418,6 +418,19 @@ def warn_of_what_never_begins(model, epochs):
         )
 
 
+def warn_of_no_statistics(settings, network):
+    """Says where a network has no statistics that clean images could move."""
+    layers = network._flatten_layers()
+    if settings["batchnorm_statistics"] == "mixed" and not any(
+        isinstance(layer, keras.layers.BatchNormalization) for layer in layers
+    ):
+        logging.warning(
+            "--batchnorm_statistics=mixed does nothing but take time: %s has no batch "
+            "normalisation.",
+            settings["backbone"] or settings["model"],
+        )
+
+
 def announce(settings, data, model, folder):
     """Says what will be done and how long it will take.
 
@@ -456,6 +469,7 @@ def announce(settings, data, model, folder):
             there / 2**30,
         )
     warn_of_parts(settings, model)
+    warn_of_no_statistics(settings, model.network)
     if total > 24 * 3600:
         logging.warning(
             "This will take about %s on %s. Choose a smaller preset (--preset=cpu or "

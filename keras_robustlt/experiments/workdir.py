@@ -24,6 +24,7 @@ import platform
 import time
 
 from keras_robustlt.files import write_atomically
+from keras_robustlt.reporting.runs import check_tables
 
 # What a comparison leaves beside the directories of its runs.
 COMPARISON = "comparison.txt"
@@ -42,7 +43,8 @@ def check(folder, settings):
             f"--workdir={folder} holds a comparison, whose report a single run would "
             "replace. Give another --workdir."
         )
-    is_begun(folder, settings)
+    if is_begun(folder, settings):
+        _check_goes_on(folder)
 
 
 def check_comparison(folder, settings):
@@ -59,7 +61,10 @@ def check_comparison(folder, settings):
             "replace. Give another --workdir, or --nocompare to go on with the run."
         )
     for key, each in settings.items():
-        check(folder / key, each)
+        if is_finished(folder / key, each):
+            check_tables(folder / key)  # for the report on both
+        else:
+            check(folder / key, each)
 
 
 def _check_place(folder):
@@ -124,6 +129,24 @@ def is_finished(folder, settings):
         return results["training"] == settings
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return False  # not there, cut short, or not what the run wrote
+
+
+def _check_goes_on(folder):
+    """Raises a ValueError if a run that was begun cannot go on in its directory.
+
+    Where its checkpoints are gone, its command would train it anew, over the network
+    and the results that are there. A table that is damaged would be noticed by the
+    report, after everything else.
+    """
+    if any((folder / "checkpoints").glob("*")):
+        check_tables(folder)
+    elif (folder / "network.keras").exists():
+        raise ValueError(
+            f"{folder} holds this run, trained, but not the checkpoints from which it "
+            "would go on: training would begin anew and replace its network.keras. "
+            "Use `evaluate` on that, or give another --workdir, or delete the "
+            "directory to train again."
+        )
 
 
 def _config(path):

@@ -6,6 +6,7 @@ Images enter in [0, 1], the space in which perturbations are measured.
 import functools
 import re
 
+from keras_robustlt import checks
 from keras_robustlt.networks.adjustment import logit_adjusted, tau_normalized
 from keras_robustlt.networks.backbones import from_backbone
 from keras_robustlt.networks.conversion import plain
@@ -19,7 +20,7 @@ from keras_robustlt.networks.resnet import (
     SmallResNet,
 )
 from keras_robustlt.networks.vit import ViT
-from keras_robustlt.networks.wide_resnet import WideResNet
+from keras_robustlt.networks.wide_resnet import WideResNet, check_size
 
 __all__ = [
     "CIFAR10_MEAN",
@@ -79,10 +80,11 @@ def builder(name):
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
+        check_size(depth, width)
         return functools.partial(WideResNet, depth, width)
     small_resnet = re.fullmatch(r"small_resnet-(\d+)", str(name))
     if small_resnet:
-        width = int(small_resnet[1])
+        width = checks.positive_integer("width", int(small_resnet[1]))
         return functools.partial(SmallResNet, widths=(width, 2 * width, 4 * width))
     if name not in _BY_NAME:
         choices = ", ".join(["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME])

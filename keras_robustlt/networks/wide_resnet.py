@@ -55,13 +55,7 @@ def WideResNet(
 
     - [Zagoruyko and Komodakis, 2016](https://arxiv.org/abs/1605.07146), Table 1.
     """
-    depth = checks.positive_integer("depth", depth)
-    width = checks.positive_integer("width", width)
-    if depth < 10 or (depth - 4) % 6 != 0:
-        raise ValueError(
-            "`depth` must be 6 n + 4 with n >= 1 blocks a stage, such as 10, 16, 22, "
-            f"28 or 34. Received: depth={depth}"
-        )
+    depth, width = check_size(depth, width)
     parts.check_arguments(classes, input_shape, head)
 
     inputs, x = parts.normalized_input(input_shape, mean, std)
@@ -73,3 +67,15 @@ def WideResNet(
     features = parts.pooled_features(parts.batchnorm_relu(x))
     logits = parts.classifier(features, classes, head)
     return keras.Model(inputs, logits, name=name or f"wrn_{depth}_{width}")
+
+
+def check_size(depth, width):
+    """Depth and width as integers, or a `ValueError`."""
+    depth = checks.positive_integer("depth", depth)
+    width = checks.positive_integer("width", width)
+    if depth < 10 or (depth - 4) % 6 != 0:
+        raise ValueError(
+            "`depth` must be 6 n + 4 with n >= 1 blocks a stage, such as 10, 16, 22, "
+            f"28 or 34. Received: depth={depth}"
+        )
+    return depth, width

@@ -35,7 +35,7 @@ def main(argv, values):
     Raises:
         SystemExit: If something is wrong with what was given.
     """
-    if len(argv) < 2:
+    if len(argv) < 2 or "" in argv:
         raise app.UsageError("give one run or more, such as runs/cifar10lt.")
     try:
         path = report(*argv[1:], values.output, names=values.names, title=values.title)

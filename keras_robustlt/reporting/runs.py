@@ -176,6 +176,12 @@ def _check_sizes(path, run):
         )
 
 
+def check_tables(path):
+    """Raises a ValueError if the tables in the directory of a run are damaged."""
+    _if_there(_history, path / "history.csv")
+    _if_there(_schedule, path / "schedule.csv")
+
+
 def _if_there(read, path):
     return read(path) if path.is_file() else None
 
