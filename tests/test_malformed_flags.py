@@ -151,7 +151,8 @@ TRAIN = [
     ("--data=data.npz --data_dir=.", ("--data_dir=.", DOES_NOTHING)),
     (f"{OWN} --imbalance_ratio=1000", ("imbalance_ratio",)),
     (
-        "--data=data.npz --imbalance_ratio=1 --largest_class=1",
+        "--data=data.npz --imbalance_ratio=1 --largest_class=1 "
+        "--validation_fraction=0.2",
         ("one image", "--validation_fraction=0"),
     ),
     ("--data=digits --imbalance_ratio=1000", ("imbalance_ratio",)),

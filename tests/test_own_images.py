@@ -86,7 +86,7 @@ def test_what_is_said_of_the_classes_is_of_those_of_training(folder, given):
 )
 def test_size(tmp_path, sizes, expected):
     for index, size in enumerate(sizes):
-        make_folder(tmp_path / str(index), (3, 2, 2), size, bad=False)
+        make_folder(tmp_path / str(index), (2, 2, 2), size, bad=False)
     root = tmp_path / "0"
     for index in range(1, len(sizes)):
         for name in NAMES:
@@ -94,6 +94,15 @@ def test_size(tmp_path, sizes, expected):
                 file.rename(root / name / f"{index} {file.name}")
     assert own.propose(str(root)).settings.get("image_size") == expected
     assert "image_size" not in own.propose(str(root), image_size=16).settings
+
+
+def test_one_training_image_a_class_is_not_held_out(tmp_path):
+    make_folder(tmp_path / "train", (1, 1, 1), bad=False)
+    make_folder(tmp_path / "test", (2, 2, 2), bad=False)
+    settings = own.propose(str(tmp_path)).settings
+    assert (settings["validation_fraction"], settings["keep"]) == (0.0, "last")
+    with pytest.raises(ValueError, match="Each class has one image, and none can be"):
+        own.propose(str(tmp_path), validation_fraction=0.2)
 
 
 def test_a_file_by_any_suffix(tmp_path):

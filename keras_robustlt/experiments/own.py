@@ -107,12 +107,13 @@ def propose(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the check says already
         found = krl.data.load(source, **options)
+    long_tail = imbalance_ratio, imbalance_type, largest_class
+    counts = np.bincount(_of_training(found, *long_tail, 0.0).y_train)
+    held_out = VALIDATION_FRACTION if counts.max() > 1 else 0.0
     if validation_fraction is None:
-        validation_fraction = VALIDATION_FRACTION if found.x_validation is None else 0.0
+        validation_fraction = held_out if found.x_validation is None else 0.0
     # As they will be counted: one image less is much in a class of three.
-    kept = _of_training(
-        found, imbalance_ratio, imbalance_type, largest_class, validation_fraction
-    )
+    kept = _of_training(found, *long_tail, validation_fraction)
     suggestion = krl.suggest(kept)
     say("model", *_model(found.x_train.shape[1:3], accelerator))
     say("augmentation", *_augmentation(found.x_train.shape[1:3]))
@@ -121,12 +122,13 @@ def propose(
         say(key, getattr(suggestion, key), suggestion.reasons[key])
     say("precision", *precision.automatic(accelerator is not None))
     if found.x_validation is None:
-        say(
-            "validation_fraction",
-            VALIDATION_FRACTION,
-            "of each class, to choose the epoch by",
-        )
-    say("keep", "best", "the epoch of the best balanced accuracy under attack")
+        reason = "of each class, to choose the epoch by"
+        alone = "each class has one training image"
+        say("validation_fraction", held_out, reason if held_out else alone)
+    if found.x_validation is None and not held_out:
+        say("keep", "last", "there are no validation images to choose an epoch by")
+    else:
+        say("keep", "best", "the epoch of the best balanced accuracy under attack")
     attacks = ["clean", "pgd20", "cw20"]
     few = len(found.x_test) <= MOST_FOR_AUTOATTACK
     say(
