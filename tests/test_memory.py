@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robustlt as krl
-from keras_robustlt.experiments import memory
+from keras_robustlt.experiments import memory, train
 
 
 def step_mib(name, batch_size, **options):
@@ -18,6 +18,27 @@ def step_mib(name, batch_size, **options):
 )
 def test_a_step_takes_what_was_measured(name, batch_size, measured):
     assert step_mib(name, batch_size) == pytest.approx(measured, rel=0.1)
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow has one."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        ResourceExhaustedError("OOM when allocating"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+)
+def test_too_little_memory_is_said_in_one_line(error):
+    with pytest.raises(SystemExit, match="error: there is not enough memory. Choose"):
+        with train._mistakes("runs/a"):
+            raise error
+    with pytest.raises(RuntimeError, match="^another$"):
+        with train._mistakes("runs/a"):
+            raise RuntimeError("another")
 
 
 def test_what_a_step_takes_more_memory_for():

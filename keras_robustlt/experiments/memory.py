@@ -62,6 +62,16 @@ def of_device():
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
+def is_exhausted(error):
+    """Whether an exception says that memory was not enough.
+
+    Backends have classes of their own for it, without a common one.
+    """
+    name = type(error).__name__
+    said = "RESOURCE_EXHAUSTED" in str(error) or name == "ResourceExhaustedError"
+    return said or isinstance(error, MemoryError)
+
+
 def _outputs(layer):
     return keras.tree.flatten(layer.output)
 

@@ -308,3 +308,13 @@ def _mistakes(folder):
             f"error: {error}. Started again, the same command goes on from what is "
             f"done in {folder}."
         ) from None
+    except Exception as error:
+        from keras_robustlt.experiments import memory
+
+        if not memory.is_exhausted(error):
+            raise
+        said = str(error).strip().partition("\n")[0][:300]
+        raise SystemExit(
+            "error: there is not enough memory. Choose a smaller --batch_size, network "
+            f"or --image_size. {said}"
+        ) from None
