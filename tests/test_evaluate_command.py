@@ -324,6 +324,16 @@ def test_images_that_may_have_been_trained_on(run, change):
     assert [each["check"] for each in results.settings["findings"]] == ["held_out"]
 
 
+def test_names_of_the_network_however_accents_are_written(tmp_path):
+    dense_network(2, (6, 6, 3)).save(tmp_path / "network.keras")
+    config = {"settings": {}, "class_names": ["tea", "cafe\u0301"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for blue, part in enumerate(("train", "test")):
+        write_folder(tmp_path / "data" / part, ("caf\u00e9", "tea"), blue=blue)
+    results = command(tmp_path, f"--data={tmp_path / 'data'}", "--attacks=clean")
+    assert results.settings["class_names"] == ["tea", "caf\u00e9"]
+
+
 def test_classes_in_the_order_of_the_network(run):
     """Folders are read in the order of their names; the network's is its own."""
     config = json.loads((run / "config.json").read_text())

@@ -49,6 +49,7 @@ IMAGES = {
     "objects": (X.astype(object), "must be uint8, or floats"),
     "channels first": (np.moveaxis(X, -1, 1), "must have its channels last"),
     "four channels first": (np.zeros((12, 4, 8, 8), "uint8"), "its channels last"),
+    "four channels of 6 x 8": (np.zeros((12, 4, 6, 8), "uint8"), "its channels last"),
     "bands first": (np.zeros((12, 13, 16, 16), "uint8"), "its channels last"),
     "flat": (X.reshape(12, -1), "must have shape"),
     "one image": (X[0, 0, 0], "must have shape"),
@@ -131,7 +132,7 @@ LONG_TAIL = {
     "not a fraction": ({"validation_fraction": NAN}, "`validation_fraction` must"),
     "one image": (
         {"imbalance_ratio": 1, "largest_class": 1, "validation_fraction": 0.2},
-        "none can be held out for validation",
+        "none can be held out for validation. Pass validation_fraction=0",
     ),
     "percent": ({"validation_fraction": 20}, "`validation_fraction` must be in"),
     "text": ({"validation_fraction": "0.2"}, "`validation_fraction` must be in"),
@@ -409,9 +410,10 @@ def test_names_are_the_same_however_accents_are_written(tmp_path):
     assert found.y_test.tolist() == [0] * 6 + [1] * 6
 
 
-def test_bands_are_no_channels_first():
-    bands = np.zeros((12, 4, 4, 13), "uint8")
-    assert data.load(source(bands, x_test=bands)).x_train.shape[-1] == 13
+@pytest.mark.parametrize("shape", [(4, 4, 13), (2, 128, 9), (9, 9, 200), (4, 4, 4)])
+def test_images_of_many_channels(shape):
+    images = np.zeros((12, *shape), "uint8")
+    assert data.load(source(images, x_test=images)).x_train.shape[1:] == shape
 
 
 def test_arrays_that_are_not_read(tmp_path):

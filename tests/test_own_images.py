@@ -101,7 +101,7 @@ def test_one_training_image_a_class_is_not_held_out(tmp_path):
     make_folder(tmp_path / "test", (2, 2, 2), bad=False)
     settings = own.propose(str(tmp_path)).settings
     assert (settings["validation_fraction"], settings["keep"]) == (0.0, "last")
-    with pytest.raises(ValueError, match="Each class has one image, and none can be"):
+    with pytest.raises(ValueError, match="Each class has one image, or group, and"):
         own.propose(str(tmp_path), validation_fraction=0.2)
 
 

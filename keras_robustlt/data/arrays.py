@@ -75,9 +75,10 @@ def _is_channels_first(channels, height, width):
     """Whether images seem to have this shape, and not one with the channels last."""
     if width in (1, 3):
         return False
-    # Images of many bands are as wide as they have bands by chance only.
-    by_chance = channels <= 4 < height or channels < height == width
-    return channels in (1, 3) or (width > 4 and by_chance)
+    # A few rows of so many channels, and as many channels as columns, are rare.
+    like_sides = max(height, width) <= 2 * min(height, width)
+    few = channels <= 4 < min(height, width) and like_sides
+    return channels in (1, 3) or few or channels < height == width > 4
 
 
 def _as_array(values, argument, expected):

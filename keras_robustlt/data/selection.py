@@ -289,8 +289,8 @@ def check_validation(indices, validation_fraction):
     """Raises if no image was held out where some should be."""
     if validation_fraction and not len(indices):
         raise ValueError(
-            "Each class has one image, and none can be held out for validation. Pass "
-            "validation_fraction=0, or add images. Received: "
+            "Each class has one image, or group, and none can be held out for "
+            "validation. Pass validation_fraction=0, or add images. Received: "
             f"{validation_fraction=}"
         )
 

@@ -281,12 +281,14 @@ def find_folder(source, data_dir=None):
 
 def _warn_about_folder(name, data_dir):
     """Says of a folder of classes that it is not what a name means."""
-    if data_dir is None and _is_of_folders(pathlib.Path(name)):
-        warnings.warn(
-            f"{name!r} is the data set of that name. To read the folder {name} that "
-            f"is here, give it as ./{name}",
-            stacklevel=2,  # several functions ask for the folder: once
-        )
+    # As `source_of` knows that one.
+    for called in (name, "imagenet") if name == "imagenet64" else (name,):
+        if data_dir is None and _is_of_folders(pathlib.Path(called)):
+            warnings.warn(
+                f"{called!r} is the data set of that name. To read the folder {called} "
+                f"that is here, give it as ./{called}",
+                stacklevel=2,  # several functions ask for the folder: once
+            )
 
 
 def _is_of_folders(path):
