@@ -84,12 +84,12 @@ class BatchCheck(keras.metrics.Metric):
         images = ops.cast(images, "float32")
         logits = ops.cast(logits, "float32")
         labels, off, soft = self._classes(ops.cast(labels, "float32"))
-        none = ops.zeros((), "float32")
+        none, brightest = ops.zeros((), "float32"), ops.max(images)
         extremes = {
             "nan": ops.sum(ops.cast(ops.isnan(images), "float32")),
             "dark": -ops.min(images),
-            "bright": ops.max(images) - 1.0,
-            "lit": ops.max(images),
+            "bright": brightest - 1.0,
+            "lit": brightest,
             "off_label": ops.max(ops.where(ops.isnan(off), 1.0, off)),
             "low_label": -ops.min(labels),
             "high_label": ops.max(labels) - (self.num_classes - 1.0),

@@ -107,8 +107,14 @@ def callbacks(given):
 
 
 def positive_integer(name, value):
-    """The integer `value`, if it is at least 1."""
-    return integer(name, value, 1)
+    """The integer `value`, if it is at least 1, and one that backends count to."""
+    number = integer(name, value, 1)
+    if number > MOST:
+        raise ValueError(f"`{name}` must be at most {MOST}. Received: {_short(value)}")
+    return number
+
+
+MOST = 2**31 - 1
 
 
 def integer(name, value, low):

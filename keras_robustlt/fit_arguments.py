@@ -18,8 +18,6 @@ COUNTS = (
     "steps_per_epoch",
     "validation_steps",
 )
-# What Keras and its backends count with has 32 bits.
-MOST = 2**31 - 1
 # By name: the inverse of the number of images, and of their effective number.
 CLASS_WEIGHTS = {
     "balanced": lambda counts: 1.0 / counts,
@@ -316,8 +314,8 @@ def _check_numbers(arguments):
 
 def _counted(name, value, low):
     number = checks.integer(name, value, low)
-    if number > MOST:
-        raise ValueError(f"`{name}` must be at most {MOST}. Received: {value!r}")
+    if number > checks.MOST:
+        raise ValueError(f"`{name}` must be at most {checks.MOST}. Received: {value!r}")
     return number
 
 

@@ -136,8 +136,11 @@ LONG_TAIL = {
     ),
     "percent": ({"validation_fraction": 20}, "`validation_fraction` must be in"),
     "text": ({"validation_fraction": "0.2"}, "`validation_fraction` must be in"),
-    "no largest": ({"imbalance_ratio": 2, "largest_class": 0}, "`largest` must be"),
-    "half": ({"imbalance_ratio": 2, "largest_class": 3.5}, "`largest` must be"),
+    "no largest": (
+        {"imbalance_ratio": 2, "largest_class": 0},
+        "`largest_class` must be",
+    ),
+    "half": ({"imbalance_ratio": 2, "largest_class": 3.5}, "`largest_class` must be"),
     "more than there are": ({"imbalance_ratio": 2, "largest_class": 9}, "asks for"),
     "largest alone": ({"largest_class": 3}, "`largest_class` goes with"),
 }

@@ -1011,6 +1011,12 @@ OTHERS = [
     (lambda: classwise(Y[:3], np.eye(3)[0]), "`y_pred` must have the shape"),
     (lambda: krl.metrics.ClasswiseAccuracy(COUNTS, prefix=None), "`prefix`"),
     (lambda: results().to_json(more={1, 2}), "must hold what JSON can"),
+    (lambda: named_classes(["a"]), r"`settings\['class_names'\]` must be a list"),
+    (lambda: named_classes(None), r"`settings\['class_names'\]` must be a list"),
+    (lambda: pgd_call(seed=2**70), "`seed` must be"),
+    (lambda: evaluated(chunk_size=10**30), "`chunk_size` must be at most"),
+    (lambda: evaluated(attacks=["pgd99999999999999999999"]), "`steps` must be at most"),
+    (lambda: evaluated(attacks={"a": two_results}), "must be one array of images"),
     (
         lambda: tiny_model(averaging=Sevenfold()).fit(X, Y, verbose=0),
         "`keep` of .* must give None or a number from 0 to 1",
@@ -1046,12 +1052,22 @@ class Sevenfold(krl.averaging.WeightAveraging):
         return keras.ops.convert_to_tensor(7.0)
 
 
+def two_results(network, x, y, seed=None):
+    return x, x
+
+
+def named_classes(names):
+    entry = {key: 0.5 for key in ("all", "tail", "balanced", "worst")}
+    accuracies = {"clean": {**entry, "per_class": [0.5, 0.5]}}
+    return krl.EvaluationResults(accuracies, {"epsilon": 0.1, "class_names": names})
+
+
 def of_some(targets, logits):
     return krl.losses.cross_entropy(targets, logits)[:5]
 
 
-def pgd_call(y=Y, **arguments):
-    return krl.attacks.PGD(0.1, **arguments)(dense_network(), X, y)
+def pgd_call(y=Y, seed=None, **arguments):
+    return krl.attacks.PGD(0.1, **arguments)(dense_network(), X, y, seed=seed)
 
 
 def classwise(*arguments):

@@ -144,7 +144,7 @@ class PGD(base.Attack):
         arguments.check_call(network, x, y)
         training = checks.boolean("training", training or False)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
-            seed = checks.integer("seed", seed, 0)
+            seed = checks.seed(seed)
         loss = None if loss is None else base.loss_function(arguments.check_loss(loss))
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_robustlt.data.arguments import check_choice, is_number
+from keras_robustlt.data.arguments import check_choice, is_number, is_whole
 from keras_robustlt.data.augmentation import AUGMENTATIONS, pipeline_names, split
 from keras_robustlt.data.pipeline import pipeline
 from keras_robustlt.data.selection import (
@@ -287,6 +287,11 @@ def _select(
         raise ValueError(
             "`largest_class` goes with an `imbalance_ratio`; imbalance_ratio=None "
             f"keeps every image. Received: {largest_class=}"
+        )
+    if largest_class is not None and not is_whole(largest_class):
+        raise ValueError(
+            "`largest_class` must be a number of images, of at least 1. Received: "
+            f"{largest_class=}"
         )
     found = load(source, data_dir=data_dir, seed=seed, **source_options)
     return found, *_divided(

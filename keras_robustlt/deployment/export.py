@@ -71,6 +71,7 @@ def export(model, path, class_names=None, input="uint8"):
             "the probability of a single one is 1 for every image. Received: "
             f"{network.name!r} with outputs of shape {shape}"
         )
+    checks.one_input_and_output(network)
     checks.takes_floats(network)
     check_output(network)
     class_names = of_classes(class_names, network.output_shape[-1])

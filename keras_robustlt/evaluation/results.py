@@ -61,6 +61,15 @@ class EvaluationResults(dict):
             counts = [len(entry["per_class"]) for entry in accuracies.values()]
             names = [str(index) for index in range(max(counts, default=0))]
             settings = {**settings, "class_names": names}
+        names = settings["class_names"]
+        sizes = {len(entry["per_class"]) for entry in accuracies.values()}
+        is_list = isinstance(names, (list, tuple)) and sizes <= {len(names)}
+        if not is_list or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                "`settings['class_names']` must be a list of strings, one for each of "
+                f"the {', '.join(map(str, sorted(sizes)))} classes of `accuracies`. "
+                f"Received: {names!r}"
+            )
         self.settings = settings
         self.robust = None
         self.labels = None
