@@ -63,6 +63,7 @@ def main(arguments):
     groups["per_class"] = [clean, clean / 2]
     results = {"attacks": {"clean": groups}, "training": settings, "seed": seed}
     results["settings"] = {"class_names": ["a", "b"], "class_counts": [200, 5]}
+    results["settings"] |= {"epsilon": 0.1, "examples_per_class": [3, 3]}
     (workdir / "results.json").write_text(json.dumps(results))
     print("threads", os.environ.get("TF_NUM_INTRAOP_THREADS"))
 
@@ -239,11 +240,62 @@ def test_results_that_were_cut_short_are_not_results(run):
     path = RUNS / "fakelt/at/seed1/results.json"
     whole = path.read_text()
     path.write_text(whole[:40])
-    end, printed = run(*flags, "--table_only")
+    with pytest.warns(UserWarning, match="seed1 is left out of the table"):
+        end, printed = run(*flags, "--table_only")
     assert end is None and "|     1 |" in printed
     end, printed = run(*flags)
     assert "2 runs, 1 of them finished before" in printed
     assert path.read_text() == whole
+
+
+DAMAGED = [
+    ("results.json", lambda results: [], "EvaluationResults.to_json"),
+    ("results.json", lambda results: None, "EvaluationResults.to_json"),
+    ("results.json", lambda results: "\udc80", "EvaluationResults.to_json"),
+    ("results.json", lambda results: {**results, "attacks": 3}, "EvaluationResults"),
+    ("results.json", lambda results: {**results, "training": {}}, "other settings"),
+    ("results.json", lambda results: results.pop("training"), "EvaluationResults"),
+    ("config.json", lambda config: [], "config.json is damaged"),
+    ("config.json", lambda config: {"settings": config["settings"]}, "no name"),
+    ("config.json", lambda config: None, "config.json is damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGED)
+def test_one_damaged_run_leaves_the_table_to_the_others(run, name, damage, message):
+    run("--budgets=uniform", "--seeds=1,2")
+    path = RUNS / "fakelt/at/seed1" / name
+    content = json.dumps(damage(json.loads(path.read_text())), ensure_ascii=False)
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.warns(UserWarning, match=f"seed1 is left out of the table.*{message}"):
+        end, printed = run("--table_only")
+    assert end is None and "| AT |     1 |      52.0 |" in printed
+    if name == "results.json":
+        path.write_text("[]")
+        end, printed = run("--budgets=uniform", "--seeds=1,2")
+        assert "2 runs, 1 of them finished before" in printed
+
+
+def test_what_was_evaluated_otherwise_is_no_mean(run):
+    run("--seeds=1,2")
+    path = RUNS / "fakelt/at/seed1/results.json"
+    whole = json.loads(path.read_text())
+    attacks, settings = whole["attacks"], whole["settings"]
+    for other in (
+        {"settings": {**settings, "class_names": ["a", "c"]}},
+        {"settings": {**settings, "examples_per_class": [3, 4]}},
+        {"attacks": {**attacks, "pgd20": attacks["clean"]}},
+    ):
+        path.write_text(json.dumps({**whole, **other}))
+        end, printed = run("--table_only")
+        for seed in (1, 2):
+            assert f"| AT (evaluated otherwise: seed {seed}) " in printed
+        compared = json.loads((RUNS / "comparison.json").read_text())
+        assert {tuple(line["seeds"]) for line in compared} == {(2,)}
+    # One more of a class and one less of another is what a seed draws.
+    settings["examples_per_class"] = [4, 2]
+    path.write_text(json.dumps(whole))
+    assert "| AT            |     2 | 51.5 ± 0.7" in run("--table_only")[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -404,6 +456,24 @@ def test_mistakes_are_refused_before_anything_starts(run, flags, message):
     end, printed = run(*flags)
     assert message in end and not printed
     assert not RUNS.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("photos/cat/1.png", ("--data=photos", "--workdir=photos/runs"), "inside of"),
+        ("runs/table.csv", (), "no run of a sweep, but table.csv"),
+        ("runs/fakelt/at/seed1/network.keras", ("--seeds=1",), "but network.keras"),
+        ("file", ("--workdir=file",), "--workdir=file/fakelt/at/seed102: file is a"),
+    ],
+)
+def test_a_sweep_replaces_nothing_and_leaves_nothing(run, name, flags, message):
+    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(name).write_text("")
+    before = sorted(pathlib.Path().rglob("*"))
+    end, printed = run(*flags)
+    assert message in end and not printed
+    assert sorted(pathlib.Path().rglob("*")) == before
 
 
 def test_where_the_flags_of_the_runs_go(capsys):

@@ -97,6 +97,55 @@ def test_what_was_done_stays(tmp_path):
     assert workdir.is_begun(tmp_path / "run", SETTINGS)
 
 
+def test_what_was_trained_without_its_config_stays_as_it_is(tmp_path):
+    state = tmp_path / workdir.STATE
+    state.parent.mkdir()
+    state.write_text("of another seed")
+    with pytest.raises(ValueError, match="^no$"):
+        with workdir.held(tmp_path):
+            begin(tmp_path)
+            raise ValueError("no")
+    assert not (tmp_path / "config.json").exists()
+    with pytest.raises(KeyboardInterrupt):
+        with workdir.held(tmp_path):
+            begin(tmp_path)
+            state.write_text("an epoch more")
+            os.utime(state, (1, 1))
+            raise KeyboardInterrupt
+    assert workdir.is_begun(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("name", workdir.OF_A_RUN)
+def test_files_of_something_else_are_not_replaced(tmp_path, name):
+    for harmless in ("notes.txt", "run.log", "config.yaml"):
+        (tmp_path / harmless).write_text("")
+    workdir.check(tmp_path, SETTINGS)
+    (tmp_path / name).write_text("of something else")
+    message = f"holds no config.json of a run, but {name}, of something else"
+    with pytest.raises(ValueError, match=message):
+        workdir.check(tmp_path, SETTINGS)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=message):
+        workdir.check(tmp_path, SETTINGS)
+    # A run that has lost its config.json can go on.
+    (tmp_path / workdir.STATE).write_text("")
+    workdir.check(tmp_path, SETTINGS)
+
+
+def test_a_comparison_replaces_nothing_either(tmp_path):
+    settings = {"base": SETTINGS, "robustlt": SETTINGS}
+    for name in workdir.OF_A_COMPARISON:
+        (tmp_path / name).write_text("of something else")
+        with pytest.raises(ValueError, match=f"no comparison, but {name}"):
+            workdir.check_comparison(tmp_path, settings)
+        for own in (workdir.COMPARISON, "base/config.json"):
+            (tmp_path / "base").mkdir(exist_ok=True)
+            (tmp_path / own).write_text(json.dumps({"settings": SETTINGS}))
+            workdir.check_comparison(tmp_path, settings)
+            (tmp_path / own).unlink()
+        (tmp_path / name).unlink()
+
+
 def test_other_settings(tmp_path):
     begin(tmp_path)
     message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
@@ -133,7 +182,7 @@ def test_fingerprint_of_data():
 @pytest.mark.parametrize("text", ["", '{"settings": {', "[1]", '{"settings": 3}', "\0"])
 def test_damaged_config(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    message = "config.json is damaged .* or delete .* to start over"
+    message = "config.json is damaged .* another --workdir, or delete .* to start over"
     with pytest.raises(ValueError, match=message):
         workdir.check(tmp_path, SETTINGS)
 

@@ -143,7 +143,18 @@ def _without_rule(row, rows):
 def _rest(row):
     settings = row["settings"]
     rest = {key: settings[key] for key in settings if key not in OF_THE_BUDGET}
-    return row["data"], json.dumps(rest, sort_keys=True)
+    measured = [measured_on(results) for results in row["runs"].values()]
+    return row["data"], json.dumps([rest, measured[:1]], sort_keys=True)
+
+
+def measured_on(results):
+    """The classes, attacks and number of test images of what a `results.json` holds.
+
+    How many are of which class depends on the seed, where --test_examples chooses.
+    """
+    settings = results["settings"]
+    counts = settings.get("examples_per_class")
+    return settings["class_names"], list(results["attacks"]), counts and sum(counts)
 
 
 def _compare_pair(baseline, row):

@@ -5,13 +5,21 @@ import io
 import json
 import pathlib
 import statistics
+import warnings
 
-from keras_robustlt.evaluation.results import SUMMARY
-from keras_robustlt.experiments import comparison
+from keras_robustlt.evaluation.results import SUMMARY, EvaluationResults
+from keras_robustlt.experiments import comparison, workdir
 from keras_robustlt.experiments.comparison import (
     MOST_CLASSES,
     class_heads,
     markdown_table,
+)
+
+# What `write` writes.
+FILES = tuple(
+    f"{name}.{kind}"
+    for name in ("table", "comparison")
+    for kind in ("md", "csv", "json")
 )
 
 TEXT = """# Accuracy in %
@@ -21,40 +29,67 @@ value. clean: without an attack. tail: the classes with the fewest training imag
 """
 
 
-def collect(workdir):
+def collect(folder):
     """What the finished runs under a directory have in common and how they spread.
 
+    A run whose files cannot be read is left out, with a warning.
+
     Args:
-        workdir: Path. Its runs are in `<data>/<method and budget>/seed<n>`.
+        folder: Path. Its runs are in `<data>/<method and budget>/seed<n>`.
 
     Returns:
         A list with a dictionary for each group of runs whose settings differ in
-        nothing but the seed. Under `"accuracy"`, by attack and by `"all"`, `"tail"`,
-        `"balanced"` and `"worst"`, are `"mean"` and `"std"` (`None` for one seed), as
-        shares of one, and the `"values"` in the order of `"seeds"`; under
-        `"per_class"`, by attack, a list of the same for the classes of
-        `"class_names"`. Under `"runs"`, by seed, is what their `results.json` hold.
+        nothing but the seed, and that were evaluated alike. Under `"accuracy"`, by
+        attack and by `"all"`, `"tail"`, `"balanced"` and `"worst"`, are `"mean"` and
+        `"std"` (`None` for one seed), as shares of one, and the `"values"` in the
+        order of `"seeds"`; under `"per_class"`, by attack, a list of the same for the
+        classes of `"class_names"`. Under `"runs"`, by seed, is what their
+        `results.json` hold.
     """
     groups = {}
-    for path in pathlib.Path(workdir).glob("*/*/seed*/results.json"):
+    for path in sorted(pathlib.Path(folder).glob("*/*/seed*/results.json")):
         try:
-            results = json.loads(path.read_text())
-            settings = dict(results["training"])
-        except (KeyError, TypeError, ValueError):
-            continue  # cut short, so not finished, or not what the run wrote
+            config, results = _read(path)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"{path.parent} is left out of the table: {error}. Put the file back, "
+                "or delete results.json, and the same sweep makes it again.",
+                stacklevel=2,
+            )
+            continue
+        settings = dict(config["settings"])
         seed = settings.pop("seed")
-        key = (*path.parts[-4:-2], json.dumps(settings))
-        groups.setdefault(key, {})[seed] = path.parent, results
+        key = settings, comparison.measured_on(results)
+        key = (*path.parts[-4:-2], json.dumps(key))
+        groups.setdefault(key, {})[seed] = config, results
     rows = [_row(key[0], runs) for key, runs in groups.items()]
     _tell_apart(rows)
     return sorted(rows, key=_order)
 
 
+def _read(path):
+    """The config.json and the results.json of a finished run.
+
+    Raises:
+        ValueError: If they are not those of one run, whole.
+    """
+    EvaluationResults.from_json(path)  # raises if it is something else
+    results = json.loads(path.read_text("utf-8"))
+    config = workdir.read_config(path.with_name("config.json"))
+    if config is None:
+        raise ValueError("its config.json is not there")
+    if results.get("training") != config["settings"]:
+        raise ValueError("results.json is of other settings than config.json")
+    lacking = {"seed", "method", "budget"} - config["settings"].keys()
+    if lacking or not isinstance(config.get("name"), str):
+        raise ValueError(f"config.json has no {', '.join(sorted(lacking)) or 'name'}")
+    return config, results
+
+
 def _row(data, runs):
     seeds = sorted(runs)
-    workdir, first = runs[seeds[0]]
-    config = json.loads((workdir / "config.json").read_text())
-    del config["settings"]["seed"]
+    config, first = runs[seeds[0]]
+    settings = {k: v for k, v in config["settings"].items() if k != "seed"}
     accuracy, per_class = {}, {}
     for attack in first["attacks"]:
         entries = [runs[seed][1]["attacks"][attack] for seed in seeds]
@@ -71,7 +106,7 @@ def _row(data, runs):
         "per_class": per_class,
         "class_names": first["settings"]["class_names"],
         "class_counts": first["settings"].get("class_counts"),
-        "settings": config["settings"],
+        "settings": settings,
         "runs": {seed: runs[seed][1] for seed in seeds},
     }
 
@@ -87,7 +122,10 @@ def _spread(values):
 
 
 def _tell_apart(rows):
-    """Adds to names that several rows have the settings in which these differ."""
+    """Adds to names that several rows have the settings in which these differ.
+
+    Where the settings are the same, the classes, test images or attacks are not.
+    """
     same = {}
     for row in rows:
         same.setdefault((row["data"], row["name"]), []).append(row)
@@ -98,8 +136,11 @@ def _tell_apart(rows):
             if len({json.dumps(row["settings"].get(key)) for row in group}) > 1
         ]
         for row in group if len(group) > 1 else []:
-            differing = ", ".join(f"{key} {row['settings'].get(key)}" for key in keys)
-            row["name"] += f" ({differing})"
+            differing = [f"{key} {row['settings'].get(key)}" for key in keys]
+            if not keys:
+                seeds = ", ".join(map(str, row["seeds"]))
+                differing = [f"evaluated otherwise: seed {seeds}"]
+            row["name"] += f" ({', '.join(differing)})"
 
 
 def _order(row):

@@ -97,7 +97,12 @@ def main(argv, values):
     failed = []
     if not values.table_only:
         points = grid(values.data, values.methods, values.budgets, values.seeds)
-        failed = run(runs_of(points, argv[1:]), folder, values.jobs)
+        for data in values.data:
+            train.check_outside(folder, data)
+        runs = runs_of(points, argv[1:])
+        with train.mistakes(folder):
+            check(folder, runs)
+            failed = run(runs, folder, values.jobs)
     rows = summary.collect(folder)
     if rows:
         print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*", end="")
@@ -209,6 +214,19 @@ def runs_of(points, extra):
     return result
 
 
+def check(folder, runs):
+    """Raises a ValueError if the runs cannot work in `folder`, or the table not.
+
+    Args:
+        folder: Path.
+        runs: Dictionary, what `runs_of` gives.
+    """
+    if not any(folder.glob("*/*/seed*/config.json")):
+        workdir.refuse_foreign(folder, summary.FILES, "run of a sweep")
+    for point, (_, settings) in runs.items():
+        workdir.check(folder / point.name, settings)
+
+
 def run(runs, folder, at_a_time=None):
     """Trains the runs that are not finished.
 
@@ -227,7 +245,7 @@ def run(runs, folder, at_a_time=None):
             folder / point.name / "run.log",
         )
         for point, (arguments, settings) in runs.items()
-        if not _is_finished(folder / point.name, settings)
+        if not workdir.is_finished(folder / point.name, settings)
     ]
     environments = jobs.environments(len(todo), at_a_time)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished before.")
@@ -235,10 +253,3 @@ def run(runs, folder, at_a_time=None):
         print(f"{len(environments)} at a time. Logs: run.log in their directories.")
     status = jobs.Status(todo, len(environments))
     return jobs.run(todo, environments, on_change=status)
-
-
-def _is_finished(folder, settings):
-    try:
-        return workdir.is_finished(folder, settings)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None

@@ -150,19 +150,19 @@ def start(argv, values, table, data):
         print(f"{proposal.check}\n\n{proposal.text(settings)}\n", flush=True)
         os.environ[SHOWN] = "1"  # for the processes of a comparison
     folder = pathlib.Path(values.workdir)
-    _check_outside(folder, data)
+    check_outside(folder, data)
     if values.dry_run:
         runs = {"": settings}
         if compares:
             runs, _ = _compared(settings, given_flags(values), data)
         _check_names(runs)
-        with _mistakes(folder):
+        with mistakes(folder):
             _check_without_training(runs, folder, table)
         _say_what_would_be_done(runs, settings, folder)
         return
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
     end_with_parent()
-    with ends_in_one_line(), _mistakes(folder):
+    with ends_in_one_line(), mistakes(folder):
         if compares:
             _compare(settings, given_flags(values), data, folder, table)
         else:
@@ -172,7 +172,7 @@ def start(argv, values, table, data):
             run(settings, folder, values.data_dir, *devices)
 
 
-def _check_outside(folder, data):
+def check_outside(folder, data):
     """Raises if files would be written among the images."""
     images = pathlib.Path(data).expanduser()
     inside = folder.expanduser().resolve().is_relative_to(images.resolve())
@@ -295,7 +295,7 @@ def _mistakes_of_usage():
 
 
 @contextlib.contextmanager
-def _mistakes(folder):
+def mistakes(folder):
     """What is wrong with data, directories or the disk is said without a traceback."""
     try:
         yield

@@ -28,6 +28,15 @@ from keras_robustlt.reporting.runs import check_tables
 
 # What a comparison leaves beside the directories of its runs.
 COMPARISON = "comparison.txt"
+OF_A_COMPARISON = ("comparison.png", "report.html")
+# What a run replaces or goes on with. It is its own beside config.json, or beside the
+# state of training, of which training sees whether it is.
+OF_A_RUN = (
+    *("history.csv", "schedule.csv", "skew_and_drift.csv", "best.weights.h5"),
+    *("network.keras", "network-last.keras", "evaluation.npz", "results.json"),
+    *("examples.npz", "schedule.png", "accuracy.png", "report.html"),
+)
+STATE = "checkpoints/training_state.npz"
 
 try:
     import fcntl
@@ -45,6 +54,8 @@ def check(folder, settings):
         )
     if is_begun(folder, settings):
         _check_goes_on(folder)
+    elif not (folder / STATE).exists():
+        refuse_foreign(folder, OF_A_RUN, "config.json of a run")
 
 
 def check_comparison(folder, settings):
@@ -60,11 +71,31 @@ def check_comparison(folder, settings):
             f"--workdir={folder} holds a single run, whose report a comparison would "
             "replace. Give another --workdir, or --nocompare to go on with the run."
         )
+    if not any((folder / key / "config.json").exists() for key in settings):
+        if not (folder / COMPARISON).exists():
+            refuse_foreign(folder, OF_A_COMPARISON, "comparison")
     for key, each in settings.items():
         if is_finished(folder / key, each):
             check_tables(folder / key)  # for the report on both
         else:
             check(folder / key, each)
+
+
+def refuse_foreign(folder, names, own):
+    """Raises a ValueError if files of something else would be replaced in `folder`.
+
+    Args:
+        folder: Path.
+        names: Strings, of the files that are written there.
+        own: String, what is there where they are of this package.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    if there:
+        raise ValueError(
+            f"--workdir={folder} holds no {own}, but {', '.join(there)}, of something "
+            "else, which would be replaced. Give another --workdir, or move what is "
+            "there."
+        )
 
 
 def _check_place(folder):
@@ -94,7 +125,7 @@ def is_begun(folder, settings, fingerprint=None):
     Raises:
         ValueError: If it holds a run of other settings, or of other data.
     """
-    config = _config(folder / "config.json")
+    config = read_config(folder / "config.json")
     if config is None:
         return False
     before = config["settings"]
@@ -126,9 +157,9 @@ def is_finished(folder, settings):
         return False
     try:
         results = json.loads((folder / "results.json").read_text("utf-8"))
-        return results["training"] == settings
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return False  # not there, cut short, or not what the run wrote
+    except (FileNotFoundError, ValueError):  # not there, or cut short
+        return False
+    return isinstance(results, dict) and results.get("training") == settings
 
 
 def _check_goes_on(folder):
@@ -149,7 +180,7 @@ def _check_goes_on(folder):
         )
 
 
-def _config(path):
+def read_config(path):
     """What config.json says; `None` if it is not there."""
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -164,8 +195,8 @@ def _config(path):
 
 def _damaged(path, why):
     return ValueError(
-        f"{path} is damaged ({why}). Put back the file as it was, or delete "
-        f"{path.parent} to start over."
+        f"{path} is damaged ({why}), or not of a run. Put back the file as it was, "
+        f"give another --workdir, or delete {path.parent} to start over."
     )
 
 
@@ -183,23 +214,31 @@ def save_network(network, folder, name="network.keras"):
 def held(folder):
     """Keeps other runs out of `folder`, which is made if it is not there.
 
-    The system releases the lock of a process that has ended, however it did. If the
-    first epoch was not reached, what was made here goes again.
+    The system releases the lock of a process that has ended, however it did. What
+    fails before it trains leaves the folder as it was.
 
     Raises:
         ValueError: If another process holds it.
     """
-    was_begun = (folder / "config.json").exists()
+    was_begun, before = (folder / "config.json").exists(), _trained(folder)
     path = folder / "lock"
     with made(folder):
         file = _lock(path)
         try:
             yield
+        except BaseException:
+            if not was_begun and _trained(folder) == before:
+                (folder / "config.json").unlink(missing_ok=True)
+            raise
         finally:
             path.unlink(missing_ok=True)  # as long as it is ours
             file.close()
-            if not was_begun and not (folder / "checkpoints").exists():
-                (folder / "config.json").unlink(missing_ok=True)
+
+
+def _trained(folder):
+    """What changes when training in `folder` begins, and with each epoch."""
+    state = folder / STATE
+    return state.parent.exists(), state.exists() and state.stat().st_mtime_ns
 
 
 @contextlib.contextmanager
