@@ -886,6 +886,23 @@ def test_skew_and_drift_look_at_training_images_as_they_are(tmp_path):
     assert {image.tobytes() for image in probe.images} <= known
 
 
+@pytest.mark.parametrize("error", [OSError("truncated"), ValueError("not there")])
+def test_the_best_weights_are_looked_at_before_training(monkeypatch, tmp_path, error):
+    def fails(*arguments, **options):
+        raise error
+
+    settings = from_flags(presets.DIGITSLT, "--keep=best", "--validation_fraction=0.2")
+    model = types.SimpleNamespace(load_weights=fails)  # it cannot train
+    data = types.SimpleNamespace(class_names=["a", "b"])
+    monkeypatch.setattr(one_run, "announce", None)
+    state = tmp_path / one_run.workdir.STATE
+    state.parent.mkdir()
+    state.write_text("")
+    message = f"best.weights.h5, .* cannot be read .{error}.*Put a copy of it back, or"
+    with pytest.raises(ValueError, match=message):
+        one_run.train(settings, data, model, tmp_path)
+
+
 def test_a_full_disk(monkeypatch, tmp_path):
     def run(*arguments):
         raise OSError(28, "No space left on device", "somewhere")

@@ -128,7 +128,19 @@ def test_files_of_something_else_are_not_replaced(tmp_path, name):
     with pytest.raises(ValueError, match=message):
         workdir.check(tmp_path, SETTINGS)
     # A run that has lost its config.json can go on.
-    (tmp_path / workdir.STATE).write_text("")
+    for own in (workdir.STATE, "network.keras"):
+        (tmp_path / own).write_text("")
+    workdir.check(tmp_path, SETTINGS)
+
+
+def test_an_evaluation_of_something_else_is_seen_before_training(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "evaluation.npz").write_text("of something else")
+    for name in ("network.keras", workdir.STATE):
+        with pytest.raises(ValueError, match="no trained network .* evaluation.npz"):
+            workdir.check(tmp_path, SETTINGS)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
     workdir.check(tmp_path, SETTINGS)
 
 

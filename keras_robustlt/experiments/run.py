@@ -13,6 +13,7 @@ from absl import logging
 
 import keras_robustlt as krl
 from keras_robustlt.callbacks.training_watch import never_begin
+from keras_robustlt.class_names import one_line
 from keras_robustlt.data.class_balanced import class_balanced_subset
 from keras_robustlt.evaluation.progress import duration
 from keras_robustlt.evaluation.runners import attacks_of
@@ -101,6 +102,12 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
     best = folder / "best.weights.h5"
     if settings["keep"] == "best":
         callbacks.insert(0, best_epoch(best))
+        if (folder / workdir.STATE).exists():
+            # Whether it can be read is seen now, not after training, which then takes
+            # all that this changes from the state.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the optimizer, not built yet
+                load_best(model, best)
     left = announce(settings, data, model, folder)
     with warnings.catch_warnings():
         # Without an attack, or a part of it: `announce` says so in words of the flags.
@@ -117,7 +124,7 @@ def train(settings, data, model, folder, chief=True, diagnostics=()):
         last = krl.networks.plain(model.network)
         workdir.save_network(last, folder, "network-last.keras")
     if settings["keep"] == "best":
-        model.load_weights(best)
+        load_best(model, best)
 
 
 def collapse_guard(settings, data):
@@ -150,6 +157,18 @@ def best_epoch(path):
         save_best_only=True,
         save_weights_only=True,
     )
+
+
+def load_best(model, path):
+    """Gives the model the weights that `best_epoch` keeps."""
+    try:
+        model.load_weights(path)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}, the weights of the best epoch so far, cannot be read "
+            f"({one_line(str(error))}). Put a copy of it back, or delete "
+            f"{path.parent} to start over."
+        ) from None
 
 
 def evaluate(network, settings, data, folder):

@@ -52,10 +52,14 @@ def check(folder, settings):
             f"--workdir={folder} holds a comparison, whose report a single run would "
             "replace. Give another --workdir."
         )
+    is_trained = (folder / STATE).exists()
     if is_begun(folder, settings):
         _check_goes_on(folder)
-    elif not (folder / STATE).exists():
+    elif not is_trained:
         refuse_foreign(folder, OF_A_RUN, "config.json of a run")
+    # The evaluation of a network that is still to be trained has not begun.
+    if not (is_trained and (folder / "network.keras").exists()):
+        refuse_foreign(folder, ["evaluation.npz"], "trained network of this run")
 
 
 def check_comparison(folder, settings):
