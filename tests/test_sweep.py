@@ -497,10 +497,32 @@ def test_flags_of_a_budget_go_to_its_runs():
         sweep.runs_of(points, ["--norobustlt"])
 
 
+def test_halves_of_which_nothing_is_left_are_refused():
+    for budgets, extra, message in (
+        (["uniform", "cpb"], "--beta=0.5", "^--beta=0.5 after -- does nothing: .*cpb"),
+        (["aiw"], "--alpha=0.5", "^--alpha=0.5 after -- does nothing: --budgets=aiw"),
+        (["cpb"], "--alpha=0", "^--budgets=cpb is no rule for the budget"),
+        (["aiw", "robustlt"], "--beta=0", "^--budgets=aiw is no rule for the budget"),
+    ):
+        points = sweep.grid(["digits"], ["at"], budgets, ["1"])
+        with pytest.raises(app.UsageError, match=message):
+            sweep.runs_of(points, [extra])
+    # It is for the whole of RobustLT.
+    points = sweep.grid(["digits"], ["at"], ["cpb", "aiw", "robustlt"], ["1"])
+    runs = sweep.runs_of(points, ["--beta=0.5"])
+    assert [settings["beta"] for _, settings in runs.values()] == [0, 0.5, 0.5]
+
+
 def test_table_of_nothing(run):
     end, printed = run("--table_only")
+    assert end == "--workdir=runs: there is no such directory." and not printed
+    RUNS.mkdir()
+    end, printed = run("--table_only", "--seeds=5")
     assert end is None
-    assert printed == "No run under runs is finished.\n"
+    assert printed == (
+        "The table is of all runs in runs: with --table_only, --data and --seeds leave "
+        "none out.\nNo run under runs is finished.\n"
+    )
 
 
 def test_share_of_the_machine(monkeypatch):

@@ -95,7 +95,9 @@ def main(argv, values):
         raise app.UsageError(str(error)) from None
     folder = pathlib.Path(values.workdir)
     failed = []
-    if not values.table_only:
+    if values.table_only:
+        _check_table_only(values, folder)
+    else:
         points = grid(values.data, values.methods, values.budgets, values.seeds)
         for data in values.data:
             train.check_outside(folder, data)
@@ -112,6 +114,18 @@ def main(argv, values):
         print(f"No run under {folder} is finished.")
     if failed:
         raise SystemExit("\n".join(f"{job.name} failed: {job.log}" for job in failed))
+
+
+def _check_table_only(values, folder):
+    if not folder.is_dir():
+        raise app.UsageError(f"--workdir={folder}: there is no such directory.")
+    of_runs = ("data", "methods", "budgets", "seeds", "jobs")
+    given = [f"--{name}" for name in of_runs if values[name].present]
+    if given:
+        print(
+            f"The table is of all runs in {folder}: with --table_only, "
+            f"{' and '.join(given)} leave none out."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,14 +218,32 @@ def runs_of(points, extra):
                 f"{given[name]} after -- leaves no run to show in a table: it is a "
                 "flag of `train` alone."
             )
+    _check_halves(points, given)
     of_others = dict(given)
     if any(point.is_robustlt for point in points):
         of_others = {k: v for k, v in given.items() if k not in OF_ROBUSTLT}
     result = {}
     for point in points:
         arguments = point.flags(given if point.is_robustlt else of_others)
-        result[point] = arguments, train.settings_of(arguments)
+        settings = train.settings_of(arguments)
+        if point.is_robustlt and settings.get("alpha") == settings.get("beta") == 0:
+            raise app.UsageError(
+                f"--budgets={point.budget} is no rule for the budget with --alpha=0 "
+                "and --beta=0: its runs would be those of uniform."
+            )
+        result[point] = arguments, settings
     return result
+
+
+def _check_halves(points, given):
+    """Raises if a flag is for a half of RobustLT that no run has."""
+    budgets = {point.budget for point in points if point.is_robustlt}
+    for budget, off in HALVES.items():
+        if off in given and budgets == {budget}:
+            raise app.UsageError(
+                f"{given[off]} after -- does nothing: --budgets={budget} is RobustLT "
+                f"with --{off}=0."
+            )
 
 
 def check(folder, runs):
