@@ -1049,6 +1049,33 @@ def test_processes_are_on_their_own_after_training(monkeypatch):
     assert ended
 
 
+@pytest.mark.parametrize(
+    ("distribute", "count", "batch_size", "counts", "message"),
+    [
+        ("none", 2, 4, [9], None),
+        ("mirrored", 2, 4, [9], "the 2 devices .* of 9 images: .* such as 5"),
+        ("mirrored", 2, 4, [12, 9], "a batch of 12 or 9 images"),
+        ("mirrored", 2, 4, [10], None),
+        ("mirrored", 3, 2, [9], "such as 3"),
+        ("mirrored", 3, 4, [11], "such as 6"),  # each takes two of the four
+        ("mirrored", 3, 4, [2], "or use fewer devices"),
+        ("multiworker", 2, 4, [9], "of --distribute=multiworker"),
+        ("multiworker", 3, 4, [11], None),
+        ("jax", 3, 2, [9], "no equal parts for the 3 devices .* such as 3"),
+        ("jax", 2, 4, [9], None),  # the last batch is left out
+    ],
+)
+def test_batches_that_do_not_reach_all_devices(
+    monkeypatch, distribute, count, batch_size, counts, message
+):
+    monkeypatch.setattr(devices, "_count", lambda distribute: count)
+    if message is None:
+        devices.check_batches(distribute, batch_size, counts)
+        return
+    with pytest.raises(ValueError, match=f"--batch_size={batch_size} .*{message}"):
+        devices.check_batches(distribute, batch_size, counts)
+
+
 @pytest.mark.slow
 def test_several_devices(tmp_path):
     run_python(

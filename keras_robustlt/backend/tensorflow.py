@@ -141,8 +141,10 @@ class StepAdapter:
         return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if iterator is not None and self._has_workers():
-            # Keras would average the images of all workers, for their shape.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if iterator is not None and replicas > 1:
+            # Keras would average the images of all replicas, for their shape, and
+            # some may have fewer than others.
             for _, _, batches in iterator:
                 data_batch = tf.nest.map_structure(
                     lambda x: self.distribute_strategy.experimental_local_results(x)[0],

@@ -71,6 +71,61 @@ def check(distribute, cpu_devices=None):
         )
 
 
+def check_batches(distribute, batch_size, counts):
+    """Raises a ValueError if a batch leaves a device without an image. In the scope.
+
+    TensorFlow does not train then: its convolutions fail. JAX needs equal parts, and
+    leaves out a smaller last batch.
+
+    Args:
+        distribute: One of `DISTRIBUTE`.
+        batch_size: Integer.
+        counts: List of integers, the images of each set that batches are made of.
+    """
+    if distribute == "none":
+        return
+    devices = _count(distribute)
+
+    def suits(batch_size):
+        if distribute == "jax":
+            return batch_size % devices == 0
+        sizes = {min(count, batch_size) for count in counts}
+        sizes |= {count % batch_size or batch_size for count in counts}
+        if distribute == "multiworker":
+            return min(sizes) >= devices
+        return all(_reaches_all(size, devices) for size in sizes)
+
+    if suits(batch_size):
+        return
+    larger = range(batch_size + 1, batch_size + 2 * devices**2)
+    better = next(filter(suits, larger), None)
+    wrong = (
+        f"has no equal parts for the {devices} devices of --distribute=jax"
+        if distribute == "jax"
+        else f"leaves some of the {devices} devices of --distribute={distribute} "
+        f"without an image, in a batch of {' or '.join(map(str, counts))} images"
+    )
+    raise ValueError(
+        f"--batch_size={batch_size} {wrong}: give another --batch_size"
+        + (f", such as {better}." if better else ", or use fewer devices.")
+    )
+
+
+def _count(distribute):
+    if distribute == "jax":
+        import jax
+
+        return jax.device_count()
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _reaches_all(size, devices):
+    """Whether `mirrored` has images for all: each takes as many, while there are."""
+    return -(-size // devices) * (devices - 1) < size
+
+
 def jax_devices(cpu_devices):
     """All devices of all processes, which the KERAS_DISTRIBUTION_* variables name."""
     import jax

@@ -68,6 +68,10 @@ def run(settings, folder, data_dir=None, distribute="none", cpu_devices=None):
     )
     with contextlib.ExitStack() as stack:
         with distribution:
+            counts = [int(data.class_counts.sum())]
+            if distribute != "none" and data.validation is not None:
+                counts.append(sum(len(labels) for _, labels in data.validation))
+            devices.check_batches(distribute, settings["batch_size"], counts)
             model = build_model(settings, data, len(data.train))
             # Every process asks, so that none waits for one that has stopped.
             is_begun = workdir.is_begun(folder, settings, data.fingerprint)
