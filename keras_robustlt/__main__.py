@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
 import warnings
 
 from absl import app, flags
@@ -25,6 +26,12 @@ COMMANDS = {
     "predict": ("deployment.command", "says what a network takes images for"),
     "report": ("reporting.command", "writes a page on runs, side by side"),
 }
+# What to do where there is no backend.
+BACKEND = (
+    "The backend of Keras is tensorflow, unless KERAS_BACKEND or its configuration "
+    "file, keras.json, names another, and must be tensorflow or jax: install what it "
+    "is, or set KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow in the environment."
+)
 
 
 def main(argv):
@@ -125,6 +132,9 @@ def _exit(message):
 
 def run(main=main):
     """Runs `main` with `sys.argv`; whatever ends it early is said in one line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this, as by >&-
+            setattr(sys, name, open(os.devnull, "w"))
     # A name that the terminal cannot show is no reason to fail.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -136,19 +146,32 @@ def run(main=main):
         sys.exit(1)
     except OSError as error:
         sys.exit(f"error: {error}")
-    except ModuleNotFoundError as error:
-        if error.name not in ("jax", "tensorflow"):
-            raise  # a fault of this package, or of an installation
-        sys.exit(
-            f"error: {error}. The backend of Keras is tensorflow, unless KERAS_BACKEND "
-            "or its configuration file names another: install what it is, or set "
-            "KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow in the environment."
-        )
-    except ImportError as error:  # the package's own, which says what to install
-        sys.exit(f"error: {error}")
+    except (AttributeError, ImportError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and _is_of_the_backend(error):
+            sys.exit(f"error: {error}. {BACKEND}")
+        if _is_of_the_backend(error):
+            said = str(error).rstrip(". ")
+            sys.exit(f"error: Keras refuses how it is configured: {said}. {BACKEND}")
+        if isinstance(error, ImportError) and not isinstance(
+            error, ModuleNotFoundError
+        ):
+            sys.exit(f"error: {error}")  # the package's own: it says what to install
+        raise  # a fault of this package, or of an installation
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_of_the_backend(error):
+    """Whether there is no backend, or Keras refuses the one that is set."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("jax", "tensorflow"):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code.co_name == "<module>"
+        and frame.f_globals["__name__"].startswith("keras.src.backend")
+        for frame in frames
+    )
 
 
 if __name__ == "__main__":

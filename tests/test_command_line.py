@@ -1,6 +1,7 @@
 """The commands of `python -m keras_robustlt`, without what they do."""
 
 import io
+import json
 import subprocess
 import sys
 import types
@@ -118,6 +119,44 @@ def test_a_pipe_that_is_closed_is_no_traceback():
     assert process.wait() == 1
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_no_error(command, monkeypatch, stream):
+    monkeypatch.setattr(sys, stream, None)
+    command("show", "this")
+    getattr(sys, stream).close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "configuration", "message"),
+    [
+        ("foo", {}, "Keras refuses how it is configured: Unable to import backend"),
+        (
+            "torch",
+            {},
+            "The backend of Keras is tensorflow, unless KERAS_BACKEND or its",
+        ),
+        ("tensorflow", {"floatx": "float8"}, "configured: Invalid `floatx`"),
+        ("tensorflow", [], "configured: 'list' object"),
+    ],
+)
+def test_a_backend_that_is_none_is_said_in_one_line(
+    tmp_path, monkeypatch, backend, configuration, message
+):
+    (tmp_path / "keras.json").write_text(json.dumps(configuration))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # as where it is not installed
+        "from keras_robustlt import __main__ as m; m.run()"
+    )
+    command = [sys.executable, "-c", code, "train", "--data=digits", "--model=x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    (line,) = [each for each in done.stderr.splitlines() if "error" in each]
+    assert line.startswith("error: ") and message in line
+    assert "KERAS_BACKEND=tensorflow" in line and "Traceback" not in done.stderr
 
 
 def test_asking_for_help_loads_no_backend():
