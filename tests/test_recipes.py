@@ -1076,6 +1076,34 @@ def test_batches_that_do_not_reach_all_devices(
         devices.check_batches(distribute, batch_size, counts)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "task", "is_right"),
+    [
+        ({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 1}, True),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, {"type": "chief", "index": 0}, True),
+        ({"worker": ["a:1"]}, {"type": "worker", "index": 1}, False),
+        ({"worker": ["a:1"]}, {"type": "worker", "index": "0"}, False),
+        ({"worker": ["a:1"]}, {"type": "chief", "index": 0}, False),
+        ({"worker": ["a:1"]}, {"type": "worker"}, False),
+        ({"worker": "a"}, {"type": "worker", "index": 0}, False),
+        ({"worker": [1]}, {"type": "worker", "index": 0}, False),
+        (["worker"], {"type": "worker", "index": 0}, False),
+        ({"worker": ["a:1"]}, [], False),
+        ({"worker": ["a:1"]}, {"type": [], "index": 0}, False),
+    ],
+)
+def test_which_worker_a_process_is(monkeypatch, cluster, task, is_right):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    config = json.dumps({"cluster": cluster, "task": task})
+    for text in [config] if is_right else [config, "{}", "[]", "", "{x"]:
+        monkeypatch.setenv("TF_CONFIG", text)
+        if is_right:
+            devices.check("multiworker")
+            return
+        with pytest.raises(ValueError, match="needs TF_CONFIG .* Received: TF_CONFIG="):
+            devices.check("multiworker")
+
+
 @pytest.mark.slow
 def test_several_devices(tmp_path):
     run_python(

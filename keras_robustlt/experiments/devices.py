@@ -62,13 +62,32 @@ def check(distribute, cpu_devices=None):
             f"--distribute={distribute} is of another backend than {backend}: set "
             f"KERAS_BACKEND={BACKENDS[distribute]}."
         )
-    if distribute == "multiworker" and "TF_CONFIG" not in os.environ:
+    if distribute == "multiworker" and not _names_a_worker(os.environ.get("TF_CONFIG")):
+        received = os.environ.get("TF_CONFIG", "none")
         raise ValueError(
             "--distribute=multiworker needs TF_CONFIG in the environment of each "
             'process, such as {"cluster": {"worker": ["10.0.0.1:1234", '
             '"10.0.0.2:1234"]}, "task": {"type": "worker", "index": 0}}. On one '
-            "machine, use --distribute=mirrored."
+            f"machine, use --distribute=mirrored. Received: TF_CONFIG={received}"
         )
+
+
+def _names_a_worker(text):
+    """Whether a TF_CONFIG has the addresses of workers, and which of them this is."""
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        addresses, index = cluster[task["type"]], task["index"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    lists = list(cluster.values())
+    return (
+        task["type"] in ("chief", "worker")
+        and all(isinstance(each, list) for each in lists)
+        and all(isinstance(address, str) for each in lists for address in each)
+        and type(index) is int
+        and 0 <= index < len(addresses)
+    )
 
 
 def check_batches(distribute, batch_size, counts):
