@@ -80,6 +80,10 @@ def call(name, arguments, help, define_flags, main, of_unknown_flags=""):
             argv = values([name, *map(_at_home, arguments)])
         except flags.UnrecognizedFlagError as error:
             raise app.UsageError(f"{error}. {of_unknown_flags}".rstrip(". ")) from None
+        except UnicodeDecodeError as error:
+            raise app.UsageError(
+                f"--flagfile must be a text file, with a flag on each line ({error})."
+            ) from None
         except ValueError as error:  # of --noflag=value, as absl says it
             raise app.UsageError(str(error)) from None
         main(argv, values)

@@ -2,6 +2,7 @@
 expected, before anything is trained, attacked or written.
 """
 
+import json
 import pathlib
 import runpy
 import sys
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_robustlt as krl
 from keras_robustlt import __main__ as command_line
 
 pytestmark = pytest.mark.tensorflow
@@ -97,6 +99,7 @@ OF_A_RUN = [
     ("--method=at_bsl --method_options=tau=low", ("--method_options", "tau")),
     ("--attacks=CLEAN", ("--attacks=CLEAN: An attack must be",)),
     *each("attacks", ["foo", "pgd", "clean,pgd0", "PGD20", "", "union"], ""),
+    *each("attacks", ["pgd020", "pgd20,pgd020", "cw²", "cw１"], "An attack must be"),
     # What would do nothing
     ("--norobustlt --alpha=0.5", ("--alpha=0.5", DOES_NOTHING)),
     ("--norobustlt --beta=0.5", ("--beta=0.5", DOES_NOTHING)),
@@ -210,6 +213,15 @@ SWEEP = [
 ]
 
 NETWORK = "other.keras --data=data.npz"
+# What is wrong in a config.json, and what is said of it.
+CONFIGS = [
+    ({"class_counts": [5, 0]}, "its class_counts hold 0"),
+    ({"class_counts": [5, 2.5]}, "its class_counts hold 2.5"),
+    ({"class_counts": [5], "class_names": ["a", "b"]}, "1 class_counts of 2 classes"),
+    ({"settings": {"epsilon": -1}}, "its epsilon is -1"),
+    ({"settings": {"epsilon": 8}}, "its epsilon is 8"),
+    ({"settings": {"epsilon": float("nan")}}, "its epsilon is nan"),
+]
 EVALUATE = [
     ("", ("give one network",)),
     (". --data=data.npz", ("no network at '.'",)),
@@ -240,6 +252,12 @@ EVALUATE = [
     (f"{NETWORK} --class_counts=5,-1", ("class_counts",)),
     (f"{NETWORK} --config=nowhere.json", ("nowhere.json",)),
     (f"{NETWORK} --config=file", ("--config", "file")),
+    (f"{NETWORK} --config=empty", ("--config must be the config.json", "empty")),
+    *[
+        (f"{NETWORK} --config=config{n}.json", ("--config must be", names))
+        for n, (_, names) in enumerate(CONFIGS)
+    ],
+    (f"{NETWORK} --flagfile=data.npz", ("--flagfile must be a text file",)),
     (f"{NETWORK} --epoks=2", ("Unknown command line flag 'epoks'",)),
 ]
 
@@ -251,6 +269,11 @@ REPORT = [
     ("empty --output=s3://bucket/a.html", ("s3://bucket/a.html", "mount remote")),
     ("empty --title", (NO_VALUE, "title")),
     ("empty --names=a,b", ("empty",)),
+    ("a.json --names=", ("--names must have a name",)),
+    ("a.json b.json --names=x,", ("--names must have a name for each of the 2 runs",)),
+    ("a.json ./a.json", ("must be different ones", "'./a.json'")),
+    ("foreign", ("config.json", "it has nothing of a run")),
+    ("a.json --output=r.txt", ("--output must be the path of an .html", "r.txt")),
     ("empty --nmaes=a", ("Unknown command line flag 'nmaes'",)),
 ]
 
@@ -284,6 +307,16 @@ def files(tmp_path_factory):
     for name in ("file", "file.npz"):
         (folder / name).write_text("no such thing")
     (folder / "empty").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign/config.json").write_text('{"theme": "dark"}')
+    for number, (content, _) in enumerate(CONFIGS):
+        (folder / f"config{number}.json").write_text(json.dumps(content))
+    entry = dict.fromkeys(("all", "tail", "balanced", "worst"), 0.5)
+    results = krl.EvaluationResults(
+        {"clean": {**entry, "per_class": [0.5, 0.5]}}, {"epsilon": 0.1}
+    )
+    for name in ("a.json", "b.json"):
+        results.to_json(folder / name)
     network = keras.Sequential(
         [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     )

@@ -325,7 +325,8 @@ def test_initial_weights_of_other_classes(tmp_path, capsys, classes, new_head):
             np.testing.assert_array_equal(one, other)
     expected = head if anew else trained.layers[-1].get_weights()[0]
     np.testing.assert_array_equal(network.layers[-1].get_weights()[0], expected)
-    assert ("begins anew" in capsys.readouterr().out) == anew
+    said = capsys.readouterr().out
+    assert ("begins anew" in said, "--new_head" in said) == (anew, new_head)
 
 
 def test_initial_weights_say_what_they_leave_behind(capsys):

@@ -12,7 +12,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 from PIL import Image
 from test_repository import run_python
 from tiny_data import write_cifar100, write_imagenet64, write_tiny_imagenet
@@ -668,6 +668,12 @@ def test_what_begins_after_training_is_said_in_flags(monkeypatch):
         one_run.announce(settings, data, model, "run")
     (text,) = said
     assert "CGR" in text and "begins with epoch 11" in text and "--epochs" in text
+    assert "--method_options can" in text
+    said.clear()
+    settings, model = built(epochs=1, budget="cfa")
+    one_run.announce(settings, data, model, "run")
+    (text,) = said
+    assert "CFA" in text and "--epochs" in text and "--method_options" not in text
 
 
 # Runs
@@ -884,6 +890,14 @@ def test_skew_and_drift_look_at_training_images_as_they_are(tmp_path):
     known = {image.tobytes() for image in x}
     assert len(probe.images) == 200 and len(set(probe._given_labels)) == 10
     assert {image.tobytes() for image in probe.images} <= known
+
+
+def test_a_folder_that_is_not_there_is_said_in_the_flag_of_the_recipe():
+    values = flags.FlagValues()
+    flags.DEFINE_string("data_dir", "nowhere", "", flag_values=values)
+    values.mark_as_parsed()
+    with pytest.raises(app.UsageError, match="^--data_dir=nowhere is neither"):
+        train._own_images(values)
 
 
 @pytest.mark.parametrize("error", [OSError("truncated"), ValueError("not there")])

@@ -101,7 +101,7 @@ def get(attack, epsilon=None, batch_size=250, norm="linf"):
                     f"'fgsm'. Received: norm={norm!r}"
                 )
             return FGSMRS(epsilon)
-        if name in STEPPED and steps:
+        if name in STEPPED and steps and steps == str(int(steps)):  # not "pgd020"
             size = epsilon / min(max(int(steps), 1), 8)
             return PGD(epsilon, int(steps), size, norm, loss=STEPPED[name])
         if attack in BY_NAME:

@@ -89,10 +89,10 @@ def set_initial_weights(network, trained, settings):
     if _shapes(ours) != _shapes(theirs):
         raise _no_initial_weights(settings, "its layers are others")
     if anew:
-        print(
-            f"  The last layer of {settings['initial_weights']} is of other classes, "
-            "or another --head, and begins anew."
-        )
+        why = "is of other classes, or another --head, and begins anew"
+        if settings["new_head"]:
+            why = "stays out, as --new_head says: that layer begins anew"
+        print(f"  The last layer of {settings['initial_weights']} {why}.")
     left_out = _after_weights(trained)[len(_after_weights(network)) :]
     if left_out:
         print(

@@ -430,14 +430,15 @@ def warn_of_what_never_begins(model, epochs):
         model: As `training_watch.never_begin` takes it.
         epochs: Integer.
     """
+    sooner = ", or let it begin sooner, as --method_options can"
     for part, first in never_begin(model, epochs):
         logging.warning(
             "%s does not do its part in %d epoch(s): that begins with epoch %d, and "
-            "this is training without it. Give more --epochs, or let it begin sooner, "
-            "as --method_options can.",
+            "this is training without it. Give more --epochs%s.",
             part,
             epochs,
             first + 1,
+            "" if part in (model.budget, model.averaging) else sooner,
         )
 
 

@@ -123,8 +123,11 @@ def _own_images(values):
         raise app.UsageError("give --data_dir, such as --data_dir=my_images.")
     data = values.data_dir
     values["data_dir"].unparse()
-    with _mistakes_of_usage():
+    try:
         return presets.table_of(data), data
+    except ValueError as error:
+        said = str(error).replace("--data=", "--data_dir=", 1)
+        raise app.UsageError(said) from None
 
 
 def start(argv, values, table, data):

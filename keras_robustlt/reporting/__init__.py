@@ -56,6 +56,7 @@ def report(*arguments, names=None, title=None):
             "`runs` must come before the path: directories, results.json files or "
             "EvaluationResults. Received: none"
         )
+    _check_apart(sources)
     runs = [load(source, index) for index, source in enumerate(sources)]
     for run in runs:
         if run.results is not None and not run.results:
@@ -74,12 +75,26 @@ def report(*arguments, names=None, title=None):
     return path
 
 
+def _check_apart(sources):
+    """Raises if a directory or file is there more than once, as runs to compare."""
+    paths = {}
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)):
+            first = paths.setdefault(pathlib.Path(source).resolve(), source)
+            if first is not source:
+                raise ValueError(
+                    "`runs` must be different ones. Received the same twice: "
+                    f"{str(first)!r} and {str(source)!r}"
+                )
+
+
 def _name(runs, names):
     """Gives each run another name."""
     if names is not None:
         is_many = hasattr(names, "__iter__") and not isinstance(names, str)
         names = list(names) if is_many else names
-        if not is_many or len(names) != len(runs):
+        blank = is_many and not all(str(name).strip() for name in names)
+        if not is_many or len(names) != len(runs) or blank:
             raise ValueError(
                 f"`names` must have a name for each of the {len(runs)} runs. "
                 f"Received: names={names!r}"

@@ -9,6 +9,8 @@ results.json. The page is one file that needs no network.
     --title="Digits, seed 1"   its title
 """
 
+import pathlib
+
 from absl import app, flags
 
 from keras_robustlt.reporting import report
@@ -37,6 +39,11 @@ def main(argv, values):
     """
     if len(argv) < 2 or "" in argv:
         raise app.UsageError("give one run or more, such as runs/cifar10lt.")
+    if pathlib.Path(values.output).suffix.lower() not in (".html", ".htm"):
+        raise app.UsageError(
+            "--output must be the path of an .html file to write. Received: "
+            f"--output={values.output}"
+        )
     try:
         path = report(*argv[1:], values.output, names=values.names, title=values.title)
     except (OSError, ValueError) as error:

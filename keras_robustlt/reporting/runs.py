@@ -189,6 +189,8 @@ def _if_there(read, path):
 def _config(path):
     try:
         config = json.loads(path.read_text("utf-8"))
+        if not {"settings", "class_names", "class_counts"} & config.keys():
+            raise ValueError("it has nothing of a run")
         for key in ("settings", "versions"):
             config[key] = dict(config.get(key) or {})
         names, counts = config.get("class_names"), config.get("class_counts")
