@@ -926,8 +926,15 @@ def test_a_full_disk(monkeypatch, tmp_path):
         "^error: .*No space left on device: 'somewhere'. Started again, the same "
         "command goes on from what is done in .*run.$"
     )
+    with pytest.raises(SystemExit, match="^error: .*No space.*: 'somewhere'$"):
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+    (tmp_path / "run").mkdir()
     with pytest.raises(SystemExit, match=message):
         run_here(*SHORT, f"--workdir={tmp_path / 'run'}")
+    # Where nothing is written nothing goes on.
+    monkeypatch.setattr(train, "_check_without_training", run)
+    with pytest.raises(SystemExit, match="^error: .*No space.*: 'somewhere'$"):
+        run_here(*SHORT, f"--workdir={tmp_path / 'run'}", "--dry_run")
 
 
 SMALL_DATA = {

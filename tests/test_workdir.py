@@ -136,7 +136,7 @@ def test_files_of_something_else_are_not_replaced(tmp_path, name):
 def test_an_evaluation_of_something_else_is_seen_before_training(tmp_path):
     begin(tmp_path)
     (tmp_path / "evaluation.npz").write_text("of something else")
-    for name in ("network.keras", workdir.STATE):
+    for name in (workdir.STATE, "network.keras"):
         with pytest.raises(ValueError, match="no trained network .* evaluation.npz"):
             workdir.check(tmp_path, SETTINGS)
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -163,6 +163,24 @@ def test_other_settings(tmp_path):
     message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
     with pytest.raises(ValueError, match=message):
         workdir.is_begun(tmp_path, {**SETTINGS, "alpha": 0.5})
+
+
+def test_a_path_may_be_written_differently(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    for key in workdir.PATHS:
+        before = {"data": "digits", key: "x.npz"}
+        workdir.write_config(folder, {"settings": before})
+        (folder / "results.json").write_text(json.dumps({"training": before}))
+        for path in ("./x.npz", str(tmp_path / "x.npz"), "run/../x.npz"):
+            assert workdir.is_finished(folder, {**before, key: path})
+        for other in ("y.npz", None, "run/x.npz"):
+            with pytest.raises(ValueError, match=f"{key}: x.npz there, {other} now"):
+                workdir.is_finished(folder, {**before, key: other})
+    # A data set is no folder that is called like it.
+    workdir.write_config(folder, {"settings": {"data": "digits"}})
+    with pytest.raises(ValueError, match="data: digits there, ./digits now"):
+        workdir.is_begun(folder, {"data": "./digits"})
 
 
 def test_other_data(tmp_path):

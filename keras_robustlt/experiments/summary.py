@@ -78,7 +78,8 @@ def _read(path):
     config = workdir.read_config(path.with_name("config.json"))
     if config is None:
         raise ValueError("its config.json is not there")
-    if results.get("training") != config["settings"]:
+    training = results.get("training")
+    if not isinstance(training, dict) or workdir.changed(training, config["settings"]):
         raise ValueError("results.json is of other settings than config.json")
     lacking = {"seed", "method", "budget"} - config["settings"].keys()
     if lacking or not isinstance(config.get("name"), str):

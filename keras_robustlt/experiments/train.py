@@ -159,7 +159,7 @@ def start(argv, values, table, data):
         if compares:
             runs, _ = _compared(settings, given_flags(values), data)
         _check_names(runs)
-        with mistakes(folder):
+        with mistakes():
             _check_without_training(runs, folder, table)
         _say_what_would_be_done(runs, settings, folder)
         return
@@ -298,8 +298,13 @@ def _mistakes_of_usage():
 
 
 @contextlib.contextmanager
-def mistakes(folder):
-    """What is wrong with data, directories or the disk is said without a traceback."""
+def mistakes(folder=None):
+    """What is wrong with data, directories or the disk is said without a traceback.
+
+    Args:
+        folder: Path, where the command goes on from. Defaults to `None`, where it
+            writes nothing.
+    """
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -307,10 +312,11 @@ def mistakes(folder):
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SystemExit(
-            f"error: {error}. Started again, the same command goes on from what is "
-            f"done in {folder}."
-        ) from None
+        begun = folder is not None and folder.exists()
+        goes_on = (
+            f". Started again, the same command goes on from what is done in {folder}."
+        )
+        raise SystemExit(f"error: {error}{goes_on if begun else ''}") from None
     except Exception as error:
         from keras_robustlt.experiments import memory
 

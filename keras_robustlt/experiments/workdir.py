@@ -20,9 +20,11 @@ While a process trains or evaluates there, it also holds the file `lock`.
 import contextlib
 import json
 import os
+import pathlib
 import platform
 import time
 
+from keras_robustlt.experiments.presets import has_name
 from keras_robustlt.files import write_atomically
 from keras_robustlt.reporting.runs import check_tables
 
@@ -36,6 +38,8 @@ OF_A_RUN = (
     *("network.keras", "network-last.keras", "evaluation.npz", "results.json"),
     *("examples.npz", "schedule.png", "accuracy.png", "report.html"),
 )
+# Settings that may be paths.
+PATHS = ("data", "initial_weights", "backbone_weights")
 STATE = "checkpoints/training_state.npz"
 
 try:
@@ -133,15 +137,14 @@ def is_begun(folder, settings, fingerprint=None):
     if config is None:
         return False
     before = config["settings"]
-    changed = [
+    differing = [
         f"  {key}: {before.get(key)} there, {settings.get(key)} now"
-        for key in sorted({*before, *settings})
-        if before.get(key) != settings.get(key)
+        for key in changed(before, settings)
     ]
-    if changed:
+    if differing:
         raise ValueError(
             f"{folder} holds a run with other settings:\n"
-            + "\n".join(changed)
+            + "\n".join(differing)
             + "\nGive another --workdir, the same settings (to go on with that "
             "run), or delete the directory."
         )
@@ -163,7 +166,27 @@ def is_finished(folder, settings):
         results = json.loads((folder / "results.json").read_text("utf-8"))
     except (FileNotFoundError, ValueError):  # not there, or cut short
         return False
-    return isinstance(results, dict) and results.get("training") == settings
+    before = results.get("training") if isinstance(results, dict) else None
+    return isinstance(before, dict) and not changed(before, settings)
+
+
+def changed(before, now):
+    """The names of the settings that differ; paths may be written differently."""
+    return [
+        key
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+        and not (key in PATHS and _is_same_path(before.get(key), now.get(key)))
+    ]
+
+
+def _is_same_path(one, other):
+    if not isinstance(one, str) or not isinstance(other, str):
+        return False
+    if has_name(one) or has_name(other):
+        return False
+    one, other = (pathlib.Path(each).expanduser().resolve() for each in (one, other))
+    return one == other
 
 
 def _check_goes_on(folder):
