@@ -151,16 +151,13 @@ def run(main=main):
     except OSError as error:
         sys.exit(f"error: {error}")
     except (AttributeError, ImportError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and _is_of_the_backend(error):
-            sys.exit(f"error: {error}. {BACKEND}")
+        is_missing = isinstance(error, ModuleNotFoundError)
         if _is_of_the_backend(error):
-            said = str(error).rstrip(". ")
-            sys.exit(f"error: Keras refuses how it is configured: {said}. {BACKEND}")
-        if isinstance(error, ImportError) and not isinstance(
-            error, ModuleNotFoundError
-        ):
-            sys.exit(f"error: {error}")  # the package's own: it says what to install
-        raise  # a fault of this package, or of an installation
+            why = "" if is_missing else "Keras refuses how it is configured: "
+            sys.exit(f"error: {why}{str(error).rstrip('. ')}. {BACKEND}")
+        if is_missing or not isinstance(error, ImportError):
+            raise  # a fault of this package, or of an installation
+        sys.exit(f"error: {error}")  # the package's own, which says what to install
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

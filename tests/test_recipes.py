@@ -1109,6 +1109,7 @@ def test_batches_that_do_not_reach_all_devices(
         ({"worker": "a"}, {"type": "worker", "index": 0}, False),
         ({"worker": [1]}, {"type": "worker", "index": 0}, False),
         (["worker"], {"type": "worker", "index": 0}, False),
+        ([["a:1"]], {"type": 0, "index": 0}, False),
         ({"worker": ["a:1"]}, [], False),
         ({"worker": ["a:1"]}, {"type": [], "index": 0}, False),
     ],

@@ -78,9 +78,9 @@ def _names_a_worker(text):
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         addresses, index = cluster[task["type"]], task["index"]
-    except (KeyError, TypeError, ValueError):
+        lists = list(cluster.values())
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    lists = list(cluster.values())
     return (
         task["type"] in ("chief", "worker")
         and all(isinstance(each, list) for each in lists)

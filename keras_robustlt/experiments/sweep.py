@@ -256,7 +256,8 @@ def check(folder, runs):
     if not any(folder.glob("*/*/seed*/config.json")):
         workdir.refuse_foreign(folder, summary.FILES, "run of a sweep")
     for point, (_, settings) in runs.items():
-        workdir.check(folder / point.name, settings)
+        if not workdir.is_finished(folder / point.name, settings):
+            workdir.check(folder / point.name, settings)
 
 
 def run(runs, folder, at_a_time=None):

@@ -211,7 +211,7 @@ def read_config(path):
     """What config.json says; `None` if it is not there."""
     try:
         config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise _damaged(path, error) from None
