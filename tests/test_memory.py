@@ -34,10 +34,10 @@ class ResourceExhaustedError(Exception):
 )
 def test_too_little_memory_is_said_in_one_line(error):
     with pytest.raises(SystemExit, match="error: there is not enough memory. Choose"):
-        with train._mistakes("runs/a"):
+        with train.mistakes("runs/a"):
             raise error
     with pytest.raises(RuntimeError, match="^another$"):
-        with train._mistakes("runs/a"):
+        with train.mistakes("runs/a"):
             raise RuntimeError("another")
 
 
