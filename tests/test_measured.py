@@ -158,6 +158,17 @@ def test_so_do_the_rows_of_the_base_methods(method, title):
 
 
 UNDER_AUTOATTACK = [("autoattack", group) for group in ("all", "tail", "worst")]
+AGAIN = [("pgd20", group) for group in ("all", "tail")]
+
+
+@pytest.mark.parametrize("method, title", [("at", "AT"), ("reat", "REAT")])
+def test_so_do_the_rows_of_the_base_methods_under_autoattack(method, title):
+    results = BUILD.with_name("results")
+    columns = [*UNDER_AUTOATTACK, *AGAIN]
+    cells = changes(results / "runs-methods-again", method, "robustlt", columns=columns)
+    assert f"| {title} | {cells} |" in (results / "README.md").read_text()
+
+
 RIVALS = {"cfa": "CFA", "dafa": "DAFA", "udr": "UDR"}
 
 
