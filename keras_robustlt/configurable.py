@@ -1,5 +1,7 @@
 """What methods, budgets, attacks and averaging rules are made with, and their state."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -47,19 +49,49 @@ def freeze(part):
         vars(part)["_settings"] = frozenset(part.get_config())
 
 
-def refuse_anothers(argument, part):
-    """Raises a ValueError if `part` has a state, which is that of another model."""
-    if vars(part).get("_state_is_made"):
+@contextlib.contextmanager
+def built_for_one_model(parts):
+    """Within, parts are built; raises if that changes what they are for another model.
+
+    What a part finds for the same classes and budget may serve any number of models.
+
+    Args:
+        parts: List of pairs of the argument of the model and the `Configurable`.
+
+    Raises:
+        ValueError: If one is part of another model, and would be of no use to it any
+            more.
+    """
+    before = [dict(vars(part)) for _, part in parts]
+    yield
+    changed = [
+        (argument, part, found)
+        for (argument, part), found in zip(parts, before, strict=True)
+        # A copy, which has the attributes too, is another part.
+        if found.get("_built_as") == id(part) and not _are_same(found, vars(part))
+    ]
+    for _, part, found in changed:
+        vars(part).update(found)
+    for argument, part, _ in changed[:1]:
         raise ValueError(
             f"`{argument}` is part of another model, for whose classes and training it "
             f"keeps its state. Make a new {type(part).__name__} for each model. "
             f"Received: {argument}={part!r}"
         )
+    for _, part in parts:
+        vars(part)["_built_as"] = id(part)
 
 
-def state_is_made(part):
-    """Remembers that the state of `part` is that of a model."""
-    vars(part)["_state_is_made"] = True
+def _are_same(before, now):
+    """Whether all attributes of an object are what they were."""
+    return before.keys() == now.keys() and all(
+        before[name] is value
+        or isinstance(value, np.ndarray)
+        and np.array_equal(before[name], value)
+        or isinstance(value, (bool, float, int, str, tuple))
+        and before[name] == value
+        for name, value in now.items()
+    )
 
 
 class Part(Configurable):

@@ -224,7 +224,7 @@ def check_to_predict(arguments, network):
     """Raises if `x` is or begins with what are no images for `network`.
 
     To other images the network would have an answer too, and say it with confidence.
-    Of a data set that can be read again it is the first batch.
+    Of a data set that is the same when it is read again it is the first batch.
 
     Args:
         arguments: Dictionary of the arguments of `keras.Model.predict`.
@@ -243,7 +243,7 @@ def check_to_predict(arguments, network):
     _check_ends(arguments)
     if isinstance(x, keras.utils.PyDataset):
         x = x[0]
-    elif hasattr(x, "element_spec") and hasattr(x, "take"):
+    elif hasattr(x, "element_spec") and resumption.is_repeatable(x):
         x = next(iter(x.take(1)), None)
     if isinstance(x, (list, tuple)):  # with labels
         x = x[0]

@@ -146,6 +146,8 @@ def refuse_probabilities(argument, metric):
 
 def _cuts_probabilities(metric):
     """Whether a metric of Keras has the thresholds that it has by itself."""
+    if type(metric).__module__.partition(".")[0] != "keras":
+        return False  # one of the user's own, which may take logits
     if isinstance(metric, keras.metrics.BinaryAccuracy):
         return metric.get_config()["threshold"] == 0.5
     if hasattr(metric, "num_thresholds") and not hasattr(metric, "_from_logits"):

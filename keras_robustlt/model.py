@@ -290,16 +290,15 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.start_seed = keras.random.SeedGenerator(seed)
         self.evaluation_seed = keras.random.SeedGenerator(derived_seed(seed, 1))
         self.augmentation_seed = keras.random.SeedGenerator(derived_seed(seed, 2))
-        with_state = model_arguments.with_state(self)
-        for argument, part in with_state:
-            configurable.refuse_anothers(argument, part)
-        self.method.build(self)
-        self.budget.build(self)
-        if isinstance(self.attack, attacks.Attack):
-            self.attack.build(self)
+        with configurable.built_for_one_model(model_arguments.parts_of(self)):
+            self.method.build(self)
+            self.budget.build(self)
+            if isinstance(self.attack, attacks.Attack):
+                self.attack.build(self)
+            if self.averaging is not None:
+                self.averaging.build(self)
         self.averaged_network = None
         if self.averaging is not None:
-            self.averaging.build(self)
             self.averaged_network = weight_averaging.copy_of(network)
         if self.method.uses_features:
             self._with_features = _feature_networks(network, self.inference_network)
@@ -327,9 +326,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.built = network.built
         if network.built and hasattr(network, "output_shape"):
             checks.outputs(network.output_shape, self.num_classes)
-        # Last, so that what is refused leaves its arguments as they were.
-        for _, part in with_state:
-            configurable.state_is_made(part)
         for part in (*parts_of(self), self.attack, self.evaluation_attack):
             configurable.freeze(part)
 

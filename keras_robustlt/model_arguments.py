@@ -18,7 +18,6 @@ from keras_robustlt.attacks.arguments import (
     check_stays_within,
 )
 from keras_robustlt.attacks.base import Attack, trait
-from keras_robustlt.averaging import WeightAveraging
 from keras_robustlt.data import layers
 from keras_robustlt.data.augmentation import (
     AUGMENTATIONS,
@@ -26,12 +25,10 @@ from keras_robustlt.data.augmentation import (
     TRIED,
     on_device,
 )
-from keras_robustlt.methods.base import Method, OnTop, layers_of
+from keras_robustlt.methods.base import layers_of
 
 # What the loss of a method may look at.
 INPUTS = ("adversarial", "clean")
-# What `build` is where there is no state to make.
-WITHOUT_STATE = Attack.build, Method.build, OnTop.build, WeightAveraging.build
 
 
 def check_attack(argument, attack, epsilon, training):
@@ -73,20 +70,15 @@ def check_attack(argument, attack, epsilon, training):
     check_no_smaller_ball(argument, attack, training)
 
 
-def with_state(model):
-    """The parts of a model whose `build` makes a state, each with its argument.
+def parts_of(model):
+    """What a model is made of that may keep a state, each with its argument.
 
     Args:
         model: A `RobustLTModel` that has its parts, built or not.
     """
     parts = [(name, getattr(model, name)) for name in ("attack", "budget", "averaging")]
     parts += [("method", method) for method in layers_of(model.method)]
-    return [
-        (argument, part)
-        for argument, part in parts
-        if isinstance(part, configurable.Configurable)
-        and type(part).build not in WITHOUT_STATE
-    ]
+    return [pair for pair in parts if isinstance(pair[1], configurable.Configurable)]
 
 
 def check_no_state(argument, attack, built):

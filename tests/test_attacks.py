@@ -67,7 +67,7 @@ def test_a_budget_for_each_image(images, norm):
 
 def test_a_step_size_for_each_image(images):
     x, y = images
-    step_size = np.linspace(0.01, 0.1, len(x), dtype="float32")
+    step_size = np.linspace(0, 0.1, len(x), dtype="float32")
     attack = PGD(0.1, steps=1, random_start=False)
     moved = lengths(attack(dense_network(), x, y, step_size=step_size), x, "linf")
     np.testing.assert_allclose(moved, step_size, atol=1e-6)
@@ -399,7 +399,6 @@ def test_shown_as_it_was_made():
         (lambda x, y: {"epsilon": np.full(12, np.nan)}, "`epsilon`"),
         (lambda x, y: {"epsilon": -0.1}, "`epsilon`"),
         (lambda x, y: {"step_size": np.full(12, -1.0)}, "`step_size`"),
-        (lambda x, y: {"step_size": np.arange(12) / 99}, "`step_size`.* above 0"),
         (lambda x, y: {"network": dense_network(1)}, "at least 2 classes.*Dense.2"),
         (lambda x, y: {"network": np.asarray}, "`network` must give one tensor|NumPy"),
         (lambda x, y: {"network": lambda x: None}, "`network` must give one tensor"),

@@ -48,9 +48,6 @@ IMAGES = {
     "text": (X.astype(str), "must be uint8, or floats"),
     "objects": (X.astype(object), "must be uint8, or floats"),
     "channels first": (np.moveaxis(X, -1, 1), "must have its channels last"),
-    "four channels first": (np.zeros((12, 4, 8, 8), "uint8"), "its channels last"),
-    "four channels of 6 x 8": (np.zeros((12, 4, 6, 8), "uint8"), "its channels last"),
-    "bands first": (np.zeros((12, 13, 16, 16), "uint8"), "its channels last"),
     "flat": (X.reshape(12, -1), "must have shape"),
     "one image": (X[0, 0, 0], "must have shape"),
     "volumes": (X[..., None], "must have shape"),
@@ -411,6 +408,13 @@ def test_names_are_the_same_however_accents_are_written(tmp_path):
     found = data.load(tmp_path, classes=["tea", apart])
     assert found.class_names == ("tea", composed)
     assert found.y_test.tolist() == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 6, 8), (13, 16, 16)])
+def test_channels_that_seem_to_come_first(shape):
+    with pytest.warns(UserWarning, match="channels last, and looks as if"):
+        images = np.zeros((12, *shape), "uint8")
+        data.load(source(images, x_test=images))
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 13), (2, 128, 9), (9, 9, 200), (4, 4, 4)])

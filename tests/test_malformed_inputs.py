@@ -1016,7 +1016,7 @@ OTHERS = [
     (lambda: pgd_call(seed=2**70), "`seed` must be"),
     (lambda: evaluated(chunk_size=10**30), "`chunk_size` must be at most"),
     (lambda: evaluated(attacks=["pgd99999999999999999999"]), "`steps` must be at most"),
-    (lambda: evaluated(attacks={"a": two_results}), "must be one array of images"),
+    (lambda: evaluated(attacks={"a": two_results}), "must return one array of"),
     (
         lambda: tiny_model(averaging=Sevenfold()).fit(X, Y, verbose=0),
         "`keep` of .* must give None or a number from 0 to 1",
@@ -1050,6 +1050,17 @@ class NoRadius(krl.attacks.Attack):
 class Sevenfold(krl.averaging.WeightAveraging):
     def keep(self, schedule):
         return keras.ops.convert_to_tensor(7.0)
+
+
+class Sure(keras.metrics.Precision):
+    """One's own, which takes the softmax itself."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(y_true, keras.ops.softmax(y_pred), sample_weight)
+
+
+def test_metrics_of_ones_own_may_take_logits():
+    compiled(optimizer="sgd", metrics=[Sure(), keras.metrics.Recall(top_k=1)])
 
 
 def two_results(network, x, y, seed=None):

@@ -1,5 +1,6 @@
 """What is wrong with the network, the arguments or the data is said clearly."""
 
+import copy
 import importlib
 import types
 
@@ -476,11 +477,21 @@ def test_what_keeps_a_state_is_for_one_model(argument):
         "method of AWP": krl.methods.ATBSL,
     }
     part = made[argument]()
-    tiny_model(**{argument.partition(" ")[0]: part})
-    again = krl.methods.AWP(part) if " " in argument else part
     name = argument.partition(" ")[0]
+    first = tiny_model(**{name: part})
+    again = krl.methods.AWP(part) if " " in argument else part
+    other = {} if name in ("averaging", "attack") else {"class_counts": [9, 3, 1]}
+    if argument == "budget":
+        of_first = part.class_epsilon(first.schedule)
     with pytest.raises(ValueError, match=f"`{name}` is part of another model"):
-        tiny_model(**{name: again})
+        tiny_model(**{name: again}, **other)
+    if argument == "budget":  # which is what it was
+        np.testing.assert_array_equal(part.class_epsilon(first.schedule), of_first)
+    # A copy is another part, and so is one for the same classes and budget.
+    tiny_model(**{name: copy.deepcopy(made[argument]())}, **other)
+    if other:
+        tiny_model(**{name: part})
+        tiny_model(**{name: copy.deepcopy(part)}, **other)
     # What makes no state may be for any number of them.
     for _ in range(2):
         attack = krl.attacks.PGD(0.1)
@@ -602,6 +613,7 @@ class Pairs(keras.utils.PyDataset):
         return self.batch
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.tensorflow
 def test_predictions_of_data_sets_are_for_images_too(images):
     import tensorflow as tf
@@ -615,6 +627,10 @@ def test_predictions_of_data_sets_are_for_images_too(images):
             model.predict(data(255 * x, y))
     with pytest.raises(ValueError, match="repeats itself for ever"):
         model.predict(rows(x).batch(4).repeat())
+    once = (each for each in (x[:4], x[4:]))
+    signature = tf.TensorSpec((None, *x.shape[1:]))
+    data = tf.data.Dataset.from_generator(lambda: once, output_signature=signature)
+    assert len(model.predict(data)) == 12  # nothing is read before
 
 
 @pytest.mark.tensorflow

@@ -274,11 +274,6 @@ def variables_of(network):
 
 def images_to_array(x, name):
     """The argument `name`, images, as a float32 array where they are of such a kind."""
-    if isinstance(x, (tuple, list, dict)):
-        raise ValueError(
-            f"`{name}` must be one array of images. Received: a {type(x).__name__} of "
-            f"{len(x)} entries"
-        )
     x = to_array(x, name)
     # bfloat16 is no float of NumPy's; of what is none at all it is said later.
     return x if x.dtype.kind in "biucOUSM" else x.astype("float32")

@@ -213,10 +213,12 @@ class PGD(base.Attack):
         if step_size is not None:
             arguments.check_each("step_size", step_size, len(images))
             attacked = (self.epsilon if epsilon is None else epsilon) > 0
+            for extreme in (np.min(step_size), np.max(step_size)):
+                checks.in_range("step_size", float(extreme), 0, 1e9)
             # Without a budget there is no way to go.
-            least = np.min(np.where(attacked, step_size, 1.0))
-            checks.positive("step_size", float(least))
-            checks.in_range("step_size", float(np.max(step_size)), 0, 1e9)
+            longest = np.max(np.where(attacked, step_size, 0.0))
+            if np.any(attacked):
+                checks.positive("step_size", float(longest))
 
     def starting_point(self, x, epsilon=None, seed=None):
         """Where the attack starts: in the ball around `x` and in `[0, 1]`.

@@ -33,10 +33,18 @@ def check_images(x, argument):
             f"`{argument}` must have shape (num_images, height, width, channels) or "
             f"(num_images, height, width). Received: {argument}.shape={x.shape}"
         )
-    if _is_channels_first(*x.shape[1:]):
+    if x.shape[-1] not in (1, 3) and x.shape[1] in (1, 3):
         raise ValueError(
             f"`{argument}` must have its channels last. Received: "
             f"{argument}.shape={x.shape}; use np.moveaxis({argument}, 1, -1)."
+        )
+    if _is_channels_first(*x.shape[1:]):
+        warnings.warn(
+            f"`{argument}` must have its channels last, and looks as if they came "
+            f"first. Received: {argument}.shape={x.shape}, which is taken for images "
+            f"of {x.shape[3]} channels. If they have {x.shape[1]}, use "
+            f"np.moveaxis({argument}, 1, -1).",
+            stacklevel=2,
         )
     if 0 in x.shape[1:]:
         raise ValueError(
@@ -78,7 +86,7 @@ def _is_channels_first(channels, height, width):
     # A few rows of so many channels, and as many channels as columns, are rare.
     like_sides = max(height, width) <= 2 * min(height, width)
     few = channels <= 4 < min(height, width) and like_sides
-    return channels in (1, 3) or few or channels < height == width > 4
+    return few or channels < height == width > 4
 
 
 def _as_array(values, argument, expected):
@@ -216,6 +224,8 @@ def _read_members(archive):
     chosen = {}
     for key, names in KEYS.items():
         found = [name for name in names if name in members]
+        if not {"x_valid", "y_valid"} <= members.keys():  # which may be masks
+            found = [name for name in found if not name.endswith("_valid")]
         if len(found) > 1:
             raise ValueError(f"it has {' and '.join(found)}, which mean the same")
         chosen[key] = members[found[0]] if found else None

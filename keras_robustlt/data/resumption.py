@@ -38,6 +38,11 @@ def epoch_variables(data):
     return [pipeline.epoch for pipeline in _walk(data)[0]]
 
 
+def is_repeatable(data):
+    """Whether a `tf.data.Dataset` gives the same again, as far as it can be told."""
+    return hasattr(data, "take") and _walk(data)[1] is None
+
+
 def has_soft_labels(data):
     """Whether a pipeline of this package inside of `data` mixes labels."""
     return any(getattr(each, "soft_labels", False) for each in _walk(data)[0])

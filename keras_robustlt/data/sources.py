@@ -25,6 +25,7 @@ from keras_robustlt.data.images import (
     COLOR_MODES,
     ImageFiles,
     height_and_width,
+    is_image,
     resize,
     with_color_mode,
 )
@@ -292,7 +293,20 @@ def _warn_about_folder(name, data_dir):
 
 
 def _is_of_folders(path):
-    return path.is_dir() and sum(inside.is_dir() for inside in path.iterdir()) > 1
+    """Whether a folder has two with images, or with folders of them as of a split."""
+    try:
+        return path.is_dir() and sum(map(_has_images, path.iterdir())) > 1
+    except OSError:  # it cannot be looked into
+        return False
+
+
+def _has_images(path, deeper=True):
+    if not path.is_dir():
+        return False
+    inside = list(path.iterdir())
+    return any(is_image(file) for file in inside) or (
+        deeper and any(_has_images(each, False) for each in inside)
+    )
 
 
 def holds_test_images_out(source, data_dir=None):

@@ -199,6 +199,12 @@ def _whole(network, predict, name, attack, seed, chunk, tell):
 def _images_of(name, attack, found, images):
     """What an attack returns, as a float32 array, if these are images as it should."""
     argument = f"attacks[{name!r}]"
+    several = isinstance(found, (tuple, list)) and len(found) != len(images)
+    if several or isinstance(found, dict):
+        raise ValueError(
+            f"`{argument}` must return one array of images. Received: a "
+            f"{type(found).__name__} of {len(found)} entries"
+        )
     found = active_set.images_to_array(found, argument)
     if found.shape != images.shape:
         raise ValueError(

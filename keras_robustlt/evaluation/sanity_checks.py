@@ -619,13 +619,14 @@ def _without_budget(attacks):
 
 
 def tiny_budget(attacks):
-    """An attack may change next to nothing."""
-    doubts = {}
-    for name, attack in attacks.items():
-        if isinstance(attack, Attack):
-            doubts[name] = norms.doubt(attack.epsilon, attack.norm)
-    doubts = {name: said for name, said in doubts.items() if said}
-    if not doubts:
+    """No attack may change more than next to nothing."""
+    doubts = {
+        name: norms.doubt(attack.epsilon, attack.norm)
+        for name, attack in attacks.items()
+        if isinstance(attack, Attack)
+    }
+    # Beside one with a whole budget, one with a small budget is meant so.
+    if not doubts or not all(doubts.values()):
         return None
     return {
         "check": "tiny_budget",

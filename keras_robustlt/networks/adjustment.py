@@ -134,7 +134,7 @@ def _copy(network):
             f"Received: network of type {type(network).__name__}"
         )
     checks.logits_not_probabilities(network)
-    check_output(network)
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
+    check_output(keras.Model(copy.inputs, copy.outputs[0]))  # which may have a name
     return copy
