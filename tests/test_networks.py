@@ -405,10 +405,11 @@ def test_get_hands_arguments_through():
     assert small.get_layer("features").output.shape == (None, 8)
 
 
-def test_strided_shortcuts_of_few_channels():
+@pytest.mark.parametrize("channels", [4, 8, 12])
+def test_strided_shortcuts_of_few_channels(channels):
     """The gradient of their kernels, where oneDNN's was wrong, is that of a sum."""
-    x = np.random.default_rng(0).random((4, 8, 8, 4), "float32")
-    inputs = keras.Input((8, 8, 4))
+    x = np.random.default_rng(0).random((4, 8, 8, channels), "float32")
+    inputs = keras.Input((8, 8, channels))
     layers = keras.Model(inputs, networks.parts.convolution(inputs, 8, 1, 2))
     (kernel,) = layers.trainable_weights
     outputs = ops.convert_to_numpy(layers(x))
