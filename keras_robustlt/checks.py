@@ -526,16 +526,25 @@ def network(network):
 
 def finite_weights(network):
     """Raises if the network has weights that are no finite numbers."""
+    said = has_diverged(network)
+    if said:
+        raise ValueError(
+            "`model` must have weights that are finite numbers: its training has "
+            "diverged. Take weights from before, or train with a lower learning rate. "
+            f"Received: {said}"
+        )
+
+
+def has_diverged(network):
+    """Which weights of a network are no finite numbers, in words, or `None`."""
     for variable in network.weights:
         value = ops.convert_to_numpy(ops.cast(variable, "float32"))
         if not np.isfinite(value).all():
-            raise ValueError(
-                "`model` must have weights that are finite numbers: its training has "
-                "diverged. Take weights from before, or train with a lower learning "
-                f"rate. Received: {variable.path!r} with "
-                f"{int(np.sum(~np.isfinite(value)))} of {value.size} values that are "
-                "infinite or no numbers (NaN)"
+            return (
+                f"{variable.path!r} with {int(np.sum(~np.isfinite(value)))} of "
+                f"{value.size} values that are infinite or no numbers (NaN)"
             )
+    return None
 
 
 def takes_floats(network):

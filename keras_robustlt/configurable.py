@@ -71,6 +71,7 @@ def built_for_one_model(parts):
         if found.get("_built_as") == id(part) and not _are_same(found, vars(part))
     ]
     for _, part, found in changed:
+        vars(part).clear()
         vars(part).update(found)
     for argument, part, _ in changed[:1]:
         raise ValueError(
@@ -83,15 +84,16 @@ def built_for_one_model(parts):
 
 
 def _are_same(before, now):
-    """Whether all attributes of an object are what they were."""
-    return before.keys() == now.keys() and all(
-        before[name] is value
-        or isinstance(value, np.ndarray)
-        and np.array_equal(before[name], value)
-        or isinstance(value, (bool, float, int, str, tuple))
-        and before[name] == value
-        for name, value in now.items()
-    )
+    """Whether attributes are what they were; objects with a state must be the same."""
+    if isinstance(now, dict):
+        same = isinstance(before, dict) and before.keys() == now.keys()
+        return same and all(_are_same(before[name], now[name]) for name in now)
+    if isinstance(now, (list, tuple)):
+        same = type(before) is type(now) and len(before) == len(now)
+        return same and all(map(_are_same, before, now))
+    if isinstance(now, np.ndarray):
+        return np.array_equal(before, now)
+    return before is now or isinstance(now, (float, int, str)) and before == now
 
 
 class Part(Configurable):

@@ -95,8 +95,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     each with a mean of 1 over the images. Such weights count in the logged accuracies
     of training too.
 
-    A budget, a method or an average that keeps a state belongs to the model that was
-    made with it, and its settings stay as they were then: each model gets its own.
+    The settings of its parts stay as they are when the model is made. A budget, a
+    method or an average that keeps a state of training, or is for other classes,
+    belongs to one model: each gets its own.
 
     Args:
         network: A `keras.Model` that maps images in `[0, 1]`, of shape

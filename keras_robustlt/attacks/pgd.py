@@ -145,11 +145,12 @@ class PGD(base.Attack):
         training = checks.boolean("training", training or False)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = checks.seed(seed)
-        loss = None if loss is None else base.loss_function(arguments.check_loss(loss))
+        named = self.loss if loss is None else arguments.check_loss(loss)
+        loss = None if loss is None else base.loss_function(loss)
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
-        self._check_values(network, x, y, epsilon, step_size, start)
+        self._check_values(network, x, y, epsilon, step_size, start, named)
         draws_start = start is None
         if draws_start:
             start = self.starting_point(x, epsilon, seed)
@@ -188,7 +189,7 @@ class PGD(base.Attack):
                 stacklevel=3,
             )
 
-    def _check_values(self, network, x, y, epsilon, step_size, start):
+    def _check_values(self, network, x, y, epsilon, step_size, start, loss):
         """Raises if what is known of the arguments of a call is out of range."""
         images, labels = checks.known(x), checks.known(y)
         if images is None or not len(images):
@@ -204,7 +205,7 @@ class PGD(base.Attack):
         if start is not None:
             arguments.check_start(start, images.shape)
         if labels is not None:
-            arguments.check_labels(labels, len(images), num_classes, self.loss)
+            arguments.check_labels(labels, len(images), num_classes, loss)
         epsilon, step_size = checks.known(epsilon), checks.known(step_size)
         if epsilon is not None:
             arguments.check_each("epsilon", epsilon, len(images))

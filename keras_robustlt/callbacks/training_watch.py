@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import class_frequencies
+from keras_robustlt import checks, class_frequencies
 from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.methods.base import layers_of
 
@@ -109,12 +109,12 @@ class TrainingWatch(keras.callbacks.Callback):
         tried = float(ops.convert_to_numpy(model.attack_moves.count))
         moved = float(ops.convert_to_numpy(model.attack_moves.result()))
         idle = tried and moved < FEW
-        if not self.warned and idle and _has_diverged(model):
+        diverged = idle and checks.has_diverged(model.network)
+        if not self.warned and diverged:
             self.warned = True
             warnings.warn(
-                "Training has diverged: the network has weights that are infinite or "
-                "no numbers (NaN). Train with a lower learning rate, with gradient "
-                "clipping, or from weights of before.",
+                "Training has diverged. Train with a lower learning rate, with "
+                f"gradient clipping, or from weights of before. Received: {diverged}",
                 stacklevel=2,
             )
         used = model.batch_check.share_used
@@ -137,11 +137,6 @@ class TrainingWatch(keras.callbacks.Callback):
                 "x, y)` tells more.",
                 stacklevel=2,
             )
-
-
-def _has_diverged(model):
-    values = (ops.convert_to_numpy(v) for v in model.network.trainable_variables)
-    return not all(np.isfinite(value.astype("float32")).all() for value in values)
 
 
 def makes_attacks(model):

@@ -321,6 +321,7 @@ class LayerAugmentation:
                     "`augmentation` that takes `labels` must give images and labels, a "
                     f"pair. Received a {type(result).__name__} from {self.name}"
                 )
+            self._check_tensor(result[0])
             return result
         with _seeded_by(seeds, self._parts):
             if not self.mixes_labels:

@@ -384,30 +384,33 @@ def _config(network, path):
         settings = config.setdefault("settings", {})
         if not isinstance(settings, dict):
             raise ValueError("its settings are no dictionary")
-        for name, kind in KINDS.items():
-            value = (config if name in config else settings).get(name)
-            if value is not None and (
-                not isinstance(value, kind) or isinstance(value, bool)
-            ):
-                raise ValueError(f"its {name} is {value!r}")
-            if name == "epsilon" and value is not None and not 0 <= value <= 1:
-                raise ValueError(f"its epsilon is {value!r}, not of pixels in [0, 1]")
-        for name in ("class_names", "class_counts"):
-            for each in config.get(name) or ():
-                if not isinstance(each, KINDS_OF_ENTRIES[name]):
-                    raise ValueError(f"its {name} hold {each!r}")
-                if name == "class_counts" and not (each >= 1 and each == int(each)):
-                    raise ValueError(f"its class_counts hold {each!r}")
-        counts, names = config.get("class_counts"), config.get("class_names")
-        if counts and names and len(counts) != len(names):
-            raise ValueError(
-                f"it has {len(counts)} class_counts of {len(names)} classes"
-            )
+        _check_entries(config)
     except (IsADirectoryError, ValueError) as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"
         ) from None
     return config
+
+
+def _check_entries(config):
+    """Raises a ValueError if what is read of a config.json is not what it may be."""
+    for name, kind in KINDS.items():
+        value = (config if name in config else config["settings"]).get(name)
+        if value is not None and (
+            not isinstance(value, kind) or isinstance(value, bool)
+        ):
+            raise ValueError(f"its {name} is {value!r}")
+        if name == "epsilon" and value is not None and not 0 <= value <= 1:
+            raise ValueError(f"its epsilon is {value!r}, not of pixels in [0, 1]")
+    for name in ("class_names", "class_counts"):
+        for each in config.get(name) or ():
+            if not isinstance(each, KINDS_OF_ENTRIES[name]):
+                raise ValueError(f"its {name} hold {each!r}")
+            if name == "class_counts" and not (each >= 1 and each == int(each)):
+                raise ValueError(f"its class_counts hold {each!r}")
+    counts, names = config.get("class_counts"), config.get("class_names")
+    if counts and names and len(counts) != len(names):
+        raise ValueError(f"it has {len(counts)} class_counts of {len(names)} classes")
 
 
 def _check_is_there(path):

@@ -70,23 +70,8 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
                 "attacks, functions or None. Received: "
                 f"{name!r}: {attack!r}"
             )
-        if attack is not None and not is_called_as(attack, known_attacks.Attack):
-            function = f"attacks[{name!r}]"
-            call = attack
-            if isinstance(attack, known_attacks.Attack):
-                call = attack.__call__
-                if not hasattr(attack, "epsilon"):
-                    raise ValueError(
-                        f"`{function}` must have an epsilon and a norm: its "
-                        "constructor must call super().__init__(epsilon). Received: "
-                        f"an object of {type(attack).__name__} without"
-                    )
-            checks.function(function, call, ("network", "x", "y"), ("seed",))
-        elif attack is not None:
-            raise ValueError(
-                f"`attacks[{name!r}]` must define `__call__`, which "
-                f"{type(attack).__name__} does not."
-            )
+        if attack is not None:
+            _check_call(f"attacks[{name!r}]", attack)
         if name in RESERVED:
             raise ValueError(
                 f"`attacks` must not call an attack {name!r}: that is the name of "
@@ -104,6 +89,21 @@ def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="lin
         if hasattr(attack, "check_image_shape"):
             attack.check_image_shape(image_shape)
     return attacks
+
+
+def _check_call(name, attack):
+    """Raises if an attack cannot be called as `evaluate` does."""
+    if isinstance(attack, known_attacks.Attack):
+        kind = type(attack).__name__
+        if is_called_as(attack, known_attacks.Attack):
+            raise ValueError(f"`{name}` must define `__call__`, which {kind} does not.")
+        if not hasattr(attack, "epsilon"):
+            raise ValueError(
+                f"`{name}` must have an epsilon and a norm: its constructor must call "
+                f"super().__init__(epsilon). Received: an object of {kind} without"
+            )
+        attack = attack.__call__
+    checks.function(name, attack, ("network", "x", "y"), ("seed",))
 
 
 def _is_known(name):
