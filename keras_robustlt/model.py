@@ -291,7 +291,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.start_seed = keras.random.SeedGenerator(seed)
         self.evaluation_seed = keras.random.SeedGenerator(derived_seed(seed, 1))
         self.augmentation_seed = keras.random.SeedGenerator(derived_seed(seed, 2))
-        with configurable.built_for_one_model(model_arguments.parts_of(self)):
+        with configurable.built_for_one_model(model_arguments.buildable(self)):
             self.method.build(self)
             self.budget.build(self)
             if isinstance(self.attack, attacks.Attack):

@@ -70,7 +70,7 @@ def check_attack(argument, attack, epsilon, training):
     check_no_smaller_ball(argument, attack, training)
 
 
-def parts_of(model):
+def buildable(model):
     """What a model is made of that may keep a state, each with its argument.
 
     Args:
