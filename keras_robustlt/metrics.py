@@ -12,6 +12,27 @@ from keras_robustlt.losses import one_hot
 __all__ = ["ClasswiseAccuracy", "summarize", "tail_classes"]
 
 RESULTS = "accuracy", "tail_accuracy", "balanced_accuracy", "worst_accuracy"
+# By which Keras means the metric that fits the labels.
+AS_LABELS_ARE = "accuracy", "acc"
+# Metrics of Keras, without case and underscores, by the labels that they take.
+OF_INTEGERS = {
+    "sparsecategoricalaccuracy",
+    "sparsecategoricalcrossentropy",
+    "sparsetopkcategoricalaccuracy",
+}
+OF_ROWS = {
+    "binaryaccuracy",
+    "categoricalaccuracy",
+    "categoricalcrossentropy",
+    "categoricalhinge",
+    "cosinesimilarity",
+    "f1score",
+    "fbetascore",
+    "meansquarederror",
+    "precision",
+    "recall",
+    "topkcategoricalaccuracy",
+}
 
 
 def tail_classes(class_counts, fraction=0.8):
@@ -131,10 +152,16 @@ def refuse_probabilities(argument, metric):
             f"`{argument}` must be of logits: write keras.metrics.CategoricalCross"
             f"entropy(from_logits=True). Received: {metric!r}"
         )
-    if metric is None:
+    if metric is None or metric in AS_LABELS_ARE:
         return
     metric = keras.metrics.get(metric)
     losses.refuse_probabilities(argument, metric)
+    if type(metric) is keras.metrics.Accuracy:
+        raise ValueError(
+            f"`{argument}` must be of logits, and Accuracy compares numbers as they "
+            'are: write "accuracy", or keras.metrics.SparseCategoricalAccuracy(). '
+            f"Received: {metric!r}"
+        )
     if _cuts_probabilities(metric):
         raise ValueError(
             f"`{argument}` must be of logits, and {type(metric).__name__} asks which "
@@ -154,6 +181,28 @@ def _cuts_probabilities(metric):
         return True
     given = getattr(metric, "init_thresholds", 0.5), getattr(metric, "top_k", None)
     return hasattr(metric, "init_thresholds") and given == (None, None)
+
+
+def labels_of(metric):
+    """The form of labels that a metric of Keras takes.
+
+    Args:
+        metric: What `compile` takes as one.
+
+    Returns:
+        Two strings, the metric's name and `"one-hot"` or `"integer"`, or `None` where
+        it takes either, or it is not known what it takes.
+    """
+    if metric is None or metric in AS_LABELS_ARE:
+        return None
+    metric = keras.metrics.get(metric)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    if not getattr(metric, "__module__", "").startswith("keras."):
+        return None
+    kind = name.lower().replace("_", "")
+    if kind in OF_INTEGERS:
+        return name, "integer"
+    return (name, "one-hot") if kind in OF_ROWS else None
 
 
 def refuse_names(argument, metric, taken):

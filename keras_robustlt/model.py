@@ -733,6 +733,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             if "clean" in y_pred:
                 self.clean_accuracy.update_state(y, y_pred["clean"], sample_weight)
             y_pred = y_pred["clean" if "robust" in y_pred else trained_on]
+        form = "one-hot" if self._are_rows(y) else "integer"
+        for name, wanted in filter(None, self._labels_of_metrics):
+            if wanted != form:
+                raise ValueError(
+                    f"`metrics` must take labels as they are, which are {form} here, "
+                    f'and {name} takes {wanted} ones. By its name "accuracy" takes '
+                    "either."
+                )
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _is_right(self, y, logits):
@@ -775,10 +783,12 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         model_arguments.check_compile(kwargs)
         self._criterion = losses.criterion(loss)
         self.method.check_label_smoothing(losses.label_smoothing_of(loss))
+        self._labels_of_metrics = []
         for argument in ("metrics", "weighted_metrics"):
             for metric in keras.tree.flatten(kwargs.get(argument)):
                 metrics.refuse_probabilities(argument, metric)
                 metrics.refuse_names(argument, metric, {"loss", *self._accuracies()})
+                self._labels_of_metrics.append(metrics.labels_of(metric))
         self._loss = loss
         self._check_soft_labels()
         optimizer = model_arguments.optimizer_for(

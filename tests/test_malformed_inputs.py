@@ -684,6 +684,7 @@ ARGUMENTS = [
                 [keras.metrics.CategoricalCrossentropy()],
                 [keras.metrics.SparseCategoricalCrossentropy()],
                 ["accuracy", keras.metrics.AUC()],
+                [keras.metrics.Accuracy()],
             ],
             "weighted_metrics": [[keras.metrics.BinaryCrossentropy()]],
         },

@@ -206,6 +206,25 @@ def test_metrics_as_names_and_as_objects(images):
     assert history["val_top2"][0] == pytest.approx(np.mean(rank < 2))
 
 
+@ONE_EPOCH
+@pytest.mark.parametrize(
+    "rows, metric, others",
+    [
+        (False, "categorical_accuracy", "integer here.*one-hot"),
+        (False, keras.metrics.F1Score(), "integer here.*one-hot"),
+        (True, "sparse_categorical_accuracy", "one-hot here.*integer"),
+    ],
+)
+def test_metrics_of_keras_that_take_other_labels_are_refused(
+    images, rows, metric, others
+):
+    x, y = images
+    model = tiny_model()
+    model.compile("sgd", metrics=["accuracy", metric])
+    with pytest.raises(ValueError, match=f"`metrics`.*{others}"):
+        model.fit(x, keras.utils.to_categorical(y, 3) if rows else y, **FIT)
+
+
 PURPOSES = ("start", "evaluation", "augmentation")
 EVALUATION = {
     f"{kind}_{which}accuracy"
