@@ -98,7 +98,7 @@ def _pair(targets, logits):
     return checks.floats("targets", targets, tuple(logits.shape), "logits"), logits
 
 
-def cross_entropy(targets, logits, label_smoothing=0.0):
+def cross_entropy(targets, logits, label_smoothing=0.0, towards=None):
     """Cross-entropy of each example.
 
     With smoothing `s`: `(1 - s) * -log p_y + s * mean_c(-log p_c)`.
@@ -107,6 +107,8 @@ def cross_entropy(targets, logits, label_smoothing=0.0):
         targets: Float tensor `(batch, num_classes)`, one-hot or soft labels.
         logits: Float tensor `(batch, num_classes)`.
         label_smoothing: Float in `[0, 1]`. Defaults to `0`.
+        towards: Floats of shape `(num_classes,)` that sum to 1: the weights of the
+            classes in the mean. Defaults to `None`, equal ones.
 
     Returns:
         A float32 tensor of shape `(batch,)`.
@@ -119,8 +121,9 @@ def cross_entropy(targets, logits, label_smoothing=0.0):
     targets, logits = _pair(targets, logits)
     label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
     if label_smoothing:
-        uniform = 1.0 / logits.shape[-1]
-        targets = (1.0 - label_smoothing) * targets + label_smoothing * uniform
+        if towards is None:
+            towards = 1.0 / logits.shape[-1]
+        targets = (1.0 - label_smoothing) * targets + label_smoothing * towards
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
@@ -568,7 +571,7 @@ def criterion(loss):
     return values
 
 
-def smoothed(criterion, label_smoothing):
+def smoothed(criterion, label_smoothing, towards=None):
     """`criterion` with label smoothing, which the cross-entropy alone has."""
     if not label_smoothing:
         return criterion
@@ -579,7 +582,9 @@ def smoothed(criterion, label_smoothing):
             "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing="
             f"...). Received: label_smoothing={label_smoothing}"
         )
-    return functools.partial(cross_entropy, label_smoothing=label_smoothing)
+    return functools.partial(
+        cross_entropy, label_smoothing=label_smoothing, towards=towards
+    )
 
 
 def label_smoothing_of(loss):

@@ -121,7 +121,7 @@ def test_names_and_objects():
         "TAET(ce_epochs=40, alpha=0.1, beta=0.1, gamma=0.1)"
     )
     assert repr(krl.methods.get("at_bsl+awp", tau=0.5)).startswith(
-        "AWP(method=ATBSL(tau=0.5), gamma=0.005"
+        "AWP(method=ATBSL(tau=0.5, label_smoothing=0.0), gamma=0.005"
     )
     for wrong in ("at_bsl+", "adv", "awp+at", 3):
         with pytest.raises(ValueError, match="must be one of 'at', 'at_bsl', 'awp'"):
@@ -420,7 +420,11 @@ def test_label_smoothing(name):
             smooth_model(network, method, 0.3)
         smooth_model(network, method, 0.0)
         return
-    model = smooth_model(network, method, 0.3)
+    if method.adds_prior:
+        with pytest.warns(UserWarning, match="smooths labels uniformly"):
+            model = smooth_model(network, method, 0.3)
+    else:
+        model = smooth_model(network, method, 0.3)
     targets = ops.convert_to_tensor(TARGETS)
     logits = {"clean": CLEAN, "adversarial": ADVERSARIAL}
     if method.uses_features:
@@ -438,6 +442,32 @@ def test_label_smoothing(name):
     expected = 0.7 * value(krl.losses.cross_entropy)
     expected = expected + 0.1 * sum(map(of_class, range(3)))
     np.testing.assert_allclose(value(model._criterion), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, tau", [("at_bsl", 1.0), ("at_bsl", 0.5), ("reat", 1.0)])
+def test_smoothing_beside_a_prior_prefers_no_class(name, tau):
+    """Where the loss is lowest the logits of all wrong classes are the same."""
+    options = {"tau": tau} if name == "at_bsl" else {}
+    method = krl.methods.get(name, label_smoothing=0.1, **options)
+    tiny_model(conv_network(), method=method)
+    shares = np.array(COUNTS, "float64") ** tau
+    shares /= shares.sum()
+    lowest = np.diag(np.log(0.9 / (0.1 * shares) + 1)).astype("float32")
+    features = np.zeros((3, 5), "float32")  # of which all are alike
+    criterion = krl.losses.cross_entropy
+
+    def loss(z):
+        logits = {"adversarial": z, "adversarial_features": features}
+        return ops.sum(method.loss(np.eye(3, dtype="float32"), logits, criterion))
+
+    gradient = backend.gradient(loss, ops.convert_to_tensor(lowest))
+    np.testing.assert_allclose(ops.convert_to_numpy(gradient), 0, atol=1e-6)
+    # In figures: an image of class 0, where all logits are equal.
+    expected = -0.9 * np.log(shares[0]) - 0.1 * np.sum(shares * np.log(shares))
+    equal = {"adversarial": np.zeros((1, 3), "float32")}
+    equal["adversarial_features"] = features[:1]
+    value = method.loss(np.eye(3, dtype="float32")[:1], equal, criterion)
+    np.testing.assert_allclose(ops.convert_to_numpy(value)[0], expected, rtol=1e-5)
 
 
 def test_smoothed_labels_change_no_budget(images):

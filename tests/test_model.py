@@ -952,7 +952,7 @@ def test_methods_by_name():
     ):
         model = tiny_model(method=method(name))
         assert model.method.get_config() == krl.methods.get(name).get_config()
-    assert repr(krl.methods.get("at_bsl")) == "ATBSL(tau=1.0)"
+    assert repr(krl.methods.get("ldam")) == "LDAM(max_margin=0.5, scale=30.0)"
 
 
 @ONE_EPOCH

@@ -555,10 +555,10 @@ def _check_names(given, settings):
     if given.get("label_smoothing"):
         smoothing = given["label_smoothing"]
         with _naming(f"--label_smoothing={shown(smoothing)}"):
-            if options.get("label_smoothing"):
+            if "label_smoothing" in given.get("method_options", {}):
                 raise ValueError("--method_options has label_smoothing too.")
             method = krl.methods.get(settings["method"], **options)
-            method.check_label_smoothing(smoothing)
+            method.check_label_smoothing(settings["label_smoothing"])
     if "backbone" in given:
         with _naming(f"--backbone={settings['backbone']}"):
             krl.networks.backbones.check_name(settings["backbone"])

@@ -30,6 +30,8 @@ from keras_robustlt.experiments import precision
 WITH_STEPS = ("pgd", "udr")
 # What a method says also where a preset says otherwise.
 OF_THE_METHOD = ("attack", "label_smoothing")
+# Methods with a prior in their loss, which smooth labels themselves, towards it.
+SMOOTHING = ("at_bsl", "logit_adjusted", "reat")
 
 COMMON = dict(
     method="at_bsl",
@@ -105,6 +107,7 @@ METHODS = {
     ),
     "reat": dict(epochs=80, milestones=(60 / 80, 75 / 80)),
     "robal": dict(
+        label_smoothing=0.0,  # even smoothing would prefer rare classes
         epochs=80,
         milestones=(60 / 80, 75 / 80),
         batch_size=64,
@@ -243,6 +246,9 @@ class DataSet:
         settings["method_options"] = {**options, **given.get("method_options", {})}
         if "label_smoothing" in settings["method_options"]:  # the method does it
             settings["label_smoothing"] = given.get("label_smoothing", 0.0)
+        if settings["label_smoothing"] and base in SMOOTHING:
+            settings["method_options"]["label_smoothing"] = settings["label_smoothing"]
+            settings["label_smoothing"] = 0.0
         if settings["method"] == "standard":  # it attacks nothing
             settings.update(budget="uniform", attack="pgd")
         if settings["attack"] not in WITH_STEPS:

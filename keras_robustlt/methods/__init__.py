@@ -88,7 +88,7 @@ def get(method, **options):
     Example:
 
     >>> krl.methods.get("at_bsl")
-    ATBSL(tau=1.0)
+    ATBSL(tau=1.0, label_smoothing=0.0)
     >>> krl.methods.get("trades", beta=4)
     TRADES(beta=4.0)
     """

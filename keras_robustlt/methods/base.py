@@ -1,5 +1,7 @@
 """What a base method is."""
 
+import warnings
+
 from keras_robustlt import losses
 from keras_robustlt.configurable import Part
 
@@ -45,6 +47,10 @@ class Method(Part):
             each image, so that no weights of images or of classes can be put to it.
         balances: Whether `loss` makes up for how rare a class is, so that balanced
             sampling or weights of the classes would do it once more.
+        adds_prior: Whether `loss` adds a prior of the classes to the logits. Labels
+            that are smoothed uniformly then ask for rare classes: the network learns
+            to give a class that is 50 times rarer a logit higher by `log(50)`, for
+            images of all classes. So `compile` warns of such a `loss`.
         smooths_labels: Whether `criterion` may be one that smooths the labels: whether
             the loss stays what it is meant to be.
 
@@ -70,6 +76,7 @@ class Method(Part):
     soft_labels = False
     loss_of_batch = False
     balances = False
+    adds_prior = False
     smooths_labels = True
 
     @property
@@ -78,12 +85,22 @@ class Method(Part):
         return type(self).weight_shift is not Method.weight_shift
 
     def check_label_smoothing(self, label_smoothing):
-        """Raises a ValueError if labels are to be smoothed that may not be."""
+        """Raises a ValueError if labels are to be smoothed that may not be, and warns
+        where they had better not."""
         if label_smoothing and not self.smooths_labels:
             raise ValueError(
                 f"`label_smoothing` must be 0 with {self}, whose loss weighs an image "
                 "by how sure the network is of its one class. "
                 f"Received: label_smoothing={label_smoothing}"
+            )
+        if label_smoothing and self.adds_prior:
+            warnings.warn(
+                f"The loss smooths labels uniformly beside the prior that {self} adds: "
+                "together they prefer rare classes for images of any class, and "
+                "frequent ones lose accuracy. AT-BSL and REAT have an argument "
+                "`label_smoothing` that smooths towards the classes' shares of the "
+                "training images instead.",
+                stacklevel=4,
             )
 
     def build(self, model):
@@ -202,6 +219,7 @@ class OnTop(Method):
             "soft_labels",
             "loss_of_batch",
             "balances",
+            "adds_prior",
             "smooths_labels",
         ):
             setattr(self, name, getattr(self.method, name))

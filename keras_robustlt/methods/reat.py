@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robustlt import losses
+from keras_robustlt import checks, losses
 from keras_robustlt.configurable import add_state
 from keras_robustlt.methods.base import Method
 
@@ -27,6 +27,9 @@ class REAT(Method):
     Predictions are counted where training makes them anyway, in the forward pass
     before the update.
 
+    Args:
+        label_smoothing: See `ATBSL`. Defaults to `0`.
+
     Attributes:
         last_predictions: Variable of shape `(num_classes,)`, once a model has it: how
             many adversarial images the network took for each class in the epoch
@@ -44,10 +47,15 @@ class REAT(Method):
 
     uses_features = True
     balances = True
+    adds_prior = True
+
+    def __init__(self, label_smoothing=0.0):
+        self.label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
 
     def build(self, model):
         counts = model.class_counts.astype("float64")
         self._prior = np.log(counts).astype("float32")
+        self._shares = (counts / counts.sum()).astype("float32")
         self._counts = counts.astype("float32")
         with np.errstate(divide="ignore"):  # one image: b is 0
             self._log_b = np.log1p(-1 / counts).astype("float32")
@@ -78,6 +86,7 @@ class REAT(Method):
         return ops.sum(targets * weights, axis=-1) * values
 
     def loss(self, targets, logits, criterion):
+        criterion = losses.smoothed(criterion, self.label_smoothing, self._shares)
         balanced = criterion(targets, logits["adversarial"] + self._prior)
         return balanced + self.repulsion(targets, logits["adversarial_features"])
 
@@ -111,3 +120,6 @@ class REAT(Method):
         hits = ops.one_hot(predicted, logits["adversarial"].shape[-1], dtype="float32")
         counts = ops.sum(targets, axis=-1, keepdims=True)
         self.predictions.assign_add(ops.sum(counts * hits, axis=0))
+
+    def get_config(self):
+        return {"label_smoothing": self.label_smoothing}

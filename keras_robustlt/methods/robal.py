@@ -22,7 +22,8 @@ class RoBal(Method):
         tau_m: Float. Strength of the class-aware margin. Defaults to `0.3`.
         beta: Float. Weight of the divergence. Defaults to `6`.
         beta_adversarial: Float. Weight of the cross-entropy. Defaults to `1`.
-        label_smoothing: Float in `[0, 1]`. Defaults to `0`.
+        label_smoothing: Float in `[0, 1]`. Spread evenly over the classes, as its
+            authors do, which beside the prior prefers rare classes. Defaults to `0`.
 
     Example:
 
@@ -36,6 +37,7 @@ class RoBal(Method):
     inputs = ("adversarial", "clean")
 
     balances = True
+    adds_prior = True
 
     def __init__(
         self,
