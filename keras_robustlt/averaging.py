@@ -40,7 +40,7 @@ class WeightAveraging(configurable.Part):
         """Share of the average that stays in a training step, a scalar tensor.
 
         Called in each step, inside the compiled graph. `None`: steps leave the average
-        alone.
+        alone, as they do where there is an `end_epoch` in its place.
         """
         return None
 
@@ -199,12 +199,20 @@ def get(averaging):
         return None
     if isinstance(averaging, numbers.Real) and not isinstance(averaging, bool):
         return EMA(checks.in_range("averaging", averaging, 0, 1))
-    return configurable.get(
+    rule = configurable.get(
         "averaging",
         averaging,
         WeightAveraging,
         others="None, a float (the momentum of an exponential moving average)",
     )
+    averages = type(rule).keep is not WeightAveraging.keep
+    if not averages and not rule.looks_at_epochs:
+        raise ValueError(
+            f"{type(rule).__name__} must define `keep` or `end_epoch`, or the average "
+            "stays what the network was before training. "
+            f"Received: averaging={averaging!r}"
+        )
+    return rule
 
 
 def copy_of(network):

@@ -23,6 +23,15 @@ def in_range(name, value, low, high):
     return number
 
 
+def not_all_zero(**weights):
+    """Raises if no part of a loss has a weight above 0."""
+    if not any(weights.values()):
+        names = ", ".join(f"`{name}`" for name in weights)
+        raise ValueError(
+            f"Of {names} one must be above 0, or there is no loss. Received: {weights}"
+        )
+
+
 def share(name, value):
     """The number `value`, if it is above 0 and at most 1."""
     number = in_range(name, value, 0, 1)

@@ -21,12 +21,13 @@ SIGNIFICANT, LARGE = 4.0, 0.15
 SURE = 20
 
 
-def compare(class_counts, seen):
+def compare(class_counts, seen, are_all=False):
     """Raises or warns if labels of which `seen` were seen contradict `class_counts`.
 
     Args:
         class_counts: Integers of shape `(num_classes,)`.
         seen: Numbers of the same shape: labels of each class that training has seen.
+        are_all: Boolean. Whether training will see no others. Defaults to `False`.
 
     Raises:
         ValueError: If `seen` are exactly the numbers of `class_counts`, in another
@@ -45,7 +46,7 @@ def compare(class_counts, seen):
         return
     once = _once(class_counts, seen)
     _, expected = _best_fit(class_counts, once)
-    absent = np.flatnonzero((seen == 0) & (expected > SURE))
+    absent = np.flatnonzero((seen == 0) & (are_all | (expected > SURE)))
     if len(absent):
         warnings.warn(
             f"Training sees no label of class {_few(absent)}, of which `class_counts` "
@@ -60,20 +61,29 @@ def compare(class_counts, seen):
             "the count of label c; numpy.bincount(labels) gives them so.",
             stacklevel=3,
         )
+    elif are_all and _are_far_from(class_counts, once):
+        warnings.warn(
+            "`class_counts` says of the labels that are trained on what they are not, "
+            "by no way of sampling, and budgets and weights of the classes follow it. "
+            f"{_beside(class_counts, seen)} numpy.bincount(labels) gives the counts.",
+            stacklevel=3,
+        )
 
 
 def _contradict(class_counts, seen):
     """Whether no sampling by `class_counts`, but by their other order, gives `seen`."""
     in_order_of_seen = np.empty_like(class_counts)
     in_order_of_seen[np.argsort(seen, kind="stable")] = np.sort(class_counts)
-    misfit, expected = _best_fit(class_counts, seen)
+    misfit, _ = _best_fit(class_counts, seen)
     other_misfit, _ = _best_fit(in_order_of_seen, seen)
+    return _are_far_from(class_counts, seen) and other_misfit < misfit / 4
+
+
+def _are_far_from(class_counts, seen):
+    """Whether no sampling by `class_counts` gives `seen`."""
+    misfit, expected = _best_fit(class_counts, seen)
     wrong_share = np.abs(seen - expected).sum() / 2 / max(seen.sum(), 1.0)
-    return (
-        misfit > _chance(len(seen) - 1)
-        and wrong_share > LARGE
-        and other_misfit < misfit / 4
-    )
+    return misfit > _chance(len(seen) - 1) and wrong_share > LARGE
 
 
 def _once(class_counts, seen):

@@ -1,6 +1,7 @@
 """What methods, budgets, attacks and averaging rules are made with, and their state."""
 
 import contextlib
+import inspect
 
 import keras
 import numpy as np
@@ -9,17 +10,37 @@ import numpy as np
 class Configurable:
     """An object that its constructor's arguments describe.
 
-    A subclass keeps each argument as an attribute of the same name and gives them in
-    `get_config`; then it can be saved with a model, copied, and shown as it was made.
+    With the arguments in `get_config` it can be saved with a model, compared with what
+    a checkpoint was written with, and shown as it was made. A class that leaves
+    `get_config` out has those that it was called with.
     """
+
+    def __new__(cls, *args, **kwargs):
+        made = super().__new__(cls)
+        with contextlib.suppress(TypeError):  # which the constructor tells better
+            bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
+            bound.apply_defaults()
+            vars(made)["_given"] = _by_name(bound)
+        return made
 
     def get_config(self):
         """The constructor's arguments, as a dictionary that JSON can hold."""
-        return {}
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in self._given.items()
+        }
 
     @classmethod
     def from_config(cls, config):
+        if cls.get_config is Configurable.get_config:
+            config = keras.saving.deserialize_keras_object(config)
         return cls(**config)
+
+    def _arguments(self):
+        """The arguments by name, as they were given, for what is not to be written."""
+        if type(self).get_config is Configurable.get_config:
+            return self._given
+        return {name: getattr(self, name) for name in self.get_config()}
 
     def __setattr__(self, name, value):
         if name in vars(self).get("_settings", ()):
@@ -31,8 +52,21 @@ class Configurable:
         super().__setattr__(name, value)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={getattr(self, k)!r}" for k in self.get_config())
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _by_name(bound):
+    """The arguments of a call of a constructor, but for `self`."""
+    _, *parameters = bound.signature.parameters.values()
+    named = {}
+    for parameter in parameters:
+        value = bound.arguments[parameter.name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named.update(value)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            named[parameter.name] = value
+    return named
 
 
 def is_of_this_package(kind):
@@ -46,7 +80,7 @@ def freeze(part):
     To set one from here on raises an `AttributeError`.
     """
     if isinstance(part, Configurable):
-        vars(part)["_settings"] = frozenset(part.get_config())
+        vars(part)["_settings"] = frozenset(part._arguments())
 
 
 @contextlib.contextmanager

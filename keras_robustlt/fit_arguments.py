@@ -88,7 +88,7 @@ def check_classes(labels, class_counts, validation_split):
         class_frequencies.check_split(labels, split)
         labels = labels[: class_frequencies.training_part(labels, split)]
     seen = np.bincount(labels, minlength=len(class_counts))
-    class_frequencies.compare(class_counts, seen)
+    class_frequencies.compare(class_counts, seen, are_all=True)
 
 
 def class_weight(value, class_counts):

@@ -248,6 +248,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
         self.evaluation_attack = evaluation_attack
         self._check_attack("evaluation_attack", evaluation_attack)
+        for each in (self.attack, evaluation_attack):
+            if isinstance(each, attacks.Attack):
+                each.check_classes(self.num_classes)
         if isinstance(evaluation_attack, attacks.PGD):
             if evaluation_attack.leads_nowhere():
                 warnings.warn(
@@ -437,7 +440,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """The budget of each class in the current step, 0 where there is no attack.
 
         Returns:
-            A float32 tensor of shape `(num_classes,)`, in pixel units.
+            A float32 tensor of shape `(num_classes,)`, in pixel units. Before training
+            it is not a number where the budget grows along training, whose length is
+            not known yet: `model.schedule.start(epochs, steps_per_epoch)` tells it.
         """
         values = self.budget.class_epsilon(self.schedule)
         class_epsilon = self._of_each_class("class_epsilon", values)

@@ -59,7 +59,8 @@ class _TwoRates(keras.optimizers.Optimizer):
 
     def build(self, variables):
         """Creates the state of each variable, and tells the head's from the others."""
-        if not self.built and self.backbone_rate != 1:
+        named = self.head != "logits"
+        if not self.built and (named or self.backbone_rate != 1):
             # Variables reach `update_step` as those of the backend, without a path.
             layers = [variable.path.split("/")[:-1] for variable in variables]
             self._is_head = [self.head in names for names in layers]

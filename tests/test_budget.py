@@ -276,6 +276,7 @@ def test_step_granularity_needs_the_number_of_steps():
         model.fit(batches(), epochs=1, shuffle=False, verbose=0)
 
 
+@keras.saving.register_keras_serializable()
 class Given(krl.budget.Budget):
     """Budgets as somebody might write them."""
 
@@ -294,6 +295,15 @@ def test_budgets_of_ones_own_are_numbers_of_any_kind():
     for values in (0.1, [0.1, 0.1]):
         with pytest.raises(ValueError, match="must give 3 numbers, one for each class"):
             tiny_model(budget=Given(values)).class_epsilon()
+
+
+def test_a_rule_without_get_config_is_saved_as_it_was_made(tmp_path):
+    values = np.float32([0.05, 0.1, 0.1])
+    model = tiny_model(budget=Given(values))
+    model.save(tmp_path / "model.keras")
+    found = keras.saving.load_model(tmp_path / "model.keras").budget
+    np.testing.assert_array_equal(found.values, values)
+    assert "values=array([0.05, 0.1" in repr(found)
 
 
 def test_auto_of_a_very_long_tail():

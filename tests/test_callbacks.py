@@ -11,6 +11,7 @@ import keras_robustlt as krl
 from keras_robustlt import files
 from keras_robustlt.backend import replicas
 from keras_robustlt.callbacks import HistoryCSV, ScheduleInspector
+from keras_robustlt.callbacks.checkpoint import prepared
 
 pytestmark = ONE_EPOCH
 EPSILON = krl.budget.classwise_epsilon(COUNTS, 0.1, 0.3)
@@ -104,6 +105,20 @@ def test_history_csv_starts_anew_with_a_new_training(images, tmp_path):
     rows = read_csv(path)
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert [bool(row["val_loss"]) for row in rows] == [False, True, False, True]
+
+
+def test_history_csv_is_behind_what_adds_to_the_logs(images, tmp_path):
+    x, y = images
+    callbacks = [
+        krl.callbacks.Checkpoint(tmp_path),
+        HistoryCSV(tmp_path / "history.csv"),
+        krl.callbacks.SkewAndDrift(x, y),
+    ]
+    model = tiny_model(beta=0)
+    given = prepared(model, {"callbacks": callbacks}, [])
+    kinds = [type(each).__name__ for each in given]
+    assert kinds == ["SkewAndDrift", "HistoryCSV", "Checkpoint", "_Begun"]
+    assert prepared(model, {"callbacks": callbacks[1:2]}, []) == callbacks[1:2]
 
 
 def test_only_the_chief_writes(images, tmp_path, monkeypatch):

@@ -19,10 +19,10 @@ def long_tail(classes, largest, imbalance):
     return np.maximum(1, largest * imbalance**-share).astype(int)
 
 
-def alarms(counts, seen):
+def alarms(counts, seen, **given):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        compare(counts, seen)
+        compare(counts, seen, **given)
     return [str(warning.message) for warning in heard]
 
 
@@ -56,6 +56,17 @@ def test_a_class_that_is_never_seen():
     seen = [401, 0, 100, 60]
     assert "no label of class [1], of which" in alarms(10 * COUNTS, seen)[0]
     assert not alarms(COUNTS, [8, 4, 2, 0])  # it may be chance
+    found = alarms(COUNTS, [8, 4, 2, 0], are_all=True)
+    assert "no label of class [3], of which" in found[0]
+
+
+def test_arrays_of_which_the_counts_say_something_else():
+    even = np.array([100, 100])
+    assert "what they are not" in alarms(even, [190, 10], are_all=True)[0]
+    assert not alarms(even, [190, 10])  # of a data set, that may sample so
+    # Balanced sampling, and few images.
+    assert not alarms(np.array([190, 10]), [100, 100], are_all=True)
+    assert not alarms(even, [4, 2], are_all=True)
 
 
 def test_arrays_in_another_order(images):

@@ -66,6 +66,12 @@ def softmax_by_hand():
     return keras.Model(network.inputs[0], keras.ops.softmax(network.outputs[0]))
 
 
+def fit_compiled(optimizer):
+    model = tiny_model(beta=0)
+    model.compile(optimizer)
+    model.fit(X, Y, verbose=0)
+
+
 def compiled(**arguments):
     return tiny_model().compile(**arguments)
 
@@ -839,6 +845,28 @@ OTHERS = [
     ),
     (lambda: krl.methods.AWP(krl.methods.CGR("awp")), "`method` is of AWP"),
     (lambda: model(method="taet", budget="dafa"), "`budget`.*`method`"),
+    (lambda: krl.methods.TAET(alpha=0, beta=0, gamma=0), "`gamma` one must be above 0"),
+    (lambda: krl.methods.RoBal(beta=0, beta_adversarial=0), "one must be above 0"),
+    (
+        lambda: model(
+            method="trades", attack=krl.attacks.PGD(8 / 255, random_start=False)
+        ),
+        "`attack` must start at random",
+    ),
+    (
+        lambda: krl.RobustLTModel(
+            dense_network(2),
+            [2, 1],
+            evaluation_attack=krl.attacks.PGD(8 / 255, loss="dlr"),
+        ),
+        "at least 3 classes",
+    ),
+    (lambda: model(averaging=krl.averaging.WeightAveraging()), "must define `keep`"),
+    (lambda: krl.attacks.PGD(8 / 255, step_size=2), "`step_size` must be at most 1"),
+    (
+        lambda: fit_compiled(krl.optimizers.SGD(head="nope")),
+        "`head` must be the name",
+    ),
     (
         lambda: tiny_model(method="taet").fit(X, Y, sample_weight=np.ones(12)),
         "`sample_weight`",

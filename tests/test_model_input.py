@@ -524,6 +524,11 @@ def test_a_budget_that_is_next_to_nothing(images, epsilon, norm):
     assert "tiny_budget" in [finding["check"] for finding in found.findings]
 
 
+def test_no_budget_at_all():
+    with pytest.warns(UserWarning, match="epsilon=0 is no budget.* 8 / 255"):
+        krl.RobustLTModel(dense_network(), COUNTS, 8 // 255)
+
+
 class Idle(krl.attacks.Attack):
     runs_compiled = True
 

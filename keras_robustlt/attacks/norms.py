@@ -104,9 +104,14 @@ def epsilon(value, norm):
 
 
 def doubt(epsilon, norm):
-    """What speaks against a radius above 0 that is next to nothing, or `None`."""
-    if not 0 < epsilon < get(norm).least:
+    """What speaks against a radius that is nothing or next to it, or `None`."""
+    if epsilon >= get(norm).least:
         return None
+    if epsilon == 0:
+        return (
+            "epsilon=0 is no budget: nothing is attacked, and accuracy under attack is "
+            "that on clean images. (In Python 8 // 255 is 0; write 8 / 255.)"
+        )
     what = (
         "less than half a grey level of images of 8 bits: is it divided by 255 twice?"
         if norm == "linf"

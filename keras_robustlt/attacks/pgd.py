@@ -72,6 +72,11 @@ class PGD(base.Attack):
         self.step_size = checks.in_range(
             "step_size", usual if step_size is None else step_size, 0, 1e9
         )
+        if norm == "linf" and self.step_size > 1:
+            raise ValueError(
+                "`step_size` must be at most 1, the distance from black to white, in "
+                f"the units of pixels in [0, 1]: 2 / 255. Received: {step_size}"
+            )
         if step_size is not None and not self.step_size and self.epsilon:
             raise ValueError(
                 "`step_size` must be above 0: without a step the attack stays where it "

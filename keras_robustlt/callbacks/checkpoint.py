@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_robustlt import checks, files, provenance
 from keras_robustlt.backend import replicas
+from keras_robustlt.callbacks.collapse_guard import CollapseGuard
 from keras_robustlt.callbacks.history_csv import HistoryCSV
-from keras_robustlt.callbacks.schedule_inspector import ScheduleInspector
+from keras_robustlt.callbacks.recorder import Recorder
 from keras_robustlt.callbacks.training_state import (
     KEPT,
     TrainingState,
@@ -21,6 +22,9 @@ from keras_robustlt.data import resumption
 from keras_robustlt.methods.base import layers_of
 
 __all__ = ["Checkpoint"]
+
+# Callbacks that add to the logs of an epoch.
+LOGGING = (CollapseGuard, Recorder)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -285,13 +289,13 @@ def prepared(model, arguments, first):
     """
     given = arguments.get("callbacks")
     is_list = isinstance(given, keras.callbacks.CallbackList)
-    listed = checks.callbacks(given)
+    listed = _history_behind_its_sources(checks.callbacks(given))
     last = []
     for checkpoint in [each for each in listed if isinstance(each, Checkpoint)][:1]:
         others = list(listed)
         others.remove(checkpoint)
         checkpoint._prepare(model, arguments, others)
-        kept = (*KEPT, HistoryCSV, ScheduleInspector)
+        kept = (*KEPT, HistoryCSV, Recorder)
         places = [i for i, each in enumerate(others, 1) if isinstance(each, kept)]
         place = max([listed.index(checkpoint), *places])
         listed = [*others[:place], checkpoint, *others[place:]]
@@ -304,6 +308,17 @@ def prepared(model, arguments, first):
         callback.set_model(given.model)
         callback.set_params(given.params)
     return given
+
+
+def _history_behind_its_sources(callbacks):
+    """The callbacks, with each `HistoryCSV` behind those that add to the logs."""
+    listed = list(callbacks)
+    for history in [each for each in callbacks if isinstance(each, HistoryCSV)]:
+        sources = [i for i, each in enumerate(listed) if isinstance(each, LOGGING)]
+        place = listed.index(history)
+        if sources and sources[-1] > place:
+            listed.insert(sources[-1], listed.pop(place))
+    return listed
 
 
 class _Begun(keras.callbacks.Callback):

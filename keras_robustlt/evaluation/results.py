@@ -17,6 +17,7 @@ __all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
 SUMMARY = ("all", "tail", "balanced", "worst")
 # In a table as text. The name of a class may be longer, and then has several lines.
 WIDEST_HEAD = 14
+PROBABILITIES = ("probabilities", "adversarial_probabilities")
 # Strings in JSON have no line breaks.
 INNERMOST_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")
 
@@ -478,9 +479,18 @@ class AdversarialExamples:
                     f"`{name}` must have the shape {shape}, for images of the shape "
                     f"{self.images.shape}. Received: {found}"
                 )
-        for name in ("images", "adversarial"):
+        for name in ("images", "adversarial", *PROBABILITIES):
             if not np.all((getattr(self, name) >= 0) & (getattr(self, name) <= 1)):
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: other values")
+        if not all(
+            np.allclose(getattr(self, name).sum(axis=1), 1, atol=0.01)
+            for name in PROBABILITIES
+        ):
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in PROBABILITIES)} must sum to 1 "
+                "for each image, as keras.ops.softmax makes them of logits. Received: "
+                "other sums"
+            )
         if np.any(labels < 0) or np.any(labels >= self.probabilities.shape[1]):
             raise ValueError(
                 "`labels` must be of the classes of `probabilities`, from 0 to "

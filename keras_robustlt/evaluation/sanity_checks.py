@@ -137,7 +137,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
             ensemble.append(run)
             runs.append(run)
     n = len(sample.index)
-    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
+    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget, norm)]
     found.append(_without_budget(attacks))
     found.append(tiny_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
@@ -545,8 +545,9 @@ def _without_class(outcomes):
     }
 
 
-def _beyond_budget(attacks, outcomes, budget):
+def _beyond_budget(attacks, outcomes, budget, norm):
     """A function that is an attack changes more than it may."""
+    budget = norms.epsilon(budget, norm)  # results name the usual one, if none is said
     moved = {
         name: outcome.moved
         for name, outcome in outcomes.items()
@@ -555,7 +556,7 @@ def _beyond_budget(attacks, outcomes, budget):
     beyond = {
         name: change
         for name, change in moved.items()
-        if budget is not None and change > budget * (1 + 1e-3) + 1e-6
+        if change > budget * (1 + 1e-3) + 1e-6
     }
     if not beyond:
         return None
@@ -623,7 +624,7 @@ def tiny_budget(attacks):
     doubts = {
         name: norms.doubt(attack.epsilon, attack.norm)
         for name, attack in attacks.items()
-        if isinstance(attack, Attack)
+        if isinstance(attack, Attack) and attack.epsilon  # 0 has a finding of its own
     }
     # Beside one with a whole budget, one with a small budget is meant so.
     if not doubts or not all(doubts.values()):

@@ -57,6 +57,7 @@ class RoBal(Method):
         self.beta_adversarial = checks.in_range(
             "beta_adversarial", beta_adversarial, 0, np.inf
         )
+        checks.not_all_zero(beta=beta, beta_adversarial=beta_adversarial)
         self.label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
 
     def build(self, model):

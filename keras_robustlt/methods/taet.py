@@ -42,6 +42,7 @@ class TAET(Method):
         self.alpha = checks.in_range("alpha", alpha, 0, np.inf)
         self.beta = checks.in_range("beta", beta, 0, np.inf)
         self.gamma = checks.in_range("gamma", gamma, 0, np.inf)
+        checks.not_all_zero(alpha=alpha, beta=beta, gamma=gamma)
 
     def build(self, model):
         self._schedule = model.schedule
