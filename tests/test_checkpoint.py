@@ -82,6 +82,9 @@ def fit(directory, *others, model=None, x=X, y=Y, **arguments):
 # Going on
 
 
+config_of = keras.saving.serialize_keras_object  # each model makes its own
+
+
 # So high a rate leaves some networks without a unit that is not dead.
 @pytest.mark.filterwarnings("ignore:.* of the images count for `robust_accuracy`")
 @pytest.mark.parametrize(
@@ -91,13 +94,13 @@ def fit(directory, *others, model=None, x=X, y=Y, **arguments):
         pytest.param(
             2,
             1,
-            {"method": "reat", "averaging": krl.averaging.FAWA(0.0)},
+            {"method": "reat", "averaging": config_of(krl.averaging.FAWA(0.0))},
             marks=pytest.mark.slow,
         ),
         pytest.param(
             2,
             2,
-            {"budget": "cfa", "method": krl.methods.TAET(ce_epochs=2)},
+            {"budget": "cfa", "method": config_of(krl.methods.TAET(ce_epochs=2))},
             marks=pytest.mark.slow,
         ),
     ],
