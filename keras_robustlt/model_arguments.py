@@ -161,12 +161,6 @@ def check_parts(attack, attack_steps, budget, method):
             f"`inputs` of {method} must be a tuple of the images that its loss looks "
             f"at, of {', '.join(map(repr, INPUTS))}. Received: inputs={method.inputs!r}"
         )
-    if method.attack_compares and not getattr(attack, "random_start", True):
-        raise ValueError(
-            f"`attack` must start at random with {method}: what it raises is the "
-            "divergence from the clean logits, which has no gradient at the clean "
-            f"image. Received: attack={attack!r}"
-        )
     if attack_steps == "adaptive" and getattr(attack, "steps", 0) <= 2:
         raise ValueError(
             "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "

@@ -137,7 +137,7 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
             ensemble.append(run)
             runs.append(run)
     n = len(sample.index)
-    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget, norm)]
+    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
     found.append(_without_budget(attacks))
     found.append(tiny_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
@@ -545,9 +545,8 @@ def _without_class(outcomes):
     }
 
 
-def _beyond_budget(attacks, outcomes, budget, norm):
+def _beyond_budget(attacks, outcomes, budget):
     """A function that is an attack changes more than it may."""
-    budget = norms.epsilon(budget, norm)  # results name the usual one, if none is said
     moved = {
         name: outcome.moved
         for name, outcome in outcomes.items()
@@ -556,7 +555,7 @@ def _beyond_budget(attacks, outcomes, budget, norm):
     beyond = {
         name: change
         for name, change in moved.items()
-        if change > budget * (1 + 1e-3) + 1e-6
+        if budget is not None and change > budget * (1 + 1e-3) + 1e-6
     }
     if not beyond:
         return None
