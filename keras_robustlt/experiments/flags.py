@@ -117,9 +117,9 @@ def define_flags(values, tables, workdir):
     number(
         PART,
         "label_smoothing",
-        "Share of each label that is spread over all classes in the loss (evenly; with "
-        "at_bsl and reat in proportion to their images); the budget and the attack look "
-        "at the labels as they are.",
+        "Share of each label that is spread over all classes in the loss (evenly; of "
+        "at_bsl and reat in proportion to their images). The budget and the attack "
+        "look at the labels as they are.",
     )
     choice(
         "class_weight",
