@@ -268,19 +268,18 @@ def test_smoothing_by_preset_and_method():
     assert smoothing(method="mart") == smoothing(method="focal+awp") == 0
     assert smoothing(method="at", method_options={"label_smoothing": 0.2}) == 0
     assert smoothing(method="at", label_smoothing=0.2) == 0.2
-    # The table knows which methods cannot, and which do it themselves.
+    # The table knows which methods had better not, and which do it themselves.
     for name in presets.METHODS:
         method = krl.methods.get(name)
+        wants = method.smooths_labels and not method.adds_prior
+        assert wants == ("label_smoothing" not in presets.METHODS[name])
         itself = method.adds_prior and name != "robal"
         assert itself == (name in presets.SMOOTHING)
-        cannot = not method.smooths_labels or name == "robal"
-        assert cannot == ("label_smoothing" in presets.METHODS[name])
         if itself:
-            given = presets.OWN.settings("strong", {"method": name})
-            assert given["method_options"]["label_smoothing"] == 0.1
-            assert given["label_smoothing"] == 0
-            made = krl.methods.get(name, **given["method_options"])
-            assert made.label_smoothing == 0.1
+            given = {"method": name, "label_smoothing": 0.2}
+            found = presets.OWN.settings("strong", given)
+            made = krl.methods.get(name, **found["method_options"])
+            assert (made.label_smoothing, found["label_smoothing"]) == (0.2, 0)
     assert one_run.loss(settings()) is None
     loss = one_run.loss(settings(method="at", label_smoothing=0.2))
     assert loss.get_config()["label_smoothing"] == 0.2

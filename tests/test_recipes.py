@@ -237,6 +237,14 @@ def test_options_of_methods(method, options):
             "at_bsl",
             {"model": "wrn-28-10", "schedule": "one_cycle", "averaging": 0.9995}
             | {"validation_fraction": 0.1, "keep": "best", "collapse_guard": False}
+            | {"label_smoothing": 0.0},
+        ),
+        (
+            "CIFAR10LT",
+            "strong",
+            "at",
+            {"model": "wrn-28-10", "schedule": "one_cycle", "averaging": 0.9995}
+            | {"validation_fraction": 0.1, "keep": "best", "augmentation": "base"}
             | {"label_smoothing": 0.1},
         ),
         (
