@@ -256,12 +256,15 @@ def confusion(value, num_classes="num_classes"):
     if array is not None:
         rows = array.sum(axis=1)
         good = np.abs(rows - 1) < 0.02  # as they are printed
-        if not np.all(good | (rows == 0)) or not np.all((array >= 0) & (array <= 1)):
-            raise ValueError(
-                "`confusion` must hold mean probabilities, in rows that sum to 1: "
-                "divide counts by the images of each class. Received: rows that sum "
-                f"to {_short(rows)}"
-            )
+        received = f"rows that sum to {_short(rows)}"
+        if not np.all(array >= 0):
+            received = "some that are negative or no numbers (NaN)"
+        elif np.all(good | (rows == 0)):
+            return value
+        raise ValueError(
+            "`confusion` must hold mean probabilities, in rows that sum to 1: divide "
+            f"counts by the images of each class. Received: {received}"
+        )
     return value
 
 
@@ -464,16 +467,20 @@ def label_type(y, num_classes, name="y"):
             "labels of another kind"
         )
     shape, dtype = tuple(y.shape), _dtype(y)
-    if len(shape) not in (1, 2) or (
-        len(shape) == 2 and shape[1] not in (1, num_classes)
-    ):
-        raise ValueError(
-            f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
-            f"of shape (batch, {num_classes}). Received shape: {shape}"
-        )
+    label_shape(shape, num_classes, name)
     boolean = dtype == "bool" and (num_classes == 2 or shape[1:] == (num_classes,))
     if not dtype.startswith(("int", "uint", "float", "bfloat")) and not boolean:
         refuse_numbers(name, f"dtype {dtype}")
+
+
+def label_shape(shape, num_classes=None, name="y"):
+    """Raises if `shape` is not of labels, of however many classes if that is `None`."""
+    is_of_classes = num_classes is None or shape[1:] in ((), (1,), (num_classes,))
+    if len(shape) not in (1, 2) or not is_of_classes:
+        raise ValueError(
+            f"`{name}` must hold integer labels, of shape (batch,), or one-hot labels, "
+            f"of shape (batch, {num_classes or 'num_classes'}). Received shape: {shape}"
+        )
 
 
 def _dtype(x):
@@ -735,8 +742,8 @@ def label_range(name, low, high, num_classes):
     """Raises if labels from `low` to `high` are not those of `num_classes` classes."""
     if low < 0 or high > num_classes - 1:
         raise ValueError(
-            f"`{name}` must hold labels from 0 to {num_classes - 1}, as `class_counts` "
-            f"has {num_classes} classes. Received labels from {low:.0f} to {high:.0f}."
+            f"`{name}` must hold labels from 0 to {num_classes - 1}, for {num_classes} "
+            f"classes. Received labels from {low:.0f} to {high:.0f}."
         )
 
 

@@ -141,9 +141,9 @@ def check_split(labels, fraction):
     if grouped and len(present) > 1:
         raise ValueError(
             "`validation_split` takes the last images, and these are grouped by class: "
-            f"validation would see class {_few(np.unique(labels[first:]))} alone, and "
-            f"training nothing of class {_few(lost)}. Shuffle images and labels "
-            "together first, or pass `validation_data`."
+            f"validation would see class {_few(np.unique(labels[first:]))} alone"
+            + (f", and training nothing of class {_few(lost)}" * (len(lost) > 0))
+            + ". Shuffle images and labels together first, or pass `validation_data`."
         )
     if len(lost):
         warnings.warn(

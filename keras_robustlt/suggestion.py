@@ -1,6 +1,7 @@
 """Settings for data that nobody has tuned: what to begin with, and why."""
 
 import dataclasses
+import inspect
 import os
 
 import numpy as np
@@ -206,6 +207,7 @@ def _images_and_labels(data, y, class_names, options):
     )
 
     if isinstance(data, (str, os.PathLike)):
+        inspect.signature(load).bind(data, **options)  # unknown ones are no load's
         data = load(data, **options)
     elif options:
         raise ValueError(

@@ -141,7 +141,7 @@ def test_no_counts_keep_everything():
     "labels, counts, message",
     [
         ([0, 0, 2], None, "Class 1 has no images"),
-        ([0, 0, 1], [2, 2], r"Class 1 has 1 images, and class_counts\[1\]=2"),
+        ([0, 0, 1], [2, 2], r"`class_counts\[1\]` must be from 1 to 1"),
         ([0, 0, 1], [0, 1], r"class_counts\[0\]=0"),
         ([0, 1, 2], [1, 1], "only 2 classes"),
     ],

@@ -122,7 +122,8 @@ def test_a_data_set_without_end_is_refused_at_once(images):
         ([(1, 2, 3)], "pairs .* Received: a tuple of 3"),
         ([np.zeros(3)], "pairs .* Received: a ndarray"),
         ([(np.zeros((6, 6, 3), "float32"), 1)], "use its method `batch`"),
-        ((np.zeros(3), 1), r"shapes \(3,\) and \(\)"),
+        ((np.zeros(3), 1), r"takes no `y`.*of shape \(3,\) and a int"),
+        ([(np.zeros(3), None)], r"pairs .* Received: a tuple of 2 \(ndarray, NoneType"),
     ],
 )
 def test_batches_that_are_none(data, message):

@@ -623,7 +623,10 @@ ARGUMENTS = [
             "seed": NO_SEED,
         },
     ),
-    (guard, {"examples": NOT_POSITIVE, "seed": NO_SEED, "x": [None, 3, "x"]}),
+    (
+        guard,
+        {"examples": NOT_POSITIVE, "seed": NO_SEED, "x": [None, 3, "x"], "y": [X]},
+    ),
     (
         drift,
         {
@@ -796,7 +799,11 @@ FIT_ARGUMENTS = [
     ({"class_weight": {0: 0, 1: 0, 2: 0}}, "`class_weight` must have a weight above 0"),
     ({"callbacks": ["csv"]}, "`callbacks` must be"),
     ({"callbacks": [krl.callbacks.ScheduleInspector]}, "`callbacks` must be"),
-    ({"x": X, "y": np.sort(Y), "validation_split": 0.25}, "grouped by class"),
+    ({"x": X, "y": np.sort(Y), "validation_split": 0.4}, r"nothing of class \[2\]"),
+    (
+        {"x": X, "y": np.sort(Y), "validation_split": 0.25},
+        r"see class \[2\] alone\. Sh",
+    ),
     ({"x": X, "y": np.repeat([2, 0, 1], [8, 3, 1])}, "in another order"),
 ]
 # A rule of its own, and arguments of RobustLT's: the latter would be ignored.
@@ -932,6 +939,10 @@ OTHERS = [
         lambda: krl.budget.class_distance_weights([[5, 3], [1, 9]]),
         "`confusion` must hold mean probabilities",
     ),
+    (
+        lambda: krl.budget.class_distance_weights([[-0.5, 1.5], [0.25, 0.75]]),
+        "`confusion` must hold mean probabilities.*some that are negative",
+    ),
     (lambda: krl.evaluate(softmax_by_hand(), X, Y), "`network` must give logits"),
     (lambda: krl.evaluate(dense_network().predict, X, Y), "`model` must be the Keras"),
     (
@@ -979,12 +990,19 @@ OTHERS = [
     (lambda: evaluated(attacks={"clean": krl.attacks.PGD()}), "must not call an att"),
     (lambda: krl.evaluate(dense_network(), X, np.full((12, 3), 1 / 3)), "`y` holds"),
     (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "a mask"),
-    (lambda: krl.evaluate(dense_network(), (X, Y), Y), "`x` and `y` must be arrays"),
+    (lambda: krl.evaluate(dense_network(), (X, Y), Y), "takes no `y` beside it"),
+    (lambda: krl.diagnose(dense_network(), Y, X), "`y` must hold.*Received shape"),
+    (lambda: krl.diagnose(dense_network(), X, Y + 1), "labels from 0 to 2, for 3"),
     (lambda: results().to_json(attacks={}), "`extra` must not have entries"),
     (lambda: krl.report(results(), "r.html", names=3), "`names` must have a name"),
     (lambda: krl.export(dense_network(), ".keras"), "`path` must have a name"),
     (lambda: krl.export(dense_network(), "a\0.keras"), "`path` must be a path"),
     (lambda: krl.data.load("digits", image_size=True), "`image_size`"),
+    (lambda: krl.data.long_tail("digits", largest_class=10**6), "`largest_class` asks"),
+    (lambda: krl.data.long_tail("digits", imbalance=50), "^got an .* 'imbalance'"),
+    (lambda: krl.data.long_tail_arrays("digits", batch_size=8), "^got an .* 'batch_s"),
+    (lambda: krl.suggest("digits", foo=1), "^got an unexpected .* 'foo'"),
+    (lambda: krl.data.long_tail_indices(Y, [3, 0, 1], 0), r"`class_counts\[1\]` must"),
     (lambda: krl.data.load("digits", data_dir="x"), "`data_dir` does nothing"),
     (lambda: krl.data.check("digits").of("bad"), "`severity`"),
     (lambda: krl.losses.one_hot(np.zeros((2, 5)), 3), "`labels`"),

@@ -112,17 +112,16 @@ def pair_of(x, y):
 
 def arrays_of(x, y):
     checks.no_mask(x)
+    given = f"{_described(x)} and {_described(y)}"
     try:
         x, y = np.asarray(x), np.asarray(y)
-    except ValueError as error:  # lists of several lengths, or a pair as `x`
-        raise ValueError(
-            "`x` and `y` must be arrays of images and of labels. Received what makes "
-            f"no array: {error}"
-        ) from None
+    except ValueError:  # lists of several lengths, or a pair as `x`
+        x = y = np.asarray(None)
     if not x.ndim or not y.ndim:
         raise ValueError(
-            "`x` and `y` must be arrays of images and of labels. "
-            f"Received: arrays of shapes {x.shape} and {y.shape}"
+            "`x` and `y` must be arrays of images and of labels. A data set, or a pair "
+            "(x, y), has its labels in itself and takes no `y` beside it. "
+            f"Received: {given}"
         )
     if len(x) != len(y):
         raise ValueError(
@@ -142,7 +141,8 @@ def _endless(data):
 def pairs_of(batches):
     """Batches as pairs of NumPy arrays of some images and as many labels."""
     for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        if not is_pair or batch[1] is None:
             raise ValueError(
                 "`x` must give batches that are pairs (x, y) of images and labels. "
                 f"Received: {_described(batch)}"
@@ -166,7 +166,10 @@ def _described(batch):
     if isinstance(batch, dict):
         return f"a dictionary of {', '.join(map(repr, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
+        kinds = ", ".join(type(each).__name__ for each in batch[:5])
+        return f"a {type(batch).__name__} of {len(batch)} ({kinds})"
+    if hasattr(batch, "shape"):
+        return f"a {type(batch).__name__} of shape {tuple(batch.shape)}"
     return f"a {type(batch).__name__}"
 
 

@@ -106,6 +106,7 @@ def class_balanced_indices(labels, examples, seed=0):
 
 def _lowest_ranks(labels, draws, examples):
     """The indices of those with the lowest ranks in their class, in ascending order."""
+    checks.label_shape(labels.shape)
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(axis=1)
     labels = labels.reshape(-1)

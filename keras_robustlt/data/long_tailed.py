@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import warnings
 from typing import Any
 
@@ -293,6 +294,7 @@ def _select(
             "`largest_class` must be a number of images, of at least 1. Received: "
             f"{largest_class=}"
         )
+    inspect.signature(load).bind(source, **source_options)  # unknown ones are no load's
     found = load(source, data_dir=data_dir, seed=seed, **source_options)
     return found, *_divided(
         found,
@@ -333,6 +335,13 @@ def _divided(
         counts = long_tail_counts(
             largest_class, found.num_classes, imbalance_ratio, imbalance_type
         )
+        if np.any(counts > there):
+            short = int(np.argmax(counts > there))
+            raise ValueError(
+                f"`largest_class` asks class {short} for {counts[short]} training "
+                f"images, and it has {there[short]}: lower it. Received: "
+                f"{largest_class=}"
+            )
         by_default = imbalance_ratio == RATIO
         if by_default and there.max() > IMBALANCED * max(there.min(), 1):
             warnings.warn(

@@ -263,8 +263,8 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0, group
             )
         if not 1 <= wanted <= there:
             raise ValueError(
-                f"Class {c} has {there} images, and class_counts[{c}]={wanted} asks "
-                "for another number than 1 to that. Ask for fewer images."
+                f"`class_counts[{c}]` must be from 1 to {there}, as many images as "
+                f"class {c} has. Received: class_counts[{c}]={wanted}"
             )
     generator = np.random.default_rng(seed)
     train, validation = [], []
