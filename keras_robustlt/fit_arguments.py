@@ -10,6 +10,7 @@ import numpy as np
 from keras_robustlt import checks, class_frequencies, losses, methods
 from keras_robustlt.backend import replicas
 from keras_robustlt.data import resumption
+from keras_robustlt.data.long_tailed import refuse_whole
 
 COUNTS = (
     "batch_size",
@@ -38,6 +39,8 @@ def check(arguments, network, class_counts):
     Returns:
         The classes of `y` if it is an array, `None` if it is within a data set.
     """
+    for name in ("x", "validation_data"):
+        refuse_whole(name, arguments.get(name))
     _check_settings(arguments)
     _check_numbers(arguments)
     _check_ends(arguments)
@@ -233,6 +236,7 @@ def check_to_predict(arguments, network):
     _check_settings(arguments)
     _check_numbers(arguments)
     x = arguments["x"]
+    refuse_whole("x", x)
     if not _holds_data(x):
         raise ValueError(
             "`x` must be an array of images, or a data set of them. Received: a "
@@ -254,9 +258,12 @@ def check_to_predict(arguments, network):
 
 def refuse_list(name, value):
     """Raises the error of a list, which Keras would take for several inputs."""
+    advice = "numpy.asarray makes one of a list"
+    if len(value) == 2 and len({getattr(each, "ndim", 0) for each in value}) == 2:
+        advice = "images and labels are two arguments, as in fit(x, y)"
     raise ValueError(
-        f"`{name}` must be one array: numpy.asarray makes one of a list. Received: a "
-        f"{type(value).__name__} of {len(value)} entries"
+        f"`{name}` must be one array: {advice}. Received: a {type(value).__name__} of "
+        f"{len(value)} entries"
     )
 
 

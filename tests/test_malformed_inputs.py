@@ -20,6 +20,7 @@ import keras_robustlt as krl
 NAN, INF = float("nan"), float("inf")
 X = np.random.default_rng(0).random((12, 6, 6, 3), "float32")
 Y = np.arange(12) % 3
+WHOLE = krl.data.long_tail_arrays("digits")
 NO_NUMBER = [NAN, INF, -INF, "0.1", True, [0.1], np.array([0.1, 0.2])]
 NOT_POSITIVE = [0, -1, 1.5, NAN, INF, "2", True, [2], None]
 NO_SHARE = [*NO_NUMBER, -0.1, 1.1]
@@ -569,7 +570,10 @@ ARGUMENTS = [
     (
         predicted,
         {
-            "x": [None, 3, "x", np.float64(1), np.True_, {}, keras.layers.Dense, X[:0]],
+            "x": [
+                *(None, 3, "x", np.float64(1), np.True_, {}, keras.layers.Dense, X[:0]),
+                WHOLE,
+            ],
             "verbose": NO_VERBOSE,
             "batch_size": NOT_POSITIVE[:-1],
             "steps": NOT_POSITIVE[:-1],
@@ -625,7 +629,12 @@ ARGUMENTS = [
     ),
     (
         guard,
-        {"examples": NOT_POSITIVE, "seed": NO_SEED, "x": [None, 3, "x"], "y": [X]},
+        {
+            "examples": NOT_POSITIVE,
+            "seed": NO_SEED,
+            "x": [None, 3, "x", WHOLE],
+            "y": [X],
+        },
     ),
     (
         drift,
@@ -740,6 +749,13 @@ ONLY_ARRAYS = [
 ]
 # What `fit` takes beside x and y.
 FIT_ARGUMENTS = [
+    ({"x": (X, Y), "y": None}, r"`x` must be one array.* as in fit\(x, y\)"),
+    ({"x": WHOLE}, "`x` must be one part of the data: pass data.train"),
+    (
+        {"x": krl.data.load("digits")},
+        r"`x` must be one part.*pipeline\(source.*digits,",
+    ),
+    ({"validation_data": WHOLE}, "`validation_data` must be one part of the data"),
     ({"validation_data": (255 * X, Y)}, r"validation_data\[0\]"),
     ({"validation_data": (X, Y + 1)}, r"validation_data\[1\]"),
     ({"validation_data": (X, None)}, r"validation_data\[1\]"),
@@ -1002,6 +1018,7 @@ OTHERS = [
     (lambda: krl.data.long_tail("digits", imbalance=50), "^got an .* 'imbalance'"),
     (lambda: krl.data.long_tail_arrays("digits", batch_size=8), "^got an .* 'batch_s"),
     (lambda: krl.suggest("digits", foo=1), "^got an unexpected .* 'foo'"),
+    (lambda: dataclasses.replace(WHOLE, class_counts=[5, 3]), "`class_counts` must"),
     (lambda: krl.data.long_tail_indices(Y, [3, 0, 1], 0), r"`class_counts\[1\]` must"),
     (lambda: krl.data.load("digits", data_dir="x"), "`data_dir` does nothing"),
     (lambda: krl.data.check("digits").of("bad"), "`severity`"),

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
+from keras_robustlt.data.long_tailed import refuse_whole
 
 
 class Batches:
@@ -107,6 +108,7 @@ def as_batches(x, y=None, batch_size=250):
 
 
 def pair_of(x, y):
+    refuse_whole("x", x)
     return x if y is None and isinstance(x, tuple) and len(x) == 2 else (x, y)
 
 

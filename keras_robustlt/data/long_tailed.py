@@ -16,7 +16,7 @@ from keras_robustlt.data.selection import (
     long_tail_counts,
     long_tail_indices,
 )
-from keras_robustlt.data.sources import load
+from keras_robustlt.data.sources import Source, load
 
 # Of the largest class to the smallest, where nothing else is said.
 RATIO = 50
@@ -60,6 +60,14 @@ class LongTailData:
     name: str
     fingerprint: str = None
 
+    def __post_init__(self):
+        if np.shape(self.class_counts) != (len(self.class_names),):
+            raise ValueError(
+                f"`class_counts` must have a number for each of the "
+                f"{len(self.class_names)} `class_names`. Received: "
+                f"{self.class_counts!r}"
+            )
+
     @property
     def num_classes(self):
         return len(self.class_names)
@@ -76,9 +84,27 @@ class LongTailData:
             counts[3:-3] = [f"... ({len(counts)} classes)"]
         counts = ", ".join(counts)
         return (
-            f"LongTailData({self.name}, {int(self.class_counts.sum())} training images "
+            f"LongTailData({self.name}, {int(sum(self.class_counts))} training images "
             f"of shape {self.input_shape}, {counts})"
         )
+
+
+def refuse_whole(name, data):
+    """Raises if `data` is all of a data set where a part of it is meant.
+
+    Args:
+        name: String, what the data are called.
+        data: Anything.
+    """
+    if isinstance(data, LongTailData):
+        advice = "pass data.train, data.validation or data.test"
+    elif isinstance(data, Source):
+        advice = "pass data.pipeline(source.x_train, source.y_train, batch_size)"
+    else:
+        return
+    raise ValueError(
+        f"`{name}` must be one part of the data: {advice}. Received: {name}={data!r}"
+    )
 
 
 def long_tail(

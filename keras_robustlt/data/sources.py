@@ -45,7 +45,7 @@ MADE_OF = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Source:
     """Images of a training and a test set, and perhaps a validation set.
 
@@ -82,6 +82,12 @@ class Source:
     @property
     def num_classes(self):
         return len(self.class_names)
+
+    def __repr__(self):
+        return (
+            f"Source({self.name}, x_train of shape {np.shape(self.x_train)}, x_test of "
+            f"shape {np.shape(self.x_test)}, {self.num_classes} classes)"
+        )
 
 
 def load(
