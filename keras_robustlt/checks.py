@@ -527,6 +527,16 @@ def one_input_and_output(network):
             )
 
 
+def classifier_alone(name, network):
+    """Raises if a `RobustLTModel` is given where the classifier in it is meant."""
+    if isinstance(network, keras.Model) and hasattr(network, "inference_network"):
+        raise ValueError(
+            f"`{name}` must be the classifier alone, and not a RobustLTModel that has "
+            "one: give its `network`, or its `averaged_network`. Received: "
+            f"{name}={network!r}"
+        )
+
+
 def network(network):
     """Raises or warns if `network` is none that maps images in [0, 1] to logits.
 

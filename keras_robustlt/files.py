@@ -29,6 +29,12 @@ def local_path(argument, path):
     """`path` as an absolute path of this machine, `~` being the home directory."""
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise ValueError(f"`{argument}` must be a path. Received: {path!r}")
+    if str(path).startswith("{") and '"' in str(path):
+        raise ValueError(
+            f"`{argument}` must be the path of a file, such as the one that "
+            "`to_json(path)` writes, and not what is in it. Received: JSON text, "
+            f"{str(path)!r:.40}..."
+        )
     if "://" in str(path):
         raise ValueError(
             f"`{argument}` must be a path of a file system: mount remote storage and "

@@ -216,12 +216,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         # Images, losses and attacks are float32; what precision the network computes
         # in is the network's own affair.
         super().__init__(name=name, dtype="float32")
-        if isinstance(network, RobustLTModel):
-            raise ValueError(
-                "`network` must be the classifier alone, and not a RobustLTModel that "
-                "has one: give its `network`, or its `averaged_network`. Received: "
-                f"network={network!r}"
-            )
+        checks.classifier_alone("network", network)
         if not isinstance(network, keras.Model):
             raise ValueError(
                 "`network` must be a keras.Model that gives logits. "

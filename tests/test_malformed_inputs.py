@@ -461,7 +461,7 @@ ARGUMENTS = [
     (results().table, {"per_class": NO_BOOLEAN}),
     (results().row, {"attack": ["pgd", None, 3, [], ""]}),
     (results().to_json, {"path": NO_PATH[:2] + NO_PATH[3:]}),
-    (krl.EvaluationResults.from_json, {"path": NO_PATH}),
+    (krl.EvaluationResults.from_json, {"path": [*NO_PATH, '{"a": 1}']}),
     (
         examples,
         {
@@ -920,7 +920,17 @@ OTHERS = [
     (lambda: krl.networks.get("wrn-11-1"), "`depth` must be"),
     (lambda: krl.networks.plain(3), "`network` must be"),
     (lambda: krl.networks.with_features(3), "`network` must be"),
-    (lambda: model(network=tiny_model()), "`network` must be the classifier alone"),
+    *(
+        (lambda call=call: call(tiny_model()), "must be the classifier alone")
+        for call in (
+            functools.partial(krl.RobustLTModel, class_counts=COUNTS),
+            *(krl.networks.plain, krl.networks.tau_normalized),
+            krl.networks.with_features,
+            functools.partial(krl.networks.from_backbone, classes=3),
+        )
+    ),
+    (lambda: krl.export("robust.keras", dense_network()), "`model` must be a Robust"),
+    (lambda: krl.report(results().to_json(), "r.html"), "`runs`.*path.*JSON text"),
     *(
         (functools.partial(call, *arguments), message)
         for call in (krl.attacks.PGD(0.1), krl.attacks.APGD(0.1))

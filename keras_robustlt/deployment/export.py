@@ -62,7 +62,13 @@ def export(model, path, class_names=None, input="uint8"):
     TensorShape([1, 2])
     """
     checks.one_of("input", input, INPUTS)
-    network = plain(getattr(model, "inference_network", model))
+    network = getattr(model, "inference_network", model)
+    if not isinstance(network, keras.Model):
+        raise ValueError(
+            "`model` must be a RobustLTModel or a keras.Model, itself and not its "
+            f"path. Received: model={model!r}"
+        )
+    network = plain(network)
     checks.logits_not_probabilities(network)
     if not network.built or network.output_shape[-1] < 2:
         shape = network.output_shape if network.built else "not known yet"

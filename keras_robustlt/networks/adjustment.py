@@ -127,6 +127,7 @@ def _last_with_weights(network):
 
 
 def _copy(network):
+    checks.classifier_alone("network", network)
     functional = isinstance(network, keras.Model) and hasattr(network, "operations")
     if not functional and not (isinstance(network, keras.Sequential) and network.built):
         raise ValueError(

@@ -136,6 +136,7 @@ def from_backbone(
         checks.one_of("preprocessing", preprocessing, tuple(PREPROCESSING))
     if input_shape is not None:
         parts.check_arguments(classes, input_shape, head)
+    checks.classifier_alone("backbone", backbone)
     if isinstance(backbone, keras.Model):
         if weights not in ("imagenet", None):
             raise ValueError(

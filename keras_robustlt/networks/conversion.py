@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_robustlt import checks
 from keras_robustlt.layers import (
     BatchNormalization,
     ClassToken,
@@ -43,6 +44,7 @@ def plain(network):
     krl.networks.plain(network).save("robust.keras")
     ```
     """
+    checks.classifier_alone("network", network)
     if not _is_graph(network):
         foreign = isinstance(network, keras.Model) and not _own_layers(network)
         advice = (

@@ -28,6 +28,7 @@ def with_features(network, layer=None):
     >>> features.shape
     TensorShape([1, 128])
     """
+    checks.classifier_alone("network", network)
     functional = network
     if isinstance(network, keras.Sequential) and network.built:
         functional = network._functional

@@ -80,7 +80,8 @@ def _check_apart(sources):
     paths = {}
     for source in sources:
         if isinstance(source, (str, os.PathLike)):
-            first = paths.setdefault(pathlib.Path(source).resolve(), source)
+            path = local_path("runs", source).resolve()
+            first = paths.setdefault(path, source)
             if first is not source:
                 raise ValueError(
                     "`runs` must be different ones. Received the same twice: "
