@@ -281,11 +281,13 @@ def _has_shape(found, shape):
 
 def robust_model(callback):
     """Raises if a callback that looks at budgets and attacks is on another model."""
-    if not hasattr(callback.model, "schedule"):
+    model = callback.model
+    if not hasattr(model, "schedule"):
+        received = "no model" if model is None else f"a {type(model).__name__}"
         raise ValueError(
             f"{type(callback).__name__} must be among the `callbacks` of `fit` of a "
-            "keras_robustlt.RobustLTModel. Received: a model of type "
-            f"{type(callback.model).__name__}"
+            "keras_robustlt.RobustLTModel, and knows nothing before. Received: "
+            f"{received}"
         )
 
 

@@ -910,6 +910,8 @@ OTHERS = [
         "`rarest` must",
     ),
     (lambda: dataclasses.replace(suggested(), rarest=X[:0]).plot(), "`rarest` must"),
+    (lambda: guard().accuracies(), "CollapseGuard must be among .* no model"),
+    (lambda: guard().attack_steps, "CollapseGuard must be among .* no model"),
     (lambda: evaluated(attacks={"a": len}), "attacks.*function of"),
     (lambda: evaluated(attacks={"a": keras.layers.Dense(3)}), "attacks.*function of"),
     (lambda: evaluated(attacks={"a": lambda x, y: x}), "attacks.*function of"),

@@ -263,6 +263,13 @@ def test_positions_need_a_known_length():
         layers.PositionEmbedding()(keras.Input((None, 4)))
 
 
+@pytest.mark.parametrize("layer_class", [layers.ClassToken, layers.PositionEmbedding])
+@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 3, 4)])
+def test_token_layers_take_sequences(layer_class, shape):
+    with pytest.raises(ValueError, match="expected ndim=3"):
+        layer_class()(ops.zeros(shape))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -101,6 +101,7 @@ class CollapseGuard(keras.callbacks.Callback):
     @property
     def attack_steps(self):
         """How many steps the training attack has; to set it changes the attack."""
+        checks.robust_model(self)
         return getattr(self.model.attack_in_use, "steps", 1)
 
     @attack_steps.setter
@@ -188,6 +189,7 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def accuracies_without_steps(self):
         """Accuracy on the images as they are, and where the training attack starts."""
+        checks.robust_model(self)
         if self._right is None:
             variables = active_set.variables_of(self.model.network)
             self._right = backend.compiled(self._are_right, variables)
@@ -199,6 +201,7 @@ class CollapseGuard(keras.callbacks.Callback):
 
     def accuracies(self):
         """Accuracy under the training attack and under PGD, within today's budgets."""
+        checks.robust_model(self)
         return self._accuracy(self._under_attack), self._accuracy(self._under_pgd)
 
     def _accuracy(self, compiled):

@@ -48,11 +48,12 @@ class ScheduleInspector(Recorder):
 
     def __init__(self, directory=None, class_names=None, tensorboard=False):
         super().__init__(directory, class_names, tensorboard)
+        self._forget()
 
     def on_train_begin(self, logs=None):
         checks.robust_model(self)
         self.names = _column_names(self.class_names, self.model.num_classes)
-        self.epochs, self.weights, self.class_epsilon = None, [], []
+        self._forget()
         self._open("schedule.csv", "schedule.png")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -90,6 +91,9 @@ class ScheduleInspector(Recorder):
             )
             plots.save(figure, self.directory / "schedule.png")
         super().on_train_end(logs)
+
+    def _forget(self):
+        self.epochs, self.weights, self.class_epsilon = None, [], []
 
     def _read_back(self, before=None):
         """What an interrupted run wrote about the epochs that are not done again."""

@@ -69,12 +69,21 @@ class CosineClassifier(keras.layers.Layer):
             )
 
     def build(self, input_shape):
-        self.kernel = self.add_weight(
+        self._kernel = self.add_weight(
             shape=(input_shape[-1], self.units),
             # Uniform in +-1/sqrt(channels).
             initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
             name="kernel",
         )
+
+    @property
+    def kernel(self):
+        if not self.built:
+            raise AttributeError(
+                f"{self.name!r} has class vectors once it is built: call it, or "
+                "`build((None, channels))`. Received: a layer that is not built"
+            )
+        return self._kernel
 
     def class_vectors(self):
         """Returns the kernel as it enters the logits, one column a class."""

@@ -6,8 +6,16 @@ from keras import ops
 __all__ = ["ClassToken", "PositionEmbedding"]
 
 
+class _OfTokens(keras.layers.Layer):
+    """A layer that takes sequences, `(batch, length, width)`, and nothing else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class ClassToken(keras.layers.Layer):
+class ClassToken(_OfTokens):
     """Puts a learned token before each sequence.
 
     Attention collects there what the classifier needs. The token starts normally
@@ -54,7 +62,7 @@ class ClassToken(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
-class PositionEmbedding(keras.layers.Layer):
+class PositionEmbedding(_OfTokens):
     """Adds a learned vector to each token, another one at each position.
 
     The vectors start normally distributed with standard deviation 0.02.
