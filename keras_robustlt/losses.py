@@ -559,11 +559,13 @@ def criterion(loss):
 
     def values(targets, logits):
         targets = ops.argmax(targets, axis=-1) if is_sparse else targets
-        values = ops.convert_to_tensor(function(targets, logits))
-        if len(values.shape) > 1:
+        values = function(targets, logits)
+        values = values if values is None else ops.convert_to_tensor(values)
+        if values is None or len(values.shape) > 1:
             raise ValueError(
                 "`loss` must give one value for each example, of shape (batch,), or "
-                f"their mean. Received a loss of shape {tuple(values.shape)}"
+                "their mean. Received: a loss of shape "
+                f"{getattr(values, 'shape', None)}"
             )
         return values
 

@@ -626,7 +626,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         targets, logits, sample_weight = replicas.gathered(
             (targets, y_pred, sample_weight)
         )
-        logits = dict(logits)
+        logits = _LogitsOfInputs(logits)
         extra = logits.pop(EXTRA_LOSS, None)
         logits = _attacked(logits, "robust") if "robust" in logits else logits
         hard = losses.largest_part(targets) if self._are_rows(y) else targets
@@ -1093,6 +1093,17 @@ def _only_weighed(targets, sample_weight):
         return targets
     counts = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1)) > 0
     return targets * ops.cast(counts, "float32")
+
+
+class _LogitsOfInputs(dict):
+    """The logits that a method's loss may look at: those of its `inputs`."""
+
+    def __missing__(self, key):
+        raise ValueError(
+            f"`inputs` of a method must name what its loss looks at: add {key!r} to "
+            f"it, or, of features, set `uses_features`. Received: a loss that looks at "
+            f"{key!r} where there are {', '.join(map(repr, self))}"
+        )
 
 
 def _attacked(logits, images):

@@ -542,3 +542,20 @@ def test_images_that_a_method_may_ask_for(inputs):
     method.inputs = inputs
     with pytest.raises(ValueError, match="`inputs` of .* must be a tuple"):
         tiny_model(method=method)
+
+
+class OfClean(krl.methods.Method):
+    def loss(self, targets, logits, criterion):
+        return criterion(targets, logits["clean"])
+
+
+def test_a_method_that_looks_at_more_than_its_inputs(images):
+    with pytest.raises(ValueError, match="`inputs` of a method must .* add 'clean'"):
+        eager_model(method=OfClean(), beta=0).fit(*images, **FIT)
+
+
+def test_a_loss_that_returns_nothing(images):
+    model = tiny_model(beta=0)
+    model.compile("sgd", loss=lambda targets, logits: None, run_eagerly=True)
+    with pytest.raises(ValueError, match="`loss` must give one value.* None"):
+        model.fit(*images, **FIT)

@@ -136,7 +136,11 @@ def test_attacks_of_ones_own_stay_within_their_ball(images, shift):
 
 
 @pytest.mark.parametrize(
-    "give", [lambda b: b - 1, lambda b: 80 * b, lambda b: np.nan * b, lambda b: b[:2]]
+    "give",
+    [
+        *(lambda b: b - 1, lambda b: 80 * b, lambda b: np.nan * b, lambda b: b[:2]),
+        lambda b: None,
+    ],
 )
 def test_budgets_of_ones_own_are_budgets(images, give):
     class Mine(krl.budget.Budget):

@@ -183,7 +183,8 @@ def check_rules(model):
             )
         for name, values in given.items():
             words, *within = ranges[name]
-            if values is not None and not _are_within(values, *within):
+            is_left_out = values is None and words.startswith("None")
+            if not is_left_out and not _are_within(values, *within):
                 raise ValueError(
                     f"`{name}` of {rule} must give {words}. Received in epoch {epoch}: "
                     f"{values!r}"
