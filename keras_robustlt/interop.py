@@ -138,10 +138,10 @@ def foolbox_batch(x, y):
     """
     x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
     checks.images(x)
-    if y.dtype.kind not in "iu" or y.size != len(x):
+    if y.dtype.kind not in "iu" or y.size != len(x) or np.any(y < 0):
         raise ValueError(
-            f"`y` must hold an integer label for each of {len(x)} images. "
-            f"Received: shape {y.shape}, dtype {y.dtype}"
+            f"`y` must hold an integer label for each of {len(x)} images, from 0 on. "
+            f"Received: shape {y.shape}, dtype {y.dtype}, {y.ravel()[:3].tolist()}..."
         )
     dtype = "int64" if keras.backend.backend() == "tensorflow" else "int32"
     return (
@@ -266,12 +266,15 @@ def _art_class():
 def _functions(network, loss):
     """Compiled functions of images, and of images and targets."""
 
+    def of_each(targets, logits):
+        return arguments.check_loss_values(loss(targets, logits), loss, (1,))
+
     def values(x, targets):
-        return loss(targets, gradients.logits_of(network)(x))
+        return of_each(targets, gradients.logits_of(network)(x))
 
     def loss_gradient(x, targets):
         gradient_of = gradients.gradient_of(network)
-        return gradient_of(lambda logits: loss(targets, logits), x)[0]
+        return gradient_of(lambda logits: of_each(targets, logits), x)[0]
 
     def class_gradient(x, targets):
         gradient_of = gradients.gradient_of(network)

@@ -546,19 +546,15 @@ def criterion(loss):
     if not isinstance(function, keras.losses.Loss):
         checks.function("loss", function, ("targets", "logits"))
     refuse_probabilities("loss", function)
-    is_sparse = _core(function) is keras.losses.sparse_categorical_crossentropy
     if getattr(function, "reduction", None) == "sum":
         raise ValueError(
             "`loss` must not have reduction='sum': training takes the mean over the "
             "images, whatever the reduction. For larger steps raise the learning rate. "
             f"Received: {function!r}"
         )
-    if isinstance(function, keras.losses.Loss):
-        is_sparse |= isinstance(function, keras.losses.SparseCategoricalCrossentropy)
-        function = function.call  # without the mean
+    function = of_targets(function)
 
     def values(targets, logits):
-        targets = ops.argmax(targets, axis=-1) if is_sparse else targets
         values = function(targets, logits)
         values = values if values is None else ops.convert_to_tensor(values)
         if values is None or len(values.shape) > 1:
@@ -569,8 +565,28 @@ def criterion(loss):
             )
         return values
 
-    values.is_sparse = is_sparse
+    values.is_sparse = getattr(function, "is_sparse", False)
     return values
+
+
+def of_targets(loss):
+    """A loss of Keras or of one's own as a function of one-hot targets, without a mean.
+
+    Args:
+        loss: A `keras.losses.Loss` or a function of `(targets, logits)`.
+    """
+    is_sparse = _core(loss) is keras.losses.sparse_categorical_crossentropy
+    if isinstance(loss, keras.losses.Loss):
+        is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        loss = loss.call
+    if not is_sparse:
+        return loss
+
+    def of_classes(targets, logits):
+        return loss(ops.argmax(targets, axis=-1), logits)
+
+    of_classes.is_sparse = True
+    return of_classes
 
 
 def smoothed(criterion, label_smoothing, towards=None):

@@ -199,9 +199,10 @@ def _numbers(name, values):
         array = np.asarray(values)
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
-    if array.dtype.kind not in "iuf" or np.any(np.isinf(array)):
+    if array.dtype.kind not in "iuf" or np.any(np.isinf(array) | (array < 0)):
         raise ValueError(
-            f"`{name}` must hold finite numbers. Received: {name}={values!r:.200}"
+            f"`{name}` must hold finite numbers that are not negative. Received: "
+            f"{name}={values!r:.200}"
         )
     return array.astype("float64")
 
@@ -379,14 +380,17 @@ def contact_sheet(rows, labels):
 
 
 def save(figure, path):
-    """Writes a figure as a PNG file.
+    """Writes a figure as a file of the kind that the path ends in.
 
     Args:
         figure: A `matplotlib.figure.Figure`.
-        path: String or path of the file.
+        path: String or path of the file, such as `"figure.png"` or `"figure.pdf"`.
 
     Returns:
         The path of the file.
+
+    Raises:
+        ValueError: If `figure` is none, or Matplotlib writes no files of this kind.
 
     Example:
 
@@ -399,6 +403,13 @@ def save(figure, path):
             "`figure` must be a matplotlib Figure, as the functions of this module "
             f"give them. Received: {type(figure).__name__}"
         )
+    kind = path.suffix.lower().removeprefix(".") or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ValueError(
+            f"`path` must end in one of {', '.join('.' + each for each in known)}. "
+            f"Received: path={str(path)!r}"
+        )
     with files.replacing(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=120, format=kind)
     return path

@@ -87,6 +87,7 @@ class Schedule:
 
     def position(self, granularity):
         """The iteration `t`, from 1, and the total `T`, as float32 scalars."""
+        checks.one_of("granularity", granularity, ("epoch", "step"))
         epoch = ops.cast(self.epoch, "float32")
         total = ops.cast(self.epochs, "float32")
         if granularity == "epoch":

@@ -480,13 +480,17 @@ def test_a_call_with_a_budget_of_an_attack_without_one(images, attack):
 def test_a_keras_loss_is_that_of_each_example(images):
     x, y = images
     network = dense_network()
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     for kind in (PGD, krl.attacks.APGD):
-        ours, keras_own = (
+        ours, *keras_own = (
             kind(0.1, 3, loss=each)(network, x, y, seed=0)
-            for each in ("cross_entropy", loss)
+            for each in (
+                "cross_entropy",
+                keras.losses.CategoricalCrossentropy(from_logits=True),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
         )
-        np.testing.assert_allclose(ours, keras_own, atol=1e-6)
+        for each in keras_own:
+            np.testing.assert_allclose(ours, each, atol=1e-6)
 
 
 @pytest.mark.parametrize(

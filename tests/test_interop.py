@@ -246,6 +246,7 @@ def test_labels_for_foolbox(foolbox):
     "x, y, message",
     [
         (np.full((2, 1), 3.0), [0, 1], r"`x` must hold images in \[0, 1\]"),
+        (np.zeros((2, 1)), [0, -1], "`y` must hold an integer label.* from 0 on"),
         (np.zeros((2, 1)), [0.0, 1.0], "`y` must hold an integer label for each of 2"),
         (np.zeros((2, 1)), [0, 1, 2], r"Received: shape \(3,\)"),
     ],
@@ -269,6 +270,9 @@ def test_wrong_models_are_refused(art, foolbox):
         krl.interop.foolbox_model(without_shape)
     with pytest.raises(ValueError, match="`loss` must be one of"):
         krl.interop.art_classifier(dense_network(), loss="hinge")
+    of_all = krl.interop.art_classifier(dense_network(), loss=lambda t, logits: logits)
+    with pytest.raises(ValueError, match="`loss` must give one value for each"):
+        of_all.loss_gradient(np.zeros((2, 6, 6, 3), "float32"), np.array([0, 1]))
     classifier = krl.interop.art_classifier(without_shape, input_shape=(6, 6, 3))
     assert classifier.nb_classes == 2
 

@@ -227,7 +227,7 @@ ARGUMENTS = [
         lambda **given: krl.budget.iteration_weight(
             **{"t": 1, "total": 5, "beta": 0.8, **given}
         ),
-        {"total": NOT_POSITIVE, "beta": NO_RATE, "t": [0, 6, NAN, "one", None]},
+        {"total": NOT_POSITIVE, "beta": NO_RATE, "t": [0, 6, NAN, "one", "1", None]},
     ),
     (made("budget.RobustLT"), {"alpha": NO_SHARE, "beta": NO_RATE}),
     (made("budget.RobustLT"), {"granularity": NO_NAME, "weighting": NO_NAME}),
@@ -245,7 +245,10 @@ ARGUMENTS = [
         {"strength": [*NO_RATE, None]},
     ),
     (made("methods.feedback_scores"), {"confusion": [*NO_TABLE, [[0.5, 0.5]]]}),
-    (made("methods.feedback_weights"), {"scores": ["x", None, 0.5, [["a"]], {}]}),
+    (
+        made("methods.feedback_weights"),
+        {"scores": ["x", None, 0.5, [["a"]], {}, [], [-1.0, -1.0], [NAN, 1.0]]},
+    ),
     (
         graph,
         {
@@ -407,7 +410,7 @@ ARGUMENTS = [
             "epsilon": [*NO_NUMBER, -0.1],
             "class_counts": NO_COUNTS,
             "tail_fraction": NO_SHARE,
-            "class_names": NO_NAMES,
+            "class_names": [*NO_NAMES, ["a", "a", "b"]],
             "batch_size": NOT_POSITIVE,
             "chunk_size": NOT_POSITIVE,
             "seed": NO_SEED,
@@ -512,7 +515,10 @@ ARGUMENTS = [
     (
         plotted,
         {
-            "class_epsilon": ["x", None, 0.1, [0.1, 0.2], [["a", "b"]], [[INF, 0.1]]],
+            "class_epsilon": [
+                *("x", None, 0.1, [0.1, 0.2], [["a", "b"]], [[INF, 0.1]]),
+                [[-0.1, 0.1]],
+            ],
             "class_names": ["ab", None, 3, {"a": 1, "b": 2}, {"a", "b"}, ["a"]],
             "weights": ["x", 0.5, ["a"], [INF], [0.5, 1.0]],
             "epochs": ["x", 3, ["a"], [0, 1]],
@@ -533,6 +539,8 @@ ARGUMENTS = [
         functools.partial(krl.plots.save, path="figure.png"),
         {"figure": [None, 3, "x", X, krl.plots]},
     ),
+    (lambda path: krl.plots.save(plotted(), path), {"path": ["figure.txt", 3, ""]}),
+    (model().schedule.position, {"granularity": ["epochs", "batch", None, 1]}),
     (
         functools.partial(krl.plots.accuracy_per_class, {"a": results()}),
         {"attack": ["fgsm", None, 3, ["clean"]], "title": [3, ["a"]]},
@@ -1081,7 +1089,14 @@ OTHERS = [
     (lambda: evaluated(attacks={"a": NoSeed(0.1)}), "must be a function of .*seed"),
     (lambda: evaluated(attacks={"a": NoRadius()}), "must have an epsilon"),
     (lambda: pgd_call(loss="dlr", y=np.full((12, 3), 1 / 3)), "`y` holds soft labels"),
-    (lambda: pgd_call(loss=of_some), "`loss` must give one value for each"),
+    *(
+        (lambda given=given: pgd_call(**given), "`loss` must give one value for each")
+        for given in (
+            {"loss": lambda targets, logits: of_some(targets, logits)},
+            {"loss": lambda targets, logits: logits},
+            {"loss": lambda targets, logits: keras.ops.mean(logits), "restarts": 2},
+        )
+    ),
     (lambda: classwise(Y[:1], np.eye(3)), "`y_true` must have one entry for each"),
     (lambda: classwise(Y[:3], np.eye(3), [1.0]), "`sample_weight` must have one"),
     (lambda: classwise(Y[:3], np.eye(3)[0]), "`y_pred` must have the shape"),

@@ -94,7 +94,8 @@ def test_serves_a_model_and_is_readable(tmp_path):
     assert "8/255" in lines[0]
     figure = found.plot()
     assert len(figure.axes) == 6  # three images, as they are and at their budget
-    krl.plots.save(figure, tmp_path / "rarest.png")
+    for name, begins in (("rarest.png", b"\x89PNG"), ("rarest.pdf", b"%PDF")):
+        assert krl.plots.save(figure, tmp_path / name).read_bytes().startswith(begins)
     shown = figure.axes[3].images[0].get_array()
     assert abs(shown - x[y == 2][0].squeeze()).max() == pytest.approx(
         found.class_epsilon[2], abs=1e-2

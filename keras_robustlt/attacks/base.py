@@ -1,6 +1,5 @@
 """What an attack is."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -244,6 +243,4 @@ def is_called_as(attack, kind):
 
 def loss_function(loss):
     """`loss`, a name or a function, as a function of `(targets, logits)`."""
-    if isinstance(loss, keras.losses.Loss):
-        return loss.call  # one value for each example, and not their mean
-    return loss if callable(loss) else LOSSES[loss]
+    return losses.of_targets(loss) if callable(loss) else LOSSES[loss]

@@ -286,7 +286,8 @@ class PGD(base.Attack):
 
         def values(logits):
             found = loss(losses.one_hot(y, logits.shape[-1]), logits)
-            found = arguments.check_loss_values(found, loss, (0, 1, 2))
+            # The mean over the images has the same directions.
+            found = arguments.check_loss_values(found, loss, (0, 1))
             return arguments.one_of_each(found, logits, loss)
 
         def step(x_adv):
@@ -326,7 +327,8 @@ class PGD(base.Attack):
             logits = logits_of(x_adv)
             targets = losses.one_hot(y, logits.shape[-1])
             right = ops.equal(ops.argmax(logits, -1), ops.argmax(targets, -1))
-            return right, self._loss(loss)(targets, logits)
+            values = self._loss(loss)(targets, logits)
+            return right, arguments.check_loss_values(values, self._loss(loss), (1,))
 
         (right1, loss1), (right2, loss2) = judge(first), judge(second)
         better = ops.where(ops.equal(right1, right2), loss2 > loss1, right1)

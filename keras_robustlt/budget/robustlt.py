@@ -104,15 +104,17 @@ def iteration_weight(t, total, beta):
     """
     beta = checks.in_range("beta", beta, 0, np.inf)
     total = checks.positive_integer("total", total)
+    given = t
     try:
-        t = np.asarray(t, "float64")
-    except (TypeError, ValueError, OverflowError):
-        t = np.asarray(np.nan)
+        t = np.asarray(t)
+    except ValueError:  # lists of different lengths
+        t = np.asarray(None)
+    t = t.astype("float64") if t.dtype.kind in "iuf" else np.asarray(np.nan)
     whole = np.all((t >= 1) & (t <= total) & (t == np.floor(t)))
     if not whole:
         raise ValueError(
             "`t` counts iterations from 1 to `total`, as integers. "
-            f"Received: t={t.tolist()}, total={total}"
+            f"Received: t={given!r:.200}, total={total}"
         )
     if beta == 0:
         return np.ones_like(t)[()]

@@ -8,6 +8,7 @@ import numpy as np
 
 import keras_robustlt
 from keras_robustlt import checks
+from keras_robustlt.class_names import check_different
 from keras_robustlt.class_names import of_classes as class_names_of
 from keras_robustlt.data.batches import Batches
 from keras_robustlt.data.class_balanced import ClassBalancedSubset
@@ -121,6 +122,7 @@ def evaluate(
         attacks, num_classes, data.first.shape[1:], epsilon, batch_size, norm
     )
     class_names = class_names_of(class_names, num_classes)
+    check_different(class_names)
 
     described = {name: runners.settings_of(attack) for name, attack in attacks.items()}
     what = {

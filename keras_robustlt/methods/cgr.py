@@ -49,7 +49,16 @@ def feedback_weights(scores):
     >>> krl.methods.feedback_weights([0.0, 2.0])
     array([0.5, 1.5], dtype=float32)
     """
-    weights = 1.0 + checks.floats("scores", scores, ("num_classes",))
+    scores = checks.floats("scores", scores, ("num_classes",))
+    array = checks.known(scores)
+    if array is not None and not (
+        array.size and np.all((array >= 0) & (array < np.inf))
+    ):
+        raise ValueError(
+            "`scores` must hold a finite number for each class that is at least 0. "
+            f"Received: {array.tolist()}"
+        )
+    weights = 1.0 + scores
     return ops.clip(weights / ops.mean(weights), *WEIGHTS)
 
 
