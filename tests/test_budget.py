@@ -122,7 +122,7 @@ def test_iteration_weight_grows_from_zero_within_zero_and_one(total, beta):
 @pytest.mark.parametrize(
     ("t", "total", "beta", "message"),
     [
-        (0, 5, 0.8, r"`t` counts iterations from 1.*t=0.0, total=5"),
+        (0, 5, 0.8, r"`t` counts iterations from 1.*t=0, total=5"),
         (6, 5, 0.8, r"`t` counts iterations from 1"),
         ([1, 9], 5, 0.8, r"`t` counts iterations from 1"),
         (1, 0, 0.8, "`total` must be an integer of at least 1"),

@@ -240,8 +240,9 @@ class APGD(Climber):
         steps: Integer. Number of steps. Defaults to `100`.
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         loss: `"cross_entropy"`, `"dlr"` (difference of logits ratio, for at least
-            three classes), `"margin"`, or a function of `(targets, logits)` that
-            gives one value for each example. Defaults to `"cross_entropy"`.
+            three classes), `"margin"`, a `keras.losses.Loss` of logits, or a function
+            of `(targets, logits)` that gives one value for each example. Defaults to
+            `"cross_entropy"`.
         restarts: Integer. Number of runs, each from another random start and on the
             images that are left. Defaults to `1`.
         eot: Integer. Of how many evaluations the gradient is the mean, for a network

@@ -36,9 +36,9 @@ class PGD(base.Attack):
         random_start: Boolean. Whether to start from a uniformly drawn point of the
             ball instead of the image itself. Defaults to `True`.
         loss: `"cross_entropy"`, `"margin"` (with which PGD is the attack known as
-            CW), `"dlr"` (difference of logits ratio), or a function of `(targets,
-            logits)` that gives one value for each example. Defaults to
-            `"cross_entropy"`.
+            CW), `"dlr"` (difference of logits ratio), a `keras.losses.Loss` of
+            logits, or a function of `(targets, logits)` that gives one value for each
+            example. Defaults to `"cross_entropy"`.
         restarts: Integer. Number of runs of a call, each from another random start.
             Of each image the result is kept that is misclassified, or else that of
             the highest loss. (`perturb`, as training uses it, is one run.) Defaults
