@@ -207,7 +207,7 @@ def _images_and_labels(data, y, class_names, options):
     )
 
     if isinstance(data, (str, os.PathLike)):
-        inspect.signature(load).bind(data, **options)  # unknown ones are no load's
+        inspect.signature(load).bind(data, **options)  # names unknown ones
         data = load(data, **options)
     elif options:
         raise ValueError(

@@ -320,7 +320,7 @@ def _select(
             "`largest_class` must be a number of images, of at least 1. Received: "
             f"{largest_class=}"
         )
-    inspect.signature(load).bind(source, **source_options)  # unknown ones are no load's
+    inspect.signature(load).bind(source, **source_options)  # names unknown ones
     found = load(source, data_dir=data_dir, seed=seed, **source_options)
     return found, *_divided(
         found,
