@@ -351,7 +351,7 @@ def test_training_of_the_head_first_goes_on(tmp_path):
         layers += [keras.layers.Dense(3, name="logits")]
         network = keras.Sequential([keras.Input(X.shape[1:]), *layers])
         before = network.get_weights()
-        model = tiny_model(network, method="at_bsl")
+        model = tiny_model(network, method="at")
         optimizer = krl.optimizers.AdamW(0.01, backbone_rate=factor)
         model.compile(optimizer, loss=loss, run_eagerly=True)
         listed = [*extra, Checkpoint(tmp_path / folder)]
