@@ -6,6 +6,7 @@ import unicodedata
 import numpy as np
 
 __all__ = [
+    "are_numbers",
     "as_text",
     "check",
     "check_different",
@@ -59,6 +60,11 @@ def of_classes(class_names, num_classes):
             f"outputs. Received: {names!r}"
         )
     return names
+
+
+def are_numbers(names):
+    """Whether the names of classes are their numbers, as those without names have."""
+    return list(names) == [str(index) for index in range(len(names))]
 
 
 def as_text(name):

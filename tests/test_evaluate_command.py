@@ -346,3 +346,12 @@ def test_classes_in_the_order_of_the_network(run):
     (run / "config.json").write_text(json.dumps({**config, "class_names": ["b", "x"]}))
     with pytest.raises(SystemExit, match="they lack x. Received: 0, a, b"):
         command(run, *arguments)
+
+
+def test_classes_that_have_numbers_for_names_may_be_others(run):
+    config = json.loads((run / "config.json").read_text())
+    numbers = {**config, "class_names": ["0", "1"]}
+    (run / "config.json").write_text(json.dumps(numbers))
+    with pytest.warns(krl.RobustnessWarning, match="called 0, 1, .*are called a, b:"):
+        results = command(run, f"--data={run / 'photos'}", "--attacks=clean")
+    assert [each["check"] for each in results.settings["findings"]] == ["class_names"]

@@ -410,6 +410,9 @@ def test_broken_files(name, content, run, tmp_path):
         ("results.json", '"epsilons": [0.0, ', '"epsilons": ['),
         ("config.json", '"settings": {', '"settings": 3, "others": {'),
         ("config.json", '"class_names": ["cat", ', '"class_names": ['),
+        ("config.json", '"class_counts": [50, 10', '"class_counts": [50, -10'),
+        ("config.json", '"settings": {', '"settings": {"epsilon": "big", '),
+        ("config.json", '"settings": {', '"settings": {"epsilon": 8, '),
         ("history.csv", "0,2.5,.2,.1,0", "0,2.5,.2,.1"),
         ("history.csv", "1,1,,.6,.1", "1,one,,.6,.1"),
         ("schedule.csv", "1,1,.08", "1,1,x"),
@@ -429,6 +432,20 @@ def test_files_of_two_runs_in_one_directory(run, tmp_path):
     (run / "schedule.csv").write_text("epoch,iteration_weight,a,b\n0,0,0.1,0.2\n")
     with pytest.raises(ValueError, match="results.json of 3, schedule.csv of 2"):
         krl.report(run, tmp_path / "report.html")
+
+
+def test_files_of_two_runs_of_as_many_classes(run, tmp_path):
+    others = "apple", "cat", "fig"
+    other = write_run(tmp_path / "other", names=others)
+    for name in ("config.json", "results.json", "schedule.csv"):
+        before = (run / name).read_text()
+        (run / name).write_text((other / name).read_text())
+        with pytest.raises(ValueError, match=f"class 0 called .*'apple' in {name}"):
+            krl.report(run, tmp_path / "report.html")
+        (run / name).write_text(before)
+    # An evaluation of one's own, without names.
+    results(names="012").to_json(run / "results.json")
+    krl.report(run, tmp_path / "report.html")
 
 
 @pytest.mark.parametrize("change", ["float", "shape", "labels", "object"])

@@ -464,7 +464,7 @@ def test_mistakes_are_refused_before_anything_starts(run, flags, message):
         ("photos/cat/1.png", ("--data=photos", "--workdir=photos/runs"), "inside of"),
         ("runs/table.csv", (), "no run of a sweep, but table.csv"),
         ("runs/fakelt/at/seed1/network.keras", ("--seeds=1",), "but network.keras"),
-        ("file", ("--workdir=file",), "--workdir=file/fakelt/at/seed102: file is a"),
+        ("file", ("--workdir=file",), "--workdir=file: file is a file"),
     ],
 )
 def test_a_sweep_replaces_nothing_and_leaves_nothing(run, name, flags, message):

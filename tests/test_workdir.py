@@ -158,6 +158,17 @@ def test_a_comparison_replaces_nothing_either(tmp_path):
         (tmp_path / name).unlink()
 
 
+def test_a_sweep_is_no_place_for_another_run(tmp_path):
+    run = tmp_path / "digits" / "at" / "seed1"
+    run.mkdir(parents=True)
+    begin(run)
+    with pytest.raises(ValueError, match="holds the runs of a sweep"):
+        workdir.check(tmp_path, SETTINGS)
+    with pytest.raises(ValueError, match="holds the runs of a sweep"):
+        workdir.check_comparison(tmp_path, {"base": SETTINGS})
+    workdir.check(run, SETTINGS)
+
+
 def test_other_settings(tmp_path):
     begin(tmp_path)
     message = "(?s)holds a run with other settings.*alpha: 0.3 there, 0.5 now"
@@ -265,6 +276,20 @@ def test_places_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no permission to write there"):
         workdir.check(tmp_path / "new" / "run", SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_classes_of_images_are_no_place_for_a_run(tmp_path):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.PNG").write_bytes(b"")
+    for folder in (tmp_path, tmp_path / "train"):
+        with pytest.raises(ValueError, match="is a folder of images, whose classes"):
+            workdir.check(folder, SETTINGS)
+        with pytest.raises(ValueError, match="is a folder of images, whose classes"):
+            workdir.check_comparison(folder, {"base": SETTINGS, "robustlt": SETTINGS})
+    begin(tmp_path / "train" / "cat")  # these folders are runs, with their pictures
+    begin(tmp_path / "test" / "dog")
+    workdir.check(tmp_path, SETTINGS)
 
 
 def test_the_network_is_whole_at_any_time(tmp_path):

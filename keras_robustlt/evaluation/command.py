@@ -26,24 +26,14 @@ import numpy as np
 from absl import app, flags
 
 import keras_robustlt as krl
-from keras_robustlt.class_names import composed
+from keras_robustlt.class_names import are_numbers, composed
 from keras_robustlt.data.long_tailed import fingerprint_of
 from keras_robustlt.data.sources import holds_test_images_out, source_of
 from keras_robustlt.files import local_path, make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
+from keras_robustlt.run_config import check_entries
 
 DEFAULT_SEED = 102
-# What is read of a config.json, and of which types it may be.
-KINDS = {
-    "class_counts": list,
-    "class_names": list,
-    "epsilon": (int, float),
-    "image_size": int,
-    "num_classes": int,
-    "on_bad": str,
-    "seed": int,
-}
-KINDS_OF_ENTRIES = {"class_counts": (int, float), "class_names": str}
 
 
 def define_flags(values):
@@ -233,7 +223,7 @@ def _data(values, config):
     )
     names = config.get("class_names") and list(map(composed, config["class_names"]))
     data = _in_order(read, settings.get("num_classes"), names)
-    doubts = []
+    doubts = list(filter(None, [_doubt_of_names(names, data, values.data)]))
     # Who names a seed where no config does, knows it.
     known = values.data_seed is not None and "seed" not in settings
     if held_out and not known and not _is_as_in_training(data, config):
@@ -257,11 +247,9 @@ def _in_order(read, count, names):
         ValueError: If they are others.
     """
     data = read(classes=count)
-    known = list(data.class_names)
-    # Arrays often have no names.
-    if not names or known == names or known == [str(c) for c in range(len(known))]:
+    if not names or are_numbers(names) or are_numbers(data.class_names):
         return data
-    if list(names) == [str(c) for c in range(len(names))]:
+    if names == list(data.class_names):
         return data
     known = list(read().class_names)
     lacking = [name for name in names if name not in known]
@@ -275,6 +263,22 @@ def _in_order(read, count, names):
     if others:
         print(f"Classes that the network does not know stay out: {', '.join(others)}.")
     return read(classes=names)
+
+
+def _doubt_of_names(names, data, source):
+    """A finding where the classes are told by their numbers alone, or `None`."""
+    known = list(data.class_names)
+    # Arrays often have no names.
+    unnamed = are_numbers(known) and source.lower().endswith(".npz")
+    if not names or names == known or unnamed:
+        return None
+    return {
+        "check": "class_names",
+        "message": "The network was trained on classes called "
+        f"{', '.join(names[:5])}, as its config.json says, and those of --data are "
+        f"called {', '.join(known[:5])}: they are taken for the same, in this order. "
+        "If they are others, this says nothing about the network.",
+    }
 
 
 def _is_as_in_training(data, config):
@@ -384,33 +388,12 @@ def _config(network, path):
         settings = config.setdefault("settings", {})
         if not isinstance(settings, dict):
             raise ValueError("its settings are no dictionary")
-        _check_entries(config)
+        check_entries(config)
     except (IsADirectoryError, ValueError) as error:
         raise ValueError(
             f"--config must be the config.json of a run: {error}. Received: {path}"
         ) from None
     return config
-
-
-def _check_entries(config):
-    """Raises a ValueError if what is read of a config.json is not what it may be."""
-    for name, kind in KINDS.items():
-        value = (config if name in config else config["settings"]).get(name)
-        if value is not None and (
-            not isinstance(value, kind) or isinstance(value, bool)
-        ):
-            raise ValueError(f"its {name} is {value!r}")
-        if name == "epsilon" and value is not None and not 0 <= value <= 1:
-            raise ValueError(f"its epsilon is {value!r}, not of pixels in [0, 1]")
-    for name in ("class_names", "class_counts"):
-        for each in config.get(name) or ():
-            if not isinstance(each, KINDS_OF_ENTRIES[name]):
-                raise ValueError(f"its {name} hold {each!r}")
-            if name == "class_counts" and not (each >= 1 and each == int(each)):
-                raise ValueError(f"its class_counts hold {each!r}")
-    counts, names = config.get("class_counts"), config.get("class_names")
-    if counts and names and len(counts) != len(names):
-        raise ValueError(f"it has {len(counts)} class_counts of {len(names)} classes")
 
 
 def _check_is_there(path):

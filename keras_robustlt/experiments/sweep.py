@@ -253,7 +253,8 @@ def check(folder, runs):
         folder: Path.
         runs: Dictionary, what `runs_of` gives.
     """
-    if not any(folder.glob("*/*/seed*/config.json")):
+    workdir.check_place(folder)
+    if not any(folder.glob(workdir.OF_A_SWEEP)):
         workdir.refuse_foreign(folder, summary.FILES, "run of a sweep")
     for point, (_, settings) in runs.items():
         if not workdir.is_finished(folder / point.name, settings):

@@ -24,6 +24,7 @@ import pathlib
 import platform
 import time
 
+from keras_robustlt.data.images import suffixes
 from keras_robustlt.experiments.presets import has_name
 from keras_robustlt.files import write_atomically
 from keras_robustlt.reporting.runs import check_tables
@@ -31,6 +32,8 @@ from keras_robustlt.reporting.runs import check_tables
 # What a comparison leaves beside the directories of its runs.
 COMPARISON = "comparison.txt"
 OF_A_COMPARISON = ("comparison.png", "report.html")
+# Where the runs of a sweep are.
+OF_A_SWEEP = "*/*/seed*/config.json"
 # What a run replaces or goes on with. It is its own beside config.json, or beside the
 # state of training, of which training sees whether it is.
 OF_A_RUN = (
@@ -50,7 +53,7 @@ except ModuleNotFoundError:  # Windows: there, nothing is locked
 
 def check(folder, settings):
     """Raises a ValueError if a run of these settings cannot work in `folder`."""
-    _check_place(folder)
+    check_place(folder)
     if (folder / COMPARISON).exists():
         raise ValueError(
             f"--workdir={folder} holds a comparison, whose report a single run would "
@@ -60,6 +63,7 @@ def check(folder, settings):
     if is_begun(folder, settings):
         _check_goes_on(folder)
     elif not is_trained:
+        _refuse_sweep(folder)
         refuse_foreign(folder, OF_A_RUN, "config.json of a run")
     # The evaluation of a network that is still to be trained has not begun.
     if not (is_trained and (folder / "network.keras").exists()):
@@ -73,7 +77,7 @@ def check_comparison(folder, settings):
         folder: Path.
         settings: Dictionary from its sub-folders to the settings of each run.
     """
-    _check_place(folder)
+    check_place(folder)
     if (folder / "config.json").exists():
         raise ValueError(
             f"--workdir={folder} holds a single run, whose report a comparison would "
@@ -81,12 +85,20 @@ def check_comparison(folder, settings):
         )
     if not any((folder / key / "config.json").exists() for key in settings):
         if not (folder / COMPARISON).exists():
+            _refuse_sweep(folder)
             refuse_foreign(folder, OF_A_COMPARISON, "comparison")
     for key, each in settings.items():
         if is_finished(folder / key, each):
             check_tables(folder / key)  # for the report on both
         else:
             check(folder / key, each)
+
+
+def _refuse_sweep(folder):
+    if any(folder.glob(OF_A_SWEEP)):
+        raise ValueError(
+            f"--workdir={folder} holds the runs of a sweep. Give another --workdir."
+        )
 
 
 def refuse_foreign(folder, names, own):
@@ -106,7 +118,8 @@ def refuse_foreign(folder, names, own):
         )
 
 
-def _check_place(folder):
+def check_place(folder):
+    """Raises a ValueError if `folder` is no place for the files of runs."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -114,6 +127,25 @@ def _check_place(folder):
         raise ValueError(f"--workdir={folder}: {there} is a file, not a directory.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"--workdir={folder}: there is no permission to write there.")
+    if _holds_classes(folder):
+        raise ValueError(
+            f"--workdir={folder} is a folder of images, whose classes the folders "
+            "of a run would be. Give another --workdir."
+        )
+
+
+def _holds_classes(folder):
+    """Whether all folders in `folder` hold images, and none is of a run."""
+    if any(any(folder.glob(f"{depth}config.json")) for depth in ("", "*/", "*/*/")):
+        return False
+    inside = [path for path in folder.glob("[!.]*") if path.is_dir()]
+    return len(inside) > 1 and all(map(_holds_images, inside))
+
+
+def _holds_images(folder):
+    """Whether there are images in `folder`, or in a folder of it, as of a split."""
+    files = (file for depth in ("*", "*/*") for file in folder.glob(depth))
+    return any(file.suffix.lower() in suffixes() for file in files)
 
 
 def write_config(folder, content):

@@ -4,14 +4,19 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 
+from keras_robustlt.class_names import are_numbers, as_text, composed
 from keras_robustlt.evaluation.results import AdversarialExamples, EvaluationResults
 from keras_robustlt.files import read_rows
+from keras_robustlt.run_config import check_entries
 
 __all__ = ["Run", "load"]
 
+# What `ScheduleInspector` adds to the later of two equal names of classes.
+NUMBER_OF_CLASS = re.compile(r"( \(class \d+\))*$")
 FILES = ("config.json", "results.json", "history.csv", "schedule.csv", "examples.npz")
 
 
@@ -155,25 +160,47 @@ def load(source, index):
     }
     name = (read["config"] or {}).get("name") or path.resolve().name
     run = Run(str(name), **read, index=index)
-    _check_sizes(path, run)
+    _check_classes(path, run)
     return run
 
 
-def _check_sizes(path, run):
-    """Raises if the files of a run are not of the same number of classes."""
-    sizes = {
-        "config.json": run.config and len(run.config.get("class_names") or ()),
-        "results.json": run.results and len(run.results.settings["class_names"]),
-        "schedule.csv": run.schedule and len(run.schedule.class_names),
-        "examples.npz": run.examples and run.examples.probabilities.shape[1],
+def _check_classes(path, run):
+    """Raises if the files of a run are not of the same classes."""
+    names = {
+        "config.json": run.config and run.config.get("class_names"),
+        "results.json": run.results and run.results.settings["class_names"],
+        "schedule.csv": run.schedule and run.schedule.class_names,
     }
-    sizes = {file: size for file, size in sizes.items() if size}
+    names = {file: list(map(_bare, each)) for file, each in names.items() if each}
+    sizes = {file: len(each) for file, each in names.items()}
+    if run.examples:
+        sizes["examples.npz"] = run.examples.probabilities.shape[1]
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{file} of {size}" for file, size in sizes.items())
-        raise ValueError(
-            "`runs` must have files of the same classes: those of another run are "
-            f"among them. Received: {str(path)!r} with {listed} classes"
-        )
+        raise _of_another_run(path, f"{listed} classes")
+    # Who evaluates or watches a training may leave the names out.
+    known = {
+        file: each
+        for file, each in names.items()
+        if file == "config.json" or not are_numbers(each)
+    }
+    for index, called in enumerate(zip(*known.values(), strict=True)):
+        if len(set(called)) > 1:
+            pairs = zip(known, called, strict=True)
+            listed = ", ".join(f"{name!r} in {file}" for file, name in pairs)
+            raise _of_another_run(path, f"class {index} called {listed}")
+
+
+def _bare(name):
+    """The name of a class, however a file has it."""
+    return NUMBER_OF_CLASS.sub("", composed(as_text(name)))
+
+
+def _of_another_run(path, found):
+    return ValueError(
+        "`runs` must have files of the same classes: those of another run are "
+        f"among them. Received: {str(path)!r} with {found}"
+    )
 
 
 def check_tables(path):
@@ -193,11 +220,7 @@ def _config(path):
             raise ValueError("it has nothing of a run")
         for key in ("settings", "versions"):
             config[key] = dict(config.get(key) or {})
-        names, counts = config.get("class_names"), config.get("class_counts")
-        config["class_names"] = names and list(map(str, names))
-        config["class_counts"] = counts and list(map(int, counts))
-        if names and counts and len(names) != len(counts):
-            raise ValueError(f"{len(counts)} class_counts of {len(names)} classes")
+        check_entries(config)
         return config
     except (AttributeError, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None
