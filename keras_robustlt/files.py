@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 
 __all__ = [
+    "at_home",
     "local_path",
     "make_folder",
     "read_arrays",
@@ -40,7 +41,19 @@ def local_path(argument, path):
             f"`{argument}` must be a path of a file system: mount remote storage and "
             f"give the path there. Received: {str(path)!r}"
         )
-    return pathlib.Path(path).expanduser().absolute()
+    found = at_home(path)
+    if str(found).startswith("~"):
+        raise ValueError(
+            f"`{argument}` must be a path, and there is no user whose home directory "
+            f"is {found.parts[0]}; ./{found.parts[0]} is a folder of that name. "
+            f"Received: {str(path)!r}"
+        )
+    return found.absolute()
+
+
+def at_home(path):
+    """`path` with the home directory for a `~`, and as it is for that of nobody."""
+    return pathlib.Path(os.path.expanduser(path))
 
 
 def make_folder(folder):

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import os
-import pathlib
 import warnings
 
 import numpy as np
@@ -17,6 +16,7 @@ from keras_robustlt.data.findings import (
     note_duplicates,
 )
 from keras_robustlt.data.sources import check_options, find_folder, load
+from keras_robustlt.files import at_home
 
 
 def check(source, data_dir=None, **options):
@@ -87,9 +87,9 @@ def _check_arrays(found, result):
 
 
 def _note_unread_arrays(source, result):
-    path = None if isinstance(source, (tuple, list)) else pathlib.Path(source)
+    path = None if isinstance(source, (tuple, list)) else at_home(source)
     if path is not None and path.suffix.lower() == ".npz":
-        unread = unread_arrays(path.expanduser())
+        unread = unread_arrays(path)
         if unread:
             result.add(NOTE, "not read", "Arrays of other names.", unread)
 

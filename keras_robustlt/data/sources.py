@@ -31,6 +31,7 @@ from keras_robustlt.data.images import (
 )
 from keras_robustlt.data.layout import find_layout
 from keras_robustlt.data.selection import check_groups, chosen_classes
+from keras_robustlt.files import at_home
 
 # Those of the recipes, whose names may end in "lt" where `--data` names them.
 LONG_TAILED = ("cifar10", "cifar100", "tinyimagenet", "imagenet64", "digits")
@@ -269,7 +270,7 @@ def find_folder(source, data_dir=None):
             f"has its folder in itself. Received: source={str(source)!r}, "
             f"data_dir={str(data_dir)!r}"
         )
-    path = pathlib.Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         # Of "." and ".." too, the name.
         return path if path.name else path.resolve(), folders.read_folder
@@ -372,7 +373,7 @@ def _from_arrays(source, data_dir, download, seed, classes, size):
     if named.is_tfds(source):
         root = data_root(source, data_dir)
         return _source(source, **named.read_tfds(source, root, download, size, seed))
-    path = pathlib.Path(source).expanduser()
+    path = at_home(source)
     return _source(path.stem, **read_npz(path))
 
 
@@ -392,7 +393,7 @@ def _as_named(found):
 def data_root(name, data_dir):
     """The folder to look for a data set that has a name in."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    root = pathlib.Path(data_dir or default).expanduser()
+    root = at_home(data_dir or default)
     if data_dir is not None and not root.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(root)!r} to look for {name} in. Create it, or "

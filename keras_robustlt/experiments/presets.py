@@ -21,10 +21,10 @@ The paper's settings are those of its released configurations (Zhang et al., CVP
 
 import dataclasses
 import json
-import pathlib
 
 from keras_robustlt.data import named, sources
 from keras_robustlt.experiments import precision
+from keras_robustlt.files import at_home
 
 # The training attacks that --pgd_steps is about; others make one step.
 WITH_STEPS = ("pgd", "udr")
@@ -437,7 +437,7 @@ BY_NAME = {
 
 def file_name_of(data):
     """What directories of runs on `--data` are called."""
-    path = pathlib.Path(data).expanduser().resolve()
+    path = at_home(data).resolve()
     if has_name(data):
         return data.removeprefix("tfds:").replace("/", "-").replace(":", "-")
     return path.name if path.is_dir() else path.stem
@@ -469,7 +469,7 @@ def table_of(data, data_dir=None):
     if has_name(data):
         own = {"uses_data_dir": True, "data_dir": data_dir}
         return dataclasses.replace(OWN, source=data, **own)
-    path = pathlib.Path(data).expanduser()
+    path = at_home(data)
     if data and (path.is_dir() or path.suffix.lower() == ".npz" and path.is_file()):
         return dataclasses.replace(OWN, source=data)
     raise ValueError(

@@ -52,6 +52,7 @@ from keras_robustlt.experiments.interruption import (
     end_with_parent,
     ends_in_one_line,
 )
+from keras_robustlt.files import at_home
 
 # Set in the environment of processes whose parent has shown what it found.
 SHOWN = "KERAS_ROBUSTLT_DATA_SHOWN"
@@ -177,8 +178,8 @@ def start(argv, values, table, data):
 
 def check_outside(folder, data):
     """Raises if files would be written among the images."""
-    images = pathlib.Path(data).expanduser()
-    inside = folder.expanduser().resolve().is_relative_to(images.resolve())
+    images = at_home(data)
+    inside = at_home(folder).resolve().is_relative_to(images.resolve())
     if not presets.has_name(data) and images.is_dir() and inside:
         raise app.UsageError(
             f"--workdir={folder} is inside of the data, {data}, whose classes its "

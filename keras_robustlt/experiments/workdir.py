@@ -20,13 +20,12 @@ While a process trains or evaluates there, it also holds the file `lock`.
 import contextlib
 import json
 import os
-import pathlib
 import platform
 import time
 
 from keras_robustlt.data.images import suffixes
 from keras_robustlt.experiments.presets import has_name
-from keras_robustlt.files import write_atomically
+from keras_robustlt.files import at_home, write_atomically
 from keras_robustlt.reporting.runs import check_tables
 
 # What a comparison leaves beside the directories of its runs.
@@ -219,7 +218,7 @@ def _is_same_path(one, other):
         return False
     if has_name(one) or has_name(other):
         return False
-    one, other = (pathlib.Path(each).expanduser().resolve() for each in (one, other))
+    one, other = (at_home(each).resolve() for each in (one, other))
     return one == other
 
 

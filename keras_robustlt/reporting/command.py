@@ -13,6 +13,7 @@ import pathlib
 
 from absl import app, flags
 
+from keras_robustlt.files import local_path
 from keras_robustlt.reporting import report
 
 
@@ -45,6 +46,7 @@ def main(argv, values):
             f"--output={values.output}"
         )
     try:
+        local_path("output", values.output)
         path = report(*argv[1:], values.output, names=values.names, title=values.title)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
