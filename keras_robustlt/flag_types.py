@@ -9,6 +9,8 @@ from absl import flags
 OTHER_NAMES = {"classes": "num_classes", "source": "data"}
 # A trained network, and not the name that the flag wants.
 NO_FLAGS = ("model",)
+# Flags that have a word for None, which is not what they are if left alone.
+WITH_NONE = ("weights", "backbone_weights")
 # An argument as messages name it, `image_size`, and with its value, on_bad='skip'; no
 # part of a path, such as runs/seed=2.
 ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`/\\])(\w+)=('[^']*'|[\w.]*\w)(?![\w(/\\])")
@@ -93,6 +95,8 @@ def _flag(match, values):
         return match[0]
     if alone:
         return f"--{flag}"
+    if value == "None" and flag in WITH_NONE:
+        return f"--{flag}=none"
     if value in ("None", "False"):
         return f"no --{flag}"
     return f"--{flag}" if value == "True" else f"--{flag}={value.strip(chr(39))}"

@@ -155,6 +155,22 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         krl.networks.from_backbone("mobilenet_v2", classes=2)
 
 
+@pytest.mark.parametrize("end", ["keras", "weights.h5", "h5", "npz"])
+def test_a_file_of_other_weights_is_named(end, tmp_path, recwarn):
+    path = tmp_path / f"w.{end}"
+    path.write_text("none")
+    of_file = "`weights` must be a file of the weights of 'mobilenet_v2'"
+    with pytest.raises(ValueError, match=f"{of_file}.*Received: weights='.*w.{end}'"):
+        krl.networks.from_backbone("mobilenet_v2", 2, (32, 32, 3), weights=path)
+    if end in ("keras", "h5"):
+        other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(2, 3)])
+        other.save(path)
+        recwarn.clear()  # that .h5 is an old format
+        with pytest.raises(ValueError, match=of_file):
+            krl.networks.from_backbone("mobilenet_v2", 2, (32, 32, 3), weights=path)
+        assert not recwarn
+
+
 @pytest.mark.parametrize("head", ["linear", "cosine", "cosplus"])
 def test_trains_and_is_saved(head, tmp_path):
     network = krl.networks.from_backbone(
@@ -318,7 +334,7 @@ def test_resnets_of_keras_hub_without_a_connection():
     ):
         backbone, _ = backbones._hub_backbone(name, (32, 32, 1), None)
         assert backbone.count_params() == presets[name]["metadata"]["params"]
-    with pytest.raises(ValueError, match="'imagenet' or None"):
+    with pytest.raises(ValueError, match="weights='imagenet' or weights=None"):
         krl.networks.from_backbone("resnet_18", 2, weights="weights.h5")
 
 

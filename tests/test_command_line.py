@@ -188,13 +188,14 @@ def test_the_package_speaks_of_flags(command, capsys, monkeypatch):
 
 def test_arguments_that_are_flags():
     values = flags.FlagValues()
-    for name in ("num_classes", "on_bad", "imbalance_ratio", "model"):
+    for name in ("num_classes", "on_bad", "imbalance_ratio", "model", "weights"):
         flags.DEFINE_string(name, None, "", flag_values=values)
     for text, expected in (
         ("pass on_bad='skip' to", "pass --on_bad=skip to"),
         ("`classes` is 9, classes=9.", "--num_classes is 9, --num_classes=9."),
         ("imbalance_ratio=None keeps all", "no --imbalance_ratio keeps all"),
         ("--on_bad=skip", "--on_bad=skip"),
+        ("`weights` or weights=None", "--weights or --weights=none"),
         ("Rule(on_bad='x', imbalance_ratio=2)", "Rule(on_bad='x', imbalance_ratio=2)"),
         ("`model` and `x` on_bad=f(3)", "`model` and `x` on_bad=f(3)"),
     ):

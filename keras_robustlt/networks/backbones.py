@@ -9,6 +9,7 @@ import importlib
 import numbers
 import pathlib
 import re
+import warnings
 
 import keras
 from keras import ops
@@ -213,17 +214,19 @@ def _application(name, input_shape, weights):
     if build is None:
         return None
     height, width, _ = input_shape or (224, 224, 3)
+    is_file = weights is not None and pathlib.Path(weights).is_file()
+    fetched = None if is_file else weights
 
     def sized(*size):
         try:
-            return build(include_top=False, weights=weights, input_shape=(*size, 3))
+            return build(include_top=False, weights=fetched, input_shape=(*size, 3))
         except Exception as error:
             if "URL fetch failure" not in str(error):  # which is of no kind of its own
                 raise
             raise OSError(
                 f"the weights of {name!r} cannot be fetched, which needs a connection; "
-                "`weights` also takes the path of a file, or None for random ones: "
-                f"{error}"
+                "`weights` also takes the path of a file, and weights=None random "
+                f"ones: {error}"
             ) from error
 
     try:
@@ -234,7 +237,25 @@ def _application(name, input_shape, weights):
         # Smaller images than it was made for are resized to the least that it takes.
         least = max(int(size) for size in re.findall(r"at least (\d+)", str(error)))
         network = sized(*(side and max(side, least) for side in (height, width)))
+    if is_file:
+        _load_weights(network, name, weights)
     return network, _family(name)
+
+
+def _load_weights(network, name, path):
+    """Gives a network of keras.applications the weights in a file."""
+    open(path, "rb").close()  # where that is not permitted, h5py says it at length
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of each layer that is another
+            network.load_weights(path)
+    except Exception as error:  # damaged archives raise many kinds
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"`weights` must be a file of the weights of {name!r} without its top "
+            f"layer, .weights.h5, .keras or .h5: {reason}. Received: "
+            f"weights={str(path)!r}"
+        ) from None
 
 
 def _hub(name):
@@ -258,8 +279,8 @@ def _hub_backbone(name, input_shape, weights, preprocessing=None):
     """The backbone of keras-hub of this name, and its preprocessing."""
     if weights not in ("imagenet", None):
         raise ValueError(
-            "`weights` must be 'imagenet' or None, with or without its own, for "
-            f"{name!r}, a preset of keras-hub. Received: weights={weights!r}"
+            "`weights` can be weights='imagenet' or weights=None, with or without its "
+            f"own, for {name!r}, a preset of keras-hub. Received: weights={weights!r}"
         )
     hub = _hub(name)
     size = {} if input_shape is None else {"image_shape": (*input_shape[:2], 3)}
