@@ -16,8 +16,9 @@ WITH_NONE = ("weights", "backbone_weights")
 ARGUMENT = re.compile(r"`(\w+)`|(?<![-\w.`/\\])(\w+)=('[^']*'|[\w.]*\w)(?![\w(/\\])")
 # Backends count in 32 bits here and there.
 MOST = 2**31 - 1
-# Objects as Python shows them, RobustLT(alpha=0.3, beta=0.6), stay as they are.
-OBJECT = re.compile(r"(\w\([^()]*\))")
+# Objects as Python shows them, RobustLT(alpha=0.3, beta=0.6), and flags with what they
+# are given, --method_options=beta=5, stay as they are.
+OBJECT = re.compile(r"(\w\([^()]*\)|--\w+=\S+)")
 
 
 class Number(flags.ArgumentParser):

@@ -195,6 +195,7 @@ def test_arguments_that_are_flags():
         ("`classes` is 9, classes=9.", "--num_classes is 9, --num_classes=9."),
         ("imbalance_ratio=None keeps all", "no --imbalance_ratio keeps all"),
         ("--on_bad=skip", "--on_bad=skip"),
+        ("--options=on_bad=9,model=1", "--options=on_bad=9,model=1"),
         ("`weights` or weights=None", "--weights or --weights=none"),
         ("Rule(on_bad='x', imbalance_ratio=2)", "Rule(on_bad='x', imbalance_ratio=2)"),
         ("`model` and `x` on_bad=f(3)", "`model` and `x` on_bad=f(3)"),

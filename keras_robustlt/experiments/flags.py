@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import pathlib
 
@@ -550,9 +551,7 @@ def _check_fine_tuning(given, settings, initial_weights):
 def _check_names(given, settings):
     """Asks the package whether it knows what is named; that loads the backend."""
     options = settings["method_options"]
-    if "method_options" in given:
-        with _naming("--method_options"):
-            krl.methods.get(settings["method"], **options)
+    _check_method_options(settings["method"], given.get("method_options", {}), options)
     if given.get("label_smoothing"):
         smoothing = given["label_smoothing"]
         with _naming(f"--label_smoothing={shown(smoothing)}"):
@@ -583,6 +582,22 @@ def _check_names(given, settings):
                 raise ValueError("name one or more, such as clean,pgd20.")
             for name in settings["attacks"]:
                 krl.attacks.get(name)
+
+
+def _check_method_options(method, given, options):
+    """Raises a ValueError if options that are given are none of the method."""
+    flag = f"--method_options={','.join(f'{k}={shown(v)}' for k, v in given.items())}"
+    kind = krl.methods.BY_NAME[method.partition("+")[0]]
+    known = [name for name in inspect.signature(kind).parameters if name != "method"]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{flag}: --method={method} has no option {unknown[0]}; it has "
+            f"{', '.join(known) or 'none'}."
+        )
+    if given:
+        with _naming(flag, of_others=known):
+            krl.methods.get(method, **options)
 
 
 def _check_augmentation(settings, has_validation):
@@ -619,9 +634,17 @@ def _check_augmentation(settings, has_validation):
 
 
 @contextlib.contextmanager
-def _naming(flag):
-    """Says of which flag the package speaks."""
+def _naming(flag, of_others=()):
+    """Says of which flag the package speaks.
+
+    Args:
+        flag: String.
+        of_others: Names of arguments that are none of the flags of these names.
+    """
     try:
         yield
     except (ImportError, TypeError, ValueError) as error:
-        raise ValueError(f"{flag}: {error}") from None
+        said = str(error)
+        for name in of_others:
+            said = said.replace(f"`{name}`", name)
+        raise ValueError(f"{flag}: {said}") from None
