@@ -381,7 +381,9 @@ def test_keras_hub_trains_and_leaves_the_house(tmp_path):
     np.testing.assert_allclose(loading.load(path)(x), expected, atol=1e-5)
 
 
-def test_a_network_of_a_missing_package(monkeypatch):
+def test_a_network_of_a_missing_package(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
     def load_model(path, compile):
         raise TypeError(
             "Could not deserialize class 'B' because its parent module "
@@ -389,10 +391,23 @@ def test_a_network_of_a_missing_package(monkeypatch):
         )
 
     monkeypatch.setattr(keras.saving, "load_model", load_model)
+    for name in ("keras_cv", "mine"):
+        (tmp_path / name).write_text("")
     with pytest.raises(ImportError, match="pip install keras-cv"):
         loading.load("keras_cv")
-    with pytest.raises(TypeError, match="parent module mine"):
+    with pytest.raises(ValueError, match="it has a class 'B', which is code of one's"):
         loading.load("mine")
+
+
+def test_a_network_with_code_of_ones_own(tmp_path):
+    path = tmp_path / "network.keras"
+    for layer, called in (
+        (keras.layers.Lambda(lambda x: 2 * x), "Lambda layer"),
+        (type("Mine", (keras.layers.Layer,), {"call": lambda self, x: x})(), "class"),
+    ):
+        keras.Sequential([keras.Input((4,)), layer]).save(path)
+        with pytest.raises(ValueError, match=f"^it has a {called}.* code of one's own"):
+            loading.load(path)
 
 
 def test_a_name_that_begins_like_a_family_is_no_network_of_it():

@@ -212,9 +212,41 @@ def test_what_must_be_given(files):
 
 def test_a_network_that_cannot_be_read(files):
     (files[0] / "broken.keras").write_text("nothing")
-    message = "broken.keras is no network that Keras can .* it is cut short, or"
+    message = "broken.keras cannot be read: it is cut short, or"
     with pytest.raises(SystemExit, match=message):
         command(files[0], network="broken.keras")
+
+
+def test_a_network_that_may_not_be_read(files, monkeypatch):
+    def refused(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(SystemExit, match="cannot be read: .*Permission denied"):
+        command(files[0])
+
+
+def test_a_network_of_two_inputs(files):
+    inputs = keras.Input((6, 6, 3)), keras.Input((4,))
+    flat = [keras.layers.Flatten()(each) for each in inputs]
+    outputs = keras.layers.Dense(4)(keras.layers.Concatenate()(flat))
+    keras.Model(inputs, outputs).save(files[0] / "two.keras")
+    with pytest.raises(SystemExit, match="two.keras must take images, .*, alone"):
+        command(files[0], network="two.keras")
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read as images:UserWarning")
+@pytest.mark.filterwarnings("ignore::keras_robustlt.RobustnessWarning")
+def test_files_become_what_the_network_takes(tmp_path):
+    dense_network(2, (5, 4, 1)).save(tmp_path / "network.keras")
+    data = f"--data={write_folder(tmp_path / 'data')}"
+    (tmp_path / "data" / "a" / "none.png").write_bytes(b"")
+    with pytest.raises(SystemExit, match="on_bad='skip'"):  # --on_bad=skip in a shell
+        command(tmp_path, data)
+    results = command(tmp_path, data, "--attacks=clean", "--on_bad=skip")
+    assert results.settings["examples"] == 4
+    with pytest.raises(SystemExit, match="takes images of shape .5, 4, 1., and data"):
+        command(tmp_path, data, "--on_bad=skip", "--image_size=5")
 
 
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet")

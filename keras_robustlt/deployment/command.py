@@ -100,7 +100,8 @@ def _loaded(path):
         _check(network)
     except Exception as error:
         # Damaged archives raise many kinds.
-        raise SystemExit(f"error: {path} cannot be read: {error}") from None
+        said = str(error).strip().partition("\n")[0]
+        raise SystemExit(f"error: {path} cannot be read: {said}") from None
     config = pathlib.Path(path).with_name("config.json")
     if names is None and config.exists():
         names = _names_in(config, classes)

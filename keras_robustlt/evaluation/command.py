@@ -12,6 +12,8 @@ what to do with files that are none.
     --attacks=clean,autoattack         what others compare with: the standard version
     --attacks=clean,pgd20 --examples=1000        quicker, on a part of the test images
 
+Images of a folder are read in the network's size and number of channels.
+
 Long runs keep what is done with --cache=progress.npz: the same command goes on from
 there. --output=results.json writes all figures, and --per_example beside it, as
 results.npz, which images are robust. The backend is that of Keras, such as
@@ -28,7 +30,7 @@ from absl import app, flags
 import keras_robustlt as krl
 from keras_robustlt.class_names import are_numbers, composed
 from keras_robustlt.data.long_tailed import fingerprint_of
-from keras_robustlt.data.sources import holds_test_images_out, source_of
+from keras_robustlt.data.sources import find_folder, holds_test_images_out, source_of
 from keras_robustlt.files import local_path, make_folder
 from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 from keras_robustlt.run_config import check_entries
@@ -52,6 +54,21 @@ def define_flags(values):
         "imagenet or tfds:svhn_cropped, an .npz file, or a folder of images. Required.",
     )
     text("data_dir", None, "Where data sets that have a name are.")
+    number(
+        COUNT,
+        "image_size",
+        None,
+        "Height and width to bring the images to. Default: that of the config; images "
+        "of a folder become as the network takes them.",
+    )
+    flags.DEFINE_enum(
+        "on_bad",
+        None,
+        ["error", "skip"],
+        "What to do about files that are no images. Default: that of the config, or "
+        "error.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "attacks",
         ["clean", "pgd20"],
@@ -157,8 +174,8 @@ def _evaluate(path, values):
     if values.class_counts is not None:
         class_counts = _integers("--class_counts", values.class_counts)
     network = _network(path)
-    data, doubts = _data(values, config)
-    _check_classes(path, network, data)
+    data, doubts = _data(values, config, network)
+    _check_fits(path, network, data)
     x, y = data.x_test, data.y_test
     if values.examples is not None:
         x, y = class_balanced_subset(x, y, values.examples, values.seed)
@@ -190,7 +207,7 @@ def _evaluate(path, values):
     return results
 
 
-def _data(values, config):
+def _data(values, config, network):
     """The images, and findings about what the network may have seen of them.
 
     Raises:
@@ -218,8 +235,8 @@ def _data(values, config):
         source,
         data_dir=values.data_dir,
         seed=seed,
-        image_size=settings.get("image_size"),
-        on_bad=settings.get("on_bad", "error"),
+        on_bad=values.on_bad or settings.get("on_bad", "error"),
+        **_shape_of_images(values, settings, network),
     )
     names = config.get("class_names") and list(map(composed, config["class_names"]))
     data = _in_order(read, settings.get("num_classes"), names)
@@ -238,6 +255,20 @@ def _data(values, config):
             }
         )
     return data, doubts
+
+
+def _shape_of_images(values, settings, network):
+    """What `krl.data.load` is told of size and colour: files become as they must be."""
+    size = values.image_size or settings.get("image_size")
+    folder, _ = find_folder(source_of(values.data), values.data_dir)
+    takes = getattr(network, "input_shape", None)  # not of a class of one's own
+    if folder is None or not isinstance(takes, tuple) or len(takes) != 4:
+        return {"image_size": size}
+    _, *of_network, channels = takes
+    if size is None and None not in of_network:
+        size = of_network
+    modes = {1: "grayscale", 3: "rgb"}
+    return {"image_size": size, "color_mode": modes.get(channels, "auto")}
 
 
 def _in_order(read, count, names):
@@ -407,16 +438,31 @@ def _network(path):
     from keras_robustlt.networks.loading import load
 
     try:
-        return load(path)
+        network = load(path)
     except Exception as error:  # of whatever layer cannot be made from the file
-        said = str(error).strip().split("\n")[0]
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the network {path} cannot be read: {said}") from None
+    takes = getattr(network, "input_shape", None)  # not of a class of one's own
+    if isinstance(takes, (dict, list)):
         raise ValueError(
-            f"{path} is no network that Keras can read: {type(error).__name__}: {said}"
-        ) from None
+            f"the network {path} must take images, (height, width, channels), alone. "
+            f"Received: inputs of shape {takes}"
+        )
+    return network
 
 
-def _check_classes(path, network, data):
-    """Raises if the data have another number of classes than the network."""
+def _check_fits(path, network, data):
+    """Raises if the data have other images, or more or less classes."""
+    takes, found = getattr(network, "input_shape", None), data.x_test.shape[1:]
+    if isinstance(takes, tuple) and not _is_of_shape(found, takes[1:]):
+        side = takes[1]
+        resized = takes[1:] == (side, side, found[-1])
+        hint = f" --image_size={side} brings them to that size." if resized else ""
+        raise ValueError(
+            f"the network and --data must have the same images. Received: {path} takes "
+            f"images of shape {takes[1:]}, and {data.name} has images of shape "
+            f"{found}.{hint}"
+        )
     shape = getattr(network, "output_shape", None)  # not of a class of one's own
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] < 2:
         return  # which `krl.evaluate` looks at
@@ -425,6 +471,12 @@ def _check_classes(path, network, data):
             f"the network and --data must have the same classes. Received: {path} "
             f"gives {shape[1]} logits, and {data.name} has {data.num_classes} classes"
         )
+
+
+def _is_of_shape(shape, wanted):
+    """Whether a shape is another one, of which None is any size."""
+    pairs = zip(wanted, shape, strict=False)
+    return len(shape) == len(wanted) and all(n in (None, m) for n, m in pairs)
 
 
 def _integers(name, texts):

@@ -6,6 +6,12 @@ import zipfile
 
 import keras
 
+# What Keras says of what only the code of one's own can make.
+OWN_CODE = re.compile(
+    r"(?:Could not (?:locate|deserialize)) (class '[^']*'|function '[^']*')"
+    r"|a `Lambda` layer"
+)
+
 
 def load(path):
     """The network in a .keras file; it is not compiled.
@@ -19,8 +25,10 @@ def load(path):
     Raises:
         ImportError: If it has layers of keras-hub or keras-cv, and that package is not
             installed.
-        ValueError: If the file is damaged, or has no weights.
+        OSError: If the file may not be read.
+        ValueError: If the file is damaged, or has no weights, or code of one's own.
     """
+    open(path, "rb").close()
     # Keras says of such a file that it is not there.
     if pathlib.Path(path).suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ValueError("it is cut short, or something else than a .keras file")
@@ -30,16 +38,28 @@ def load(path):
 
     try:
         network = keras.saving.load_model(path, compile=False)
-    except TypeError as error:
-        missing = re.search(r"parent module (keras_hub|keras_cv)\b", str(error))
-        if missing is None:
-            raise
+    except (TypeError, ValueError) as error:
+        _explain(error)
+        raise
+    _check_built(network)
+    return network
+
+
+def _explain(error):
+    """Raises an error of one line for what Keras says with the whole configuration."""
+    missing = re.search(r"parent module (keras_hub|keras_cv)\b", str(error))
+    if missing:
         package = missing[1].replace("_", "-")
         raise ImportError(
             f"it has layers of the package {package}: pip install {package}"
         ) from error
-    _check_built(network)
-    return network
+    own = OWN_CODE.search(str(error))
+    if own:
+        raise ValueError(
+            f"it has a {own[1] or 'Lambda layer'}, which is code of one's own: only "
+            "networks of the layers of Keras and of this package can be read from "
+            "files here"
+        ) from error
 
 
 def _check_built(network):
