@@ -304,9 +304,10 @@ def test_class_of_bad_files_only(tmp_path):
     write_folder(tmp_path / "test", OTHERS)
     for file in (tmp_path / "train" / "bee").iterdir():
         file.write_bytes(b"no")
-    with pytest.warns(UserWarning, match="6 of 16 files"):
-        with pytest.raises(ValueError, match=r"Class 1 \(bee\) has no training images"):
-            load(tmp_path, on_bad="skip")
+    with pytest.raises(ValueError, match="6 of the 6 files of class 'bee' cannot be"):
+        load(tmp_path, on_bad="skip")
+    found = check(tmp_path, on_bad="skip").of("error")
+    assert [each["kind"] for each in found] == ["unreadable class"]
 
 
 # Pixels

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_robustlt.data import tiny_imagenet
-from keras_robustlt.data.findings import WARNING, note_duplicates
+from keras_robustlt.data.findings import ERROR, WARNING, note_duplicates
 from keras_robustlt.data.images import ImageFiles
 from keras_robustlt.data.layout import find_layout
 from keras_robustlt.data.selection import TEST_FRACTION, hold_out
@@ -62,10 +62,13 @@ def read_layout(
         check.refuse()
         x = images.read(check, on_bad)
         check.refuse()
+        _note_lost_classes(layout, images, check)
+        check.refuse()
     else:
         images.inspect(check, on_bad)
         images.check_memory()
-        if any(not set(each) >= classes for _, each in layout.parts.values()):
+        empty = any(not set(each) >= classes for _, each in layout.parts.values())
+        if _note_lost_classes(layout, images, check) or empty:
             return None  # an error that is noted; there are no parts to look at
     groups = None if groups is None else _group_ids(groups, files)
     parts = _parts(layout, images, labels, groups, test_fraction, seed)
@@ -81,6 +84,28 @@ def read_layout(
         if groups is not None and part == "train":
             read["groups"] = groups[rows]
     return read
+
+
+def _note_lost_classes(layout, images, check):
+    """Notes, and says whether, files that cannot be read leave too little of a class."""
+    found = False
+    for part, needed in (("all", 2), ("train", 1)):  # of all, some are for testing
+        files, labels = layout.parts.get(part, ((), ()))
+        of_class = [[] for _ in layout.class_names]
+        for file, label in zip(files, labels, strict=True):
+            of_class[label].append(file)
+        for name, there in zip(layout.class_names, of_class, strict=True):
+            bad = [file for file in there if file in images.bad]
+            if bad and len(there) - len(bad) < needed:
+                found = True
+                check.add(
+                    ERROR,
+                    "unreadable class",
+                    f"{len(bad)} of the {len(there)} files of class {name!r} cannot be "
+                    f"read as images, and it needs at least {needed}.",
+                    [f"{file}: {images.bad[file]}" for file in bad],
+                )
+    return found
 
 
 def _group_ids(groups, files):
