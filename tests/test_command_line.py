@@ -129,20 +129,31 @@ def test_a_stream_that_is_closed_is_no_error(command, monkeypatch, stream):
 
 
 @pytest.mark.parametrize(
-    ("backend", "configuration", "message"),
+    ("arguments", "backend", "configuration", "message"),
     [
-        ("foo", {}, "Keras refuses how it is configured: Unable to import backend"),
         (
+            ("evaluate", "network.keras"),
+            "foo",
+            {},
+            "Keras refuses how it is configured: Unable to import backend",
+        ),
+        (
+            ("train", "--model=x"),
             "torch",
             {},
             "The backend of Keras is tensorflow, unless KERAS_BACKEND or its",
         ),
-        ("tensorflow", {"floatx": "float8"}, "configured: Invalid `floatx`"),
-        ("tensorflow", [], "configured: 'list' object"),
+        (
+            ("train", "--model=x"),
+            "tensorflow",
+            {"floatx": "float8"},
+            "configured: Invalid `floatx`",
+        ),
+        (("train", "--model=x"), "tensorflow", [], "configured: 'list' object"),
     ],
 )
 def test_a_backend_that_is_none_is_said_in_one_line(
-    tmp_path, monkeypatch, backend, configuration, message
+    tmp_path, monkeypatch, arguments, backend, configuration, message
 ):
     (tmp_path / "keras.json").write_text(json.dumps(configuration))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -151,7 +162,7 @@ def test_a_backend_that_is_none_is_said_in_one_line(
         "import sys; sys.modules['torch'] = None\n"  # as where it is not installed
         "from keras_robustlt import __main__ as m; m.run()"
     )
-    command = [sys.executable, "-c", code, "train", "--data=digits", "--model=x"]
+    command = [sys.executable, "-c", code, *arguments, "--data=digits"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     (line,) = [each for each in done.stderr.splitlines() if "error" in each]

@@ -176,6 +176,13 @@ def test_other_settings(tmp_path):
         workdir.is_begun(tmp_path, {**SETTINGS, "alpha": 0.5})
 
 
+def test_settings_that_follow_from_images_which_have_changed(tmp_path):
+    suggested = {"data": "photos", "preset": "suggested", "alpha": 0.3}
+    workdir.write_config(tmp_path, {"settings": suggested})
+    with pytest.raises(ValueError, match="0.3 there, 0.0 now\n.*images: they may"):
+        workdir.is_begun(tmp_path, {**suggested, "alpha": 0.0})
+
+
 def test_a_path_may_be_written_differently(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"

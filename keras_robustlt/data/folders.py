@@ -87,7 +87,7 @@ def read_layout(
 
 
 def _note_lost_classes(layout, images, check):
-    """Notes, and says whether, files that cannot be read leave too little of a class."""
+    """Notes whether files that cannot be read leave too little of a class."""
     found = False
     for part, needed in (("all", 2), ("train", 1)):  # of all, some are for testing
         files, labels = layout.parts.get(part, ((), ()))

@@ -332,6 +332,24 @@ def _select(
     )
 
 
+def kept_counts(found, imbalance_ratio, imbalance_type, largest_class):
+    """How many training images of a source each class keeps; `None` for all."""
+    if imbalance_ratio is None:
+        return None
+    there = np.bincount(found.y_train, minlength=found.num_classes)
+    largest = there.min() if largest_class is None else largest_class
+    counts = long_tail_counts(
+        largest, found.num_classes, imbalance_ratio, imbalance_type
+    )
+    for name, wanted, most in zip(found.class_names, counts, there, strict=True):
+        if wanted > most:
+            raise ValueError(
+                f"`largest_class` asks for more images than there are: {wanted} of "
+                f"class {name!r}, which has {most}. Received: {largest_class=}"
+            )
+    return counts
+
+
 def fingerprint_of(found, **division):
     """The `fingerprint` of the data that `long_tail` makes of a source.
 
@@ -352,31 +370,17 @@ def fingerprint_of(found, **division):
 def _divided(
     found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
 ):
-    counts = None
     check_choice("imbalance_type", imbalance_type, ("exp", "step"))
-    if imbalance_ratio is not None:
-        there = np.bincount(found.y_train, minlength=found.num_classes)
-        if largest_class is None:
-            largest_class = there.min()
-        counts = long_tail_counts(
-            largest_class, found.num_classes, imbalance_ratio, imbalance_type
+    there = np.bincount(found.y_train, minlength=found.num_classes)
+    if imbalance_ratio == RATIO and there.max() > IMBALANCED * max(there.min(), 1):
+        warnings.warn(
+            f"{found.name} is imbalanced already, with {there.min()} to {there.max()} "
+            f"training images a class, and {imbalance_ratio=} makes another long tail "
+            "of it, which has most images in its first classes. imbalance_ratio=None "
+            "keeps every image.",
+            stacklevel=4,
         )
-        if np.any(counts > there):
-            short = int(np.argmax(counts > there))
-            raise ValueError(
-                f"`largest_class` asks class {short} for {counts[short]} training "
-                f"images, and it has {there[short]}: lower it. Received: "
-                f"{largest_class=}"
-            )
-        by_default = imbalance_ratio == RATIO
-        if by_default and there.max() > IMBALANCED * max(there.min(), 1):
-            warnings.warn(
-                f"{found.name} is imbalanced already, with {there.min()} to "
-                f"{there.max()} training images a class, and {imbalance_ratio=} makes "
-                f"another long tail of it: {sum(counts)} images of {sum(there)} stay, "
-                "most of its first classes. imbalance_ratio=None keeps every image.",
-                stacklevel=4,
-            )
+    counts = kept_counts(found, imbalance_ratio, imbalance_type, largest_class)
     train, validation = long_tail_indices(
         found.y_train, counts, seed, validation_fraction, found.groups
     )

@@ -114,10 +114,9 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
         counts += [int(largest / imbalance_ratio)] * (int(num_classes) - head)
     if min(counts) == 0:
         raise ValueError(
-            f"Class {counts.index(0)} would keep 0 of its images. With {largest} "
-            f"images in the largest class, `imbalance_ratio` can be at most {largest}; "
-            "if the data are already imbalanced, imbalance_ratio=None keeps every "
-            f"image. Received: imbalance_ratio={imbalance_ratio}"
+            f"Class {counts.index(0)} would keep 0 of its images: with {largest} "
+            f"images in the largest class, `imbalance_ratio` can be at most {largest}, "
+            f"and it is {imbalance_ratio:g}."
         )
     return np.array(counts, dtype=np.int64)
 

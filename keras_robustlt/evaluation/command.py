@@ -21,6 +21,7 @@ KERAS_BACKEND=jax.
 """
 
 import functools
+import importlib
 import json
 import pathlib
 
@@ -149,6 +150,7 @@ def main(argv, values):
     if values.per_example and not values.output:
         raise app.UsageError("--per_example writes beside --output: give it too.")
     path = pathlib.Path(argv[1])
+    importlib.import_module("keras")  # a backend that it refuses is no flag's fault
     try:
         return _evaluate(path, values)
     except BrokenPipeError:
@@ -161,8 +163,7 @@ def _evaluate(path, values):
     from keras_robustlt.data.class_balanced import class_balanced_subset
     from keras_robustlt.evaluation import sanity_checks
 
-    for name in values.attacks:
-        krl.attacks.get(name)  # whether there is such an attack
+    _check_attacks(values.attacks)
     _check_is_there(path)
     config = _config(path, values.config)
     settings = config["settings"]
@@ -205,6 +206,14 @@ def _evaluate(path, values):
         print(f"{path} on {len(y)} test images of {data.name}, accuracy in %:")
         print(results.table(per_class=data.num_classes <= 20))
     return results
+
+
+def _check_attacks(names):
+    for name in names:
+        try:
+            krl.attacks.get(name)
+        except ValueError as error:
+            raise ValueError(f"--attacks={name}: {error}") from None
 
 
 def _data(values, config, network):

@@ -41,12 +41,19 @@ def _build_named(settings, data, trained=None):
         options.update(mean=settings["pixel_mean"], std=settings["pixel_std"])
     elif data.input_shape[-1] != 3:  # the networks' own are those of CIFAR-10
         options.update(mean=0.0, std=1.0)
-    return krl.networks.get(
-        settings["model"],
-        classes=data.num_classes,
-        input_shape=data.input_shape,
-        **options,
-    )
+    try:
+        return krl.networks.get(
+            settings["model"],
+            classes=data.num_classes,
+            input_shape=data.input_shape,
+            **options,
+        )
+    except ValueError as error:
+        height, width, _ = data.input_shape
+        raise ValueError(
+            f"--model={settings['model']} cannot take images of {height}x{width}; "
+            f"--image_size brings them to another size. {error}"
+        ) from None
 
 
 def _trained(settings):

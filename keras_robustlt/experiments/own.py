@@ -10,6 +10,7 @@ import numpy as np
 import keras_robustlt as krl
 from keras_robustlt.data import sources
 from keras_robustlt.data.findings import DataCheck
+from keras_robustlt.data.long_tailed import kept_counts
 from keras_robustlt.data.selection import check_validation
 from keras_robustlt.experiments import precision
 
@@ -142,10 +143,7 @@ def propose(
 
 def _of_training(found, ratio, kind, largest, validation_fraction):
     """The source with those training images that a run trains with."""
-    counts = None
-    if ratio is not None:
-        largest = np.bincount(found.y_train).min() if largest is None else largest
-        counts = krl.data.long_tail_counts(largest, found.num_classes, ratio, kind)
+    counts = kept_counts(found, ratio, kind, largest)
     train, validation = krl.data.long_tail_indices(
         found.y_train, counts, 0, validation_fraction
     )

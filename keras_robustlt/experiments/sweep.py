@@ -26,7 +26,12 @@ import pathlib
 from absl import app, flags
 
 from keras_robustlt.experiments import jobs, presets, summary, train, workdir
-from keras_robustlt.experiments.flags import OF_ATTACK, OF_ROBUSTLT
+from keras_robustlt.experiments.flags import (
+    BUDGETS,
+    OF_ATTACK,
+    OF_ROBUSTLT,
+    method_names,
+)
 from keras_robustlt.files import local_path
 from keras_robustlt.flag_types import COUNT, SEED, define_number
 
@@ -173,6 +178,8 @@ def grid(data, methods, budgets, seeds):
             SEED.parse(seed)
         except ValueError as error:
             raise app.UsageError(f"--seeds={seed}: {error}") from None
+    _check_known("methods", methods, method_names())
+    _check_known("budgets", budgets, [*BUDGETS, *HALVES])
     points = [
         # Standard training has no perturbation and no budget.
         Point(name, method, "uniform" if method == "standard" else budget, int(seed))
@@ -191,6 +198,14 @@ def grid(data, methods, budgets, seeds):
                 f"directory {point.name}: rename one."
             )
     return list(by_name.values())
+
+
+def _check_known(flag, given, known):
+    for name in given:
+        if name not in known:
+            raise app.UsageError(
+                f"--{flag}={name}: it must be one of {', '.join(known)}."
+            )
 
 
 def runs_of(points, extra):

@@ -173,9 +173,11 @@ def is_begun(folder, settings, fingerprint=None):
         for key in changed(before, settings)
     ]
     if differing:
+        follows = "\nWhat no flag gives follows from the images: they may have changed."
         raise ValueError(
             f"{folder} holds a run with other settings:\n"
             + "\n".join(differing)
+            + (follows if settings.get("preset") == "suggested" else "")
             + "\nGive another --workdir, the same settings (to go on with that "
             "run), or delete the directory."
         )
