@@ -8,6 +8,7 @@ The commands; `python -m keras_robustlt COMMAND --help` says more of each:
 import contextlib
 import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -32,6 +33,9 @@ BACKEND = (
     "file, keras.json, names another, and must be tensorflow or jax: install what it "
     "is, or set KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow in the environment."
 )
+
+# What absl says of --dry_run=maybe.
+NO_BOOLEAN = re.compile(r"\('Non-boolean argument to boolean flag', .*\)")
 
 
 def main(argv):
@@ -103,7 +107,8 @@ def _in_words_of_flags(values):
     try:
         yield
     except (app.UsageError, flags.Error) as error:
-        _exit(in_words_of_flags(str(error), values))
+        said = NO_BOOLEAN.sub("it must be true or false.", str(error))
+        _exit(in_words_of_flags(said, values))
     except SystemExit as error:
         if isinstance(error.code, str):
             error.code = in_words_of_flags(error.code, values)

@@ -71,8 +71,8 @@ OF_A_RUN = [
     *each("precision", ["float16", "fp32"], "should be one of"),
     *each("preset", ["huge", "PAPER", ""], ""),
     *each("distribute", ["gpu", "multi_worker"], "should be one of"),
-    *each("robustlt", ["maybe"], "Non-boolean"),
-    *each("deterministic", ["2"], "Non-boolean"),
+    *each("robustlt", ["maybe"], "it must be true or false."),
+    *each("deterministic", ["2"], "it must be true or false."),
     *each("cpu_devices", ["0", "-1", "two"], WHOLE),
     ("--cpu_devices=2", ("--cpu_devices", DOES_NOTHING, "--distribute")),
     ("--distribute=jax", ("--distribute=jax", "KERAS_BACKEND=jax")),
@@ -171,6 +171,9 @@ TRAIN = [
     ),
     ("--data=digits --imbalance_ratio=1000", ("imbalance_ratio",)),
     ("--data=digits --largest_class=100000", ("--largest_class asks for more images",)),
+    ("--data=digits --largest_class=100000 --dry_run", ("--largest_class asks",)),
+    ("--data=digits --initial_weights=other.keras --dry_run", ("of this size",)),
+    ("--data=cifar10 --data_dir=nowhere --dry_run", ("no folder 'nowhere'",)),
     ("--data=digits --num_classes=11", ("classes=11", "from 2 to 10")),
     ("--data=digits --preset=paper", ("--preset=paper", "Choose one of: default")),
     ("--data=cifar10 --preset=default", ("--preset=default", "paper")),
@@ -292,6 +295,12 @@ REPORT = [
     ("empty --nmaes=a", ("Unknown command line flag 'nmaes'",)),
 ]
 
+CHECK = [
+    ("", ("give one folder",)),
+    ("nowhere", ("nowhere",)),
+    *[(f"empty {flag}", names) for flag, names in each("image_size", ["abc"], WHOLE)],
+]
+
 PREDICT = [
     ("", ("give a network and images",)),
     ("other.keras", ("give a network and images",)),
@@ -299,7 +308,10 @@ PREDICT = [
     ("other.keras nothing.png", ("nothing.png",)),
     ("file file", ("file cannot be read",)),
     ("other.keras file", ("file cannot be read as an image",)),
-    *[(f"other.keras file {flag}", names) for flag, names in each("top", ["0"], "")],
+    *[
+        (f"other.keras file {flag}", names)
+        for flag, names in each("top", ["0", "all"], WHOLE)
+    ],
 ]
 
 ROWS = [
@@ -309,6 +321,7 @@ ROWS = [
     *(("evaluate", *row) for row in EVALUATE),
     *(("report", *row) for row in REPORT),
     *(("predict", *row) for row in PREDICT),
+    *(("check", *row) for row in CHECK),
     ("", "trian", ("'trian' is no command", "train")),
 ]
 # Of each kind a few.

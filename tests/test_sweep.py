@@ -518,10 +518,10 @@ def test_table_of_nothing(run):
     assert end == "--workdir=runs: there is no such directory." and not printed
     RUNS.mkdir()
     end, printed = run("--table_only", "--seeds=5")
-    assert end is None
+    assert end == "error: no run under runs is finished."
     assert printed == (
         "The table is of all runs in runs: with --table_only, --data and --seeds leave "
-        "none out.\nNo run under runs is finished.\n"
+        "none out.\n"
     )
 
 

@@ -349,7 +349,7 @@ class APGDT(Climber):
         if num_classes < 4:
             raise ValueError(
                 "Targeted APGD needs at least 4 classes, for its loss is the targeted "
-                "DLR. With fewer use APGD(loss='cross_entropy'), FAB and Square. "
+                "DLR. With fewer use 'apgd-ce', 'fab' and 'square'. "
                 f"Received: a network of {num_classes} classes"
             )
 

@@ -15,7 +15,7 @@ from absl import app, flags
 
 from keras_robustlt.data.checking import check
 from keras_robustlt.data.sources import source_of
-from keras_robustlt.flag_types import in_words_of_flags
+from keras_robustlt.flag_types import COUNT, define_number, in_words_of_flags
 
 
 def define_flags(values):
@@ -23,12 +23,12 @@ def define_flags(values):
     flags.DEFINE_string(
         "data_dir", None, "Where data sets that have a name are.", flag_values=values
     )
-    flags.DEFINE_integer(
+    define_number(
+        values,
+        COUNT,
         "image_size",
         None,
         "Height and width that images of several sizes will be resized to.",
-        lower_bound=1,
-        flag_values=values,
     )
     flags.DEFINE_enum(
         "on_bad",

@@ -14,20 +14,15 @@ import pathlib
 import sys
 import warnings
 
-from absl import app, flags
+from absl import app
 
 from keras_robustlt.class_names import display_width, ljust, of_classes, one_line
+from keras_robustlt.flag_types import COUNT, define_number
 
 
 def define_flags(values):
     """Defines the flags in `values`, an `absl.flags.FlagValues`."""
-    flags.DEFINE_integer(
-        "top",
-        3,
-        "Classes shown of each image.",
-        lower_bound=1,
-        flag_values=values,
-    )
+    define_number(values, COUNT, "top", 3, "Classes shown of each image.")
 
 
 def main(argv, values):

@@ -115,6 +115,8 @@ def main(argv, values):
         print(f"\n{summary.write(rows, folder)}\nFiles: {folder}/table.*", end="")
         there = (folder / "comparison.md").exists()
         print(f" and {folder}/comparison.*" if there else "")
+    elif values.table_only:
+        raise SystemExit(f"error: no run under {folder} is finished.")
     else:
         print(f"No run under {folder} is finished.")
     if failed:

@@ -38,7 +38,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from absl import app, flags, logging
 
-from keras_robustlt.data import named
+from keras_robustlt.data import named, sources
 from keras_robustlt.experiments import presets
 from keras_robustlt.experiments.flags import (
     OF_ROBUSTLT,
@@ -161,7 +161,7 @@ def start(argv, values, table, data):
             runs, _ = _compared(settings, given_flags(values), data)
         _check_names(runs)
         with mistakes():
-            _check_without_training(runs, folder, table)
+            _check_without_training(runs, folder, table, values.data_dir)
         _say_what_would_be_done(runs, settings, folder)
         return
     logging.set_verbosity(logging.WARNING)  # tensorflow-datasets reports each file
@@ -196,23 +196,24 @@ def _check_names(runs):
         )
 
 
-def _check_without_training(runs, folder, table):
-    """Raises what the runs would, of their directories and of one's own images."""
+def _check_without_training(runs, folder, table, data_dir):
+    """Raises what the runs would, of their directories and of images that are here."""
     from keras_robustlt.experiments import workdir
 
     if len(runs) > 1:
         workdir.check_comparison(folder, runs)
     else:
         workdir.check(folder, *runs.values())
-    if not isinstance(table, presets.OwnImages):
-        return  # others may be somewhere else
+    if table.uses_data_dir and not isinstance(table, presets.OwnImages):
+        sources.data_root(table.source, data_dir)
+        return  # the images may be on another machine, or be downloaded
     from keras_robustlt.experiments.network import build_network
     from keras_robustlt.experiments.run import load_data
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was shown
         settings = next(iter(runs.values()))  # a comparison has one for both
-        data = load_data(settings, table.data_dir)
+        data = load_data(settings, data_dir)
         to_download = (
             settings["backbone"] and settings["backbone_weights"] == "imagenet"
         )
