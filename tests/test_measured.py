@@ -169,6 +169,25 @@ def test_so_do_the_rows_of_the_base_methods_under_autoattack(method, title):
     assert f"| {title} | {cells} |" in (results / "README.md").read_text()
 
 
+STRONG = {
+    "average": "averaged weights",
+    "strong": "averaged weights, one-cycle rate",
+    "smoothed": "both, labels smoothed towards the shares",
+    "smoothed-evenly": "both, labels smoothed evenly",
+}
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_so_do_the_rows_of_the_preset_strong(name):
+    results = BUILD.with_name("results")
+    columns = [("clean", "all"), ("clean", "tail"), *AGAIN]
+    if name != "smoothed-evenly":
+        columns += UNDER_AUTOATTACK
+    folder = results / "runs-strong"
+    cells = changes(folder, "at_bsl", name, "at_bsl-default", columns)
+    assert f"| {STRONG[name]} | {cells} |" in (results / "README.md").read_text()
+
+
 RIVALS = {"cfa": "CFA", "dafa": "DAFA", "udr": "UDR"}
 
 
