@@ -185,7 +185,7 @@ def test_versions():
 def test_few_classes():
     x, y = np.full((2, 6, 6, 3), 0.5, "float32"), [0, 1]
     for version, classes, message in [
-        (["apgd-t"], 3, "at least 4 classes.*APGD.loss='cross_entropy'., FAB and Sq"),
+        (["apgd-t"], 3, "at least 4 classes.*'apgd-ce', 'fab' and 'square'"),
         (["apgd-dlr"], 2, "at least 3 classes"),
         ("standard", 1, r"at least 2 classes.*end it in Dense\(2\)"),
     ]:

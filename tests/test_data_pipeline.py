@@ -209,7 +209,10 @@ def test_long_tail_arrays_are_the_same_images():
 def test_imbalanced_data_can_stay_as_they_are():
     data = long_tail_arrays(((X, Y), (X, Y)), imbalance_ratio=None)
     assert data.class_counts.tolist() == [30, 8, 2]
-    with pytest.raises(ValueError, match="imbalance_ratio=None keeps every"):
+    with (
+        pytest.raises(ValueError, match="`imbalance_ratio` can be at most 2"),
+        pytest.warns(UserWarning, match="imbalance_ratio=None keeps every"),
+    ):
         long_tail_arrays(((X, Y), (X, Y)), imbalance_ratio=50)
 
 

@@ -435,7 +435,6 @@ def test_what_begins_after_training_says_so(arguments, too_short, longer):
         ({"method": "standard"}, 1),
         ({"method": krl.methods.TAET(ce_epochs=2)}, 3),
         ({"method": krl.methods.TAET(ce_epochs=4), "total_epochs": 5}, 2),
-        ({"epsilon": 0}, 1),
         ({"budget": "cfa"}, 2),
         ({"budget": "dafa"}, 3),
     ],

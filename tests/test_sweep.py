@@ -438,7 +438,7 @@ def test_runs_of_other_settings_are_no_mean(run):
     [
         (("--data=a/x.npz,b/x.npz",), "would share the directory x/at"),
         (("--workdir=",), "--workdir= is empty"),
-        (("--methods=at,magic",), "there is no method magic"),
+        (("--methods=at,magic",), "--methods=magic: it must be one of at, at_bsl"),
         (("--seeds=1,two",), "--seeds=two: it must be a whole number"),
         (("--seeds=",), "need values"),
         (("--jobs=0",), "--jobs"),
