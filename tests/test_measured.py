@@ -161,7 +161,9 @@ UNDER_AUTOATTACK = [("autoattack", group) for group in ("all", "tail", "worst")]
 AGAIN = [("pgd20", group) for group in ("all", "tail")]
 
 
-@pytest.mark.parametrize("method, title", [("at", "AT"), ("reat", "REAT")])
+@pytest.mark.parametrize(
+    "method, title", [("at", "AT"), ("reat", "REAT"), ("robal", "RoBal")]
+)
 def test_so_do_the_rows_of_the_base_methods_under_autoattack(method, title):
     results = BUILD.with_name("results")
     columns = [*UNDER_AUTOATTACK, *AGAIN]
