@@ -30,7 +30,8 @@ class Attack(Configurable):
     """What an adversary does to images, within a ball around each of them.
 
     A subclass is complete with `__call__`, with the arguments of its constructor as
-    attributes, and with those that it adds in `get_config`.
+    attributes, and with those that it adds in `get_config`, without which a saved model
+    does not have them.
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.

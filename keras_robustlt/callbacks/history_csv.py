@@ -13,8 +13,8 @@ class HistoryCSV(keras.callbacks.Callback):
 
     Unlike `keras.callbacks.CSVLogger`, it starts a new file when training starts at
     epoch 0, and after a resumption has each epoch once. What is logged in some epochs
-    only, such as validation every other epoch, has empty cells in the others. Put it
-    after the callbacks that add to the logs.
+    only, such as validation every other epoch, has empty cells in the others. `fit`
+    moves it behind this package's callbacks that add to the logs; put it after others.
 
     Args:
         path: String or path of the file.

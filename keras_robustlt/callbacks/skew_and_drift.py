@@ -80,8 +80,8 @@ class SkewAndDrift(Recorder):
 
     Before epoch 1 there are no adversarial images, so that the changes of the first
     epoch are not a number. After an interruption those of the epoch before are made
-    again by the network that the run goes on with. Put it before `HistoryCSV` and
-    `Checkpoint`.
+    again by the network that the run goes on with. `fit` moves `HistoryCSV` and
+    `Checkpoint` behind it.
 
     The network that trains is looked at, in inference mode.
 
