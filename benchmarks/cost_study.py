@@ -99,6 +99,8 @@ BUDGETS = {
 }
 # Of 255, up or down.
 NOISE = (0, 8, 16, 24, 32, 48)
+# An arm of fewer seeds is not in the picture.
+FEWEST = 3
 # A round of `time`, and how many count, after one that does not.
 TIMED_EPOCHS, ROUNDS = 3, 3
 
@@ -416,7 +418,7 @@ def markdown(cells, seconds):
 
 
 def draw(cells, seconds):
-    """Robustness of each attack, the fastest first, a point for each seed."""
+    """Robustness of each attack, the fastest first, a point for each shared seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -425,17 +427,14 @@ def draw(cells, seconds):
     # A budget costs nothing: the arms of an attack stand side by side.
     budgets = {arm: re.search("(-auto|-uniform)?$", arm)[0] for arm in ARMS}
     attacks = {arm: arm.removesuffix(budgets[arm]) for arm in ARMS}
-    seeds = {
-        arm: len(values(cells, arm, "last", "autoattack", "all"))
-        for arm in {name for name, _ in cells} & set(ARMS)
-    }
-    # Seeds differ more than arms do: a mean over some of them is not to be compared.
+    seeds = {arm: set(values(cells, arm, "last", "autoattack", "all")) for arm in ARMS}
     shown = [
         arm
         for arm in ARMS
-        if {attacks[arm], "pgd-10"} <= set(seconds)
-        and seeds.get(arm) == max(seeds.values())
+        if {attacks[arm], "pgd-10"} <= set(seconds) and len(seeds[arm]) >= FEWEST
     ]
+    # Seeds differ more than arms do: means are to be compared over the same ones alone.
+    shared = set.intersection(*(seeds[arm] for arm in shown)) if shown else set()
     fastest_first = sorted({attacks[arm] for arm in shown}, key=seconds.get)
     ticks = [
         f"{attack.upper()}\n{100 * seconds[attack] / seconds['pgd-10']:.0f}"
@@ -443,7 +442,8 @@ def draw(cells, seconds):
     ]
     for axes, group in zip(figure.subplots(1, 2), GROUPS, strict=True):
         for arm in shown:
-            found = list(values(cells, arm, "last", "autoattack", group).values())
+            of_seed = values(cells, arm, "last", "autoattack", group)
+            found = [of_seed[seed] for seed in sorted(shared)]
             _, colour, aside = BUDGETS[budgets[arm]]
             x = fastest_first.index(attacks[arm]) + aside
             axes.scatter([x] * len(found), 100 * np.array(found), color=colour, s=14)
