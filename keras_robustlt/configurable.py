@@ -6,14 +6,26 @@ import inspect
 import keras
 import numpy as np
 
+# Attributes that an object has from the model that it is part of.
+HOUSEKEEPING = ("_built_as", "_settings")
+
 
 class Configurable:
     """An object that its constructor's arguments describe.
 
     With the arguments in `get_config` it can be saved with a model, compared with what
-    a checkpoint was written with, and shown as it was made. A class that leaves
-    `get_config` out has those that it was called with.
+    a checkpoint was written with, and shown as it was made. A class with a constructor
+    of its own that leaves `get_config` out has those that it was called with.
     """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        defined = vars(cls)
+        if "__init__" in defined and "get_config" not in defined:
+            # What it inherits does not know of the arguments that are its own.
+            cls.get_config = Configurable.get_config
+            if "from_config" not in defined:
+                cls.from_config = vars(Configurable)["from_config"]
 
     def __new__(cls, *args, **kwargs):
         made = super().__new__(cls)

@@ -313,10 +313,19 @@ def _check_numbers(arguments):
                 f"Received: validation_freq={every!r}"
             )
         every = [_counted("validation_freq", each, 1) for each in every]
+        first = min(every)
     else:
-        every = _counted("validation_freq", every, 1)
+        every = first = _counted("validation_freq", every, 1)
     if "validation_freq" in arguments:
         arguments["validation_freq"] = every
+    epochs = arguments.get("epochs", 1)
+    validates = arguments.get("validation_data") is not None
+    if first > epochs > 0 and (validates or arguments.get("validation_split")):
+        warnings.warn(
+            f"Nothing is validated in {epochs} epoch(s). Received: "
+            f"validation_freq={every}, epochs={epochs}",
+            stacklevel=4,
+        )
 
 
 def _counted(name, value, low):

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import conv_network, dense_network, threshold_network
+from tiny_models import conv_network, dense_network, threshold_network, tiny_model
 
 import keras_robustlt as krl
 from keras_robustlt import backend
 from keras_robustlt.attacks import FGSM, PGD
+from keras_robustlt.evaluation.runners import settings_of
 
 NORMS = ("linf", "l2")
 few = settings(max_examples=10, deadline=None)
@@ -200,6 +201,25 @@ def test_loss_of_ones_own(images):
     np.testing.assert_allclose(by_constructor, expected, atol=1e-6)
     by_call = FGSM(0.1)(network, x, y, loss=reversed_loss)
     np.testing.assert_allclose(by_call, expected, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Amplified(PGD):
+    """An attack as somebody might write it, without `get_config`."""
+
+    def __init__(self, radius, gain=2.0, loss="cross_entropy"):
+        super().__init__(radius, steps=2, loss=loss)
+        self.gain = gain
+
+
+def test_an_attack_without_get_config_is_saved_as_it_was_made(tmp_path):
+    model = tiny_model(attack=Amplified(0.1, gain=3.0), epsilon=0.1)
+    model.save(tmp_path / "model.keras")
+    attack = keras.saving.load_model(tmp_path / "model.keras").attack
+    assert (attack.epsilon, attack.gain, attack.steps) == (0.1, 3.0, 2)
+    assert repr(attack) == "Amplified(radius=0.1, gain=3.0, loss='cross_entropy')"
+    settings = settings_of(Amplified(0.1, loss=krl.losses.dlr))
+    assert settings == {"class": "Amplified", "radius": 0.1, "gain": 2.0, "loss": "dlr"}
 
 
 def test_integer_and_one_hot_labels_are_the_same(images):

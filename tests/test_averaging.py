@@ -90,7 +90,8 @@ def test_only_fair_epochs_are_averaged():
 def test_fawa_in_fit(images):
     x, y = images
     model = tiny_model(averaging=krl.averaging.FAWA(0.0, momentum=0.5, start=0.0))
-    for arguments in ({}, {"validation_data": images, "validation_freq": 2}):
+    seldom = {"validation_data": images, "validation_freq": 2, "epochs": 2}
+    for arguments in ({}, seldom):
         with pytest.raises(ValueError, match="give `fit` `validation_data`"):
             model.fit(x, y, **arguments, **FIT)
     assert int(model.optimizer.iterations) == 0

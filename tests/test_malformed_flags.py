@@ -250,6 +250,7 @@ EVALUATE = [
     *[(f"{NETWORK} --{f}=", (f"--{f}= is empty",)) for f in ("output", "cache")],
     (f"{NETWORK} --output=~nobody-here/a.json", ("--output", "no user whose home")),
     (f"{NETWORK} --per_example", ("--per_example", "--output")),
+    (f"{NETWORK} --chunk_size=50", ("--chunk_size", "--cache")),
     (f"{NETWORK} --attacks=clean,pgd", ("--attacks=pgd: An attack must be",)),
     (f"{NETWORK} --attacks=", ("attack",)),
     (f"{NETWORK} --attacks=union", ("union",)),

@@ -29,9 +29,8 @@ LOSSES = {
 class Attack(Configurable):
     """What an adversary does to images, within a ball around each of them.
 
-    A subclass is complete with `__call__`, with the arguments of its constructor as
-    attributes, and with those that it adds in `get_config`, without which a saved model
-    does not have them.
+    A subclass is complete with `__call__`. One with a constructor of its own is saved
+    with what that was called with, or with what its `get_config` says.
 
     Args:
         epsilon: Float. Radius of the ball, in pixel units of images in `[0, 1]`.

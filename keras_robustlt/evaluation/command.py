@@ -149,6 +149,8 @@ def main(argv, values):
             raise app.UsageError(f"--{name}= is empty: name a file or a directory.")
     if values.per_example and not values.output:
         raise app.UsageError("--per_example writes beside --output: give it too.")
+    if values["chunk_size"].present and not values.cache:
+        raise app.UsageError("--chunk_size is how often --cache is written: give both.")
     path = pathlib.Path(argv[1])
     importlib.import_module("keras")  # a backend that it refuses is no flag's fault
     try:

@@ -16,7 +16,11 @@ import types
 import keras
 import numpy as np
 
-from keras_robustlt.configurable import Configurable, is_of_this_package
+from keras_robustlt.configurable import (
+    HOUSEKEEPING,
+    Configurable,
+    is_of_this_package,
+)
 
 __all__ = ["fingerprints"]
 
@@ -109,7 +113,7 @@ def _of_object(attack):
     return {
         f"self.{name}": value
         for name, value in vars(attack).items()
-        if name not in config
+        if name not in config and name not in HOUSEKEEPING
     }
 
 

@@ -124,13 +124,17 @@ def settings_of(attack):
     name = type(attack).__name__
     if name == "function":
         name = attack.__name__
-    config = {
-        key: getattr(value, "__name__", type(value).__name__)
-        if callable(value)
-        else value
-        for key, value in config.items()
-    }
-    return {"class": name, **config}
+    return {"class": name, **{key: _in_short(value) for key, value in config.items()}}
+
+
+def _in_short(value):
+    """An argument of an attack, or the name of what takes more than a line to write."""
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    if isinstance(value, dict) and "registered_name" in value:  # written by Keras
+        name, config = value["class_name"], value["config"]
+        return config if name == "function" else name
+    return value
 
 
 def runners(network, attacks, seed):

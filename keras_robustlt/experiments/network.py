@@ -49,6 +49,8 @@ def _build_named(settings, data, trained=None):
             **options,
         )
     except ValueError as error:
+        if "input_shape" not in str(error):
+            raise
         height, width, _ = data.input_shape
         raise ValueError(
             f"--model={settings['model']} cannot take images of {height}x{width}; "
