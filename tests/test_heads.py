@@ -1,5 +1,7 @@
 """Classifiers on cosines, as layers and as the heads of networks."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -259,3 +261,20 @@ def test_a_step_from_zero_features_is_finite(images):
     history = model.fit(x, y, batch_size=12, epochs=2, verbose=0)
     assert np.all(np.isfinite(history.history["loss"]))
     assert all(np.all(np.isfinite(w)) for w in network.get_weights())
+
+
+@pytest.mark.parametrize("method", ["robal", "ldam"])
+def test_methods_for_cosines_warn_of_other_logits(method):
+    def warned(network):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            krl.RobustLTModel(network, [8, 4, 2], method=method)
+        return ["cosine classifier" in str(each.message) for each in found]
+
+    def network(head):
+        return networks.SmallResNet(widths=(4,), classes=3, head=head)
+
+    inside = keras.Sequential([keras.Input((8, 8, 1)), network("linear")])
+    assert warned(network("linear")) == warned(inside) == [True]
+    assert warned(network("cosplus")) == warned(network("cosine")) == []
+    assert warned(networks.plain(network("cosine"))) == []

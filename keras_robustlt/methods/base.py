@@ -2,6 +2,8 @@
 
 import warnings
 
+import keras
+
 from keras_robustlt import losses
 from keras_robustlt.configurable import Part
 
@@ -250,3 +252,28 @@ class OnTop(Method):
 
     def weight_shift(self, model, batch):
         return self.method.weight_shift(model, batch)
+
+
+def warn_unless_cosines(method, network):
+    """Warns if a network ends in a layer whose logits have no bounds.
+
+    Args:
+        method: The method, whose margins and scale are meant for cosines.
+        network: A `keras.Model`. What a subclassed one ends in is not known.
+    """
+    last = network
+    while isinstance(last, keras.Model):
+        in_order = isinstance(last, keras.Sequential) or hasattr(last, "operations")
+        weighted = [each for each in last.layers if each.weights]
+        if not (in_order and weighted):
+            return
+        last = weighted[-1]
+    # A cosine layer of one's own may be a Dense one, which then has no bias.
+    if isinstance(last, keras.layers.Dense) and last.use_bias:
+        warnings.warn(
+            f"{method} is meant for the logits of a cosine classifier, which its scale "
+            "and margins are relative to: end the network in one, such as "
+            'krl.networks.get(..., head="cosplus"). Received: a network that ends in '
+            f"the Dense layer {last.name!r}",
+            stacklevel=5,
+        )

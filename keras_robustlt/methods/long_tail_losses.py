@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_robustlt import checks, losses
-from keras_robustlt.methods.base import Method, of_each
+from keras_robustlt.methods.base import Method, of_each, warn_unless_cosines
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -35,6 +35,7 @@ class LDAM(Method):
         self.scale = checks.in_range("scale", scale, 1e-6, np.inf)
 
     def build(self, model):
+        warn_unless_cosines(self, model.network)
         self._margins = losses.label_distribution_margins(
             model.class_counts, self.max_margin
         )

@@ -3,7 +3,7 @@ import numpy as np
 
 from keras_robustlt import checks, losses
 from keras_robustlt.losses import smoothed
-from keras_robustlt.methods.base import Method
+from keras_robustlt.methods.base import Method, warn_unless_cosines
 
 
 @keras.saving.register_keras_serializable(package="keras_robustlt")
@@ -61,6 +61,7 @@ class RoBal(Method):
         self.label_smoothing = checks.in_range("label_smoothing", label_smoothing, 0, 1)
 
     def build(self, model):
+        warn_unless_cosines(self, model.network)
         counts = model.class_counts.astype("float64")
         margins = self.tau_m * np.log(counts / counts.min()) / self.scale + self.margin
         self._margins = margins.astype("float32")
