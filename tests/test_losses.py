@@ -215,7 +215,7 @@ def test_methods_of_the_long_tail_losses(name):
     method = krl.methods.get(name)
 
     class Model:
-        class_counts = COUNTS
+        class_counts, network = COUNTS, None
 
     method.build(Model)
     logits = np.random.default_rng(3).normal(size=(4, 3)).astype("float32")
