@@ -21,6 +21,8 @@ class Configurable:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         defined = vars(cls)
+        if is_of_this_package(cls):
+            return  # what these inherit knows all of their arguments
         if "__init__" in defined and "get_config" not in defined:
             # What it inherits does not know of the arguments that are its own.
             cls.get_config = Configurable.get_config

@@ -830,14 +830,6 @@ FIT_ARGUMENTS = [
     ),
     ({"x": X, "y": np.repeat([2, 0, 1], [8, 3, 1])}, "in another order"),
 ]
-
-
-def test_validation_that_never_comes():
-    given = {"validation_data": (X, Y), "validation_freq": 2, "verbose": 0}
-    with pytest.warns(UserWarning, match=r"Nothing is validated in 1 epoch\(s\)"):
-        tiny_model(beta=0).fit(X, Y, **given)
-
-
 # A rule of its own, and arguments of RobustLT's: the latter would be ignored.
 IGNORED = [
     {"budget": rule, argument: value}
@@ -1270,3 +1262,9 @@ def test_data_sets(x, y, message):
     assert int(model.optimizer.iterations) <= 1
     with pytest.raises((ValueError, TypeError), match="`?[xy]`?.*must|missing|hold"):
         tiny_model().evaluate(data, verbose=0)
+
+
+def test_validation_that_never_comes():
+    given = {"validation_data": (X, Y), "validation_freq": 2, "verbose": 0}
+    with pytest.warns(UserWarning, match=r"Nothing is validated in 1 epoch\(s\)"):
+        tiny_model(beta=0).fit(X, Y, **given)
