@@ -361,8 +361,8 @@ def no_mask(x, name="x"):
     """Raises if `x` is a masked array, of which all else sees the values alone."""
     if np.ma.is_masked(x):
         raise ValueError(
-            f"`{name}` must hold images without a mask: what is masked would count as "
-            "it is. Fill it, or leave these images out."
+            f"`{name}` must have no mask: what is masked would count as it is. Fill "
+            "it, or leave these images out."
         )
 
 

@@ -30,6 +30,12 @@ class Configurable:
                 cls.from_config = vars(Configurable)["from_config"]
 
     def __new__(cls, *args, **kwargs):
+        # Python sees to that where there is no `__new__`.
+        if cls.__init__ is object.__init__ and (args or kwargs):
+            raise TypeError(
+                f"{cls.__name__}() takes no arguments. Received: "
+                f"{', '.join([*map(repr, args), *_as_keywords(kwargs)])}"
+            )
         made = super().__new__(cls)
         with contextlib.suppress(TypeError):  # which the constructor tells better
             bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
@@ -54,7 +60,8 @@ class Configurable:
         """The arguments by name, as they were given, for what is not to be written."""
         if type(self).get_config is Configurable.get_config:
             return self._given
-        return {name: getattr(self, name) for name in self.get_config()}
+        config = self.get_config()
+        return {name: getattr(self, name, value) for name, value in config.items()}
 
     def __setattr__(self, name, value):
         if name in vars(self).get("_settings", ()):
@@ -66,8 +73,11 @@ class Configurable:
         super().__setattr__(name, value)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items())
-        return f"{type(self).__name__}({arguments})"
+        return f"{type(self).__name__}({', '.join(_as_keywords(self._arguments()))})"
+
+
+def _as_keywords(arguments):
+    return [f"{name}={value!r}" for name, value in arguments.items()]
 
 
 def _by_name(bound):

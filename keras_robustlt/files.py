@@ -19,11 +19,14 @@ __all__ = [
     "make_folder",
     "read_arrays",
     "read_rows",
-    "refuse_folder",
+    "refuse_other_than_file",
     "replacing",
     "write_atomically",
     "write_rows",
 ]
+
+# Of the types that arrays in a file may have: numbers and texts.
+KINDS = "biufU"
 
 
 def local_path(argument, path):
@@ -67,12 +70,12 @@ def make_folder(folder):
         ) from None
 
 
-def refuse_folder(path):
-    """Raises if there is a folder where a file is to be written."""
-    if path.is_dir():
-        raise OSError(
-            errno.EISDIR, f"Cannot write the file {path}: a folder is in its place"
-        )
+def refuse_other_than_file(path):
+    """Raises if there is a folder, or a device, where a file is to be written."""
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        kind = "a folder" if path.is_dir() else "a device, or what else is no file,"
+        raise OSError(number, f"Cannot write the file {path}: {kind} is in its place")
 
 
 @contextlib.contextmanager
@@ -89,14 +92,17 @@ def replacing(path):
         OSError: If writing fails. What was at `path` is then as it was.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    refuse_other_than_file(path)
+    # What a link leads to is replaced, and not the link.
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = target.with_name(target.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -187,7 +193,7 @@ def _read_array(file, size):
     else:
         header = np.lib.format.read_array_header_2_0(file)
     shape, fortran_order, dtype = header
-    if dtype.kind not in "biufU":
+    if dtype.kind not in KINDS:
         raise ValueError(f"it has an array of type {dtype}")
     if math.prod(shape) * dtype.itemsize != size - file.tell():
         raise ValueError("an array has not as many bytes as it says")

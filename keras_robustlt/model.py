@@ -33,6 +33,7 @@ from keras_robustlt import averaging as weight_averaging
 from keras_robustlt.attacks import norms
 from keras_robustlt.attacks.base import (
     budget_of_start,
+    images_from,
     is_called_as,
     moved,
     outside,
@@ -388,13 +389,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             targets = losses.one_hot(y, self.num_classes)
             class_epsilon = self.class_epsilon()
             epsilon = ops.matmul(targets, class_epsilon[:, None])[:, 0]
-            start = self.attack_in_use.starting_point(
-                x,
-                budget_of_start(
-                    self.attack_in_use, self.epsilon, class_epsilon, epsilon
-                ),
-                self.start_seed,
-            )
+            attack = self.attack_in_use
+            within = budget_of_start(attack, self.epsilon, class_epsilon, epsilon)
+            start = attack.starting_point(x, within, self.start_seed)
+            start = images_from(attack, "starting_point", start, x)
             # Without a budget the attack gives the images themselves.
             x_adv = backend.run_if(
                 ops.max(class_epsilon) > 0,
@@ -402,14 +400,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 x,
             )
             images["adversarial"] = x_adv
-            images["moved"] = moved(x, x_adv, start, epsilon, self.attack_in_use)
-            if not configurable.is_of_this_package(type(self.attack_in_use)):
-                of_image = x, x_adv, epsilon, self.attack_in_use
+            images["moved"] = moved(x, x_adv, start, epsilon, attack)
+            if not configurable.is_of_this_package(type(attack)):
+                of_image = x, x_adv, epsilon, attack
                 images["outside"] = outside(*of_image)
                 images["share_used"] = share_used(*of_image)
-            if isinstance(self.attack_in_use, attacks.Attack):
+            if isinstance(attack, attacks.Attack):
                 # Last: what it learns here is of the next step.
-                self.attack_in_use.update(x, x_adv, epsilon)
+                attack.update(x, x_adv, epsilon)
         return images, y, sample_weight
 
     def _unpacked(self, data):
@@ -481,7 +479,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             clean = backend.frozen(self.network)(x, training=True)
             clean = ops.cast(clean, "float32")
             loss = functools.partial(loss, clean_logits=clean)
-        return self.attack_in_use.perturb(
+        attack = self.attack_in_use
+        x_adv = attack.perturb(
             self.network,
             x,
             targets,
@@ -491,6 +490,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             loss=loss,
             **self._fewer_steps(),
         )
+        return images_from(attack, "perturb", x_adv, x)
 
     def _fewer_steps(self):
         """How many steps the training attack makes now, if not its own number."""
@@ -513,7 +513,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             epsilon = ops.full((ops.shape(x)[0],), self.epsilon, "float32")
             images["moved"] = moved(x, images["robust"], start, epsilon, attack)
         else:
-            images["robust"] = attack(network, x, hard, seed=self.evaluation_seed)
+            x_adv = attack(network, x, hard, seed=self.evaluation_seed)
+            images["robust"] = images_from(attack, "__call__", x_adv, x)
         if not configurable.is_of_this_package(type(attack)):
             epsilon = ops.full((ops.shape(x)[0],), self.epsilon, "float32")
             images["outside"] = outside(x, images["robust"], epsilon, attack)

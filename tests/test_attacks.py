@@ -222,6 +222,20 @@ def test_an_attack_without_get_config_is_saved_as_it_was_made(tmp_path):
     assert settings == {"class": "Amplified", "radius": 0.1, "gain": 2.0, "loss": "dlr"}
 
 
+class Private(krl.budget.Budget):
+    """Arguments that are kept under other names, as Keras's layers may keep theirs."""
+
+    def __init__(self, threshold=1):
+        self._threshold = threshold
+
+    def get_config(self):
+        return {"threshold": self._threshold}
+
+
+def test_arguments_may_be_kept_under_other_names():
+    assert repr(tiny_model(budget=Private(2)).budget) == "Private(threshold=2)"
+
+
 def test_integer_and_one_hot_labels_are_the_same(images):
     x, y = images
     network = dense_network()
@@ -419,7 +433,14 @@ def test_shown_as_it_was_made():
         (lambda x, y: {"epsilon": np.full(12, np.nan)}, "`epsilon`"),
         (lambda x, y: {"epsilon": -0.1}, "`epsilon`"),
         (lambda x, y: {"step_size": np.full(12, -1.0)}, "`step_size`"),
+        (lambda x, y: {"epsilon": [[0.1], [0.1, 0.2]]}, "`epsilon`.*lengths"),
+        (lambda x, y: {"x": x.astype(object)}, "`x`.*object"),
+        (lambda x, y: {"x": np.ma.masked_less(x, 0.5)}, "`x` must have no mask"),
+        (lambda x, y: {"y": np.ma.masked_less(y, 1)}, "`y` must have no mask"),
+        (lambda x, y: {"y": [[0], [1, 2]]}, "`y` must be the labels"),
         (lambda x, y: {"network": dense_network(1)}, "at least 2 classes.*Dense.2"),
+        (lambda x, y: {"network": of_integers()}, "dtype uint8"),
+        (lambda x, y: {"network": of_the_batch()}, "of each image its own"),
         (lambda x, y: {"network": np.asarray}, "`network` must give one tensor|NumPy"),
         (lambda x, y: {"network": lambda x: None}, "`network` must give one tensor"),
         (lambda x, y: {"network": very_sure()}, "gives probabilities"),
@@ -440,10 +461,30 @@ def test_bad_calls(images, change, message, kind):
         kind(0.1, steps=1, **made)(**arguments)
 
 
+def of_integers():
+    images = keras.Input((6, 6, 3), dtype="uint8")
+    return keras.Model(images, dense_network()(keras.ops.cast(images, "float32")))
+
+
+def of_the_batch():
+    """One row of logits for all images."""
+    network = dense_network()
+    return lambda x: keras.ops.mean(network(x), axis=0, keepdims=True)
+
+
 def very_sure():
     """Probabilities, which no layer says."""
     network = dense_network()
     return lambda x: keras.ops.softmax(30 * network(x))
+
+
+@pytest.mark.parametrize("kind", [PGD, krl.attacks.Square])
+def test_logits_that_are_no_numbers_are_said(images, kind):
+    network = dense_network()
+    network.set_weights([np.full_like(each, np.nan) for each in network.get_weights()])
+    with pytest.warns(UserWarning, match="no numbers") as found:
+        kind(0.1)(network, *images)
+    assert len(found) == 1
 
 
 def test_no_gradient_is_said(images):
@@ -548,4 +589,33 @@ def test_another_epsilon_is_another_attack():
     attack = krl.attacks.FGSM(0.1)
     with pytest.raises(AttributeError, match="`epsilon` of FGSM.*Make a new FGSM"):
         attack.epsilon = 0.3
+    with pytest.raises(AttributeError, match="`norm` of FGSM.*Make a new FGSM"):
+        attack.norm = "l2"
     assert attack.epsilon == attack.step_size == 0.1
+
+
+@pytest.mark.parametrize("kind", [PGD, krl.attacks.APGD])
+def test_a_loss_of_keras_is_saved(kind):
+    attack = kind(0.1, loss=keras.losses.CategoricalHinge())
+    again = keras.saving.serialize_keras_object(attack)
+    again = keras.saving.deserialize_keras_object(again)
+    assert isinstance(again.loss, keras.losses.CategoricalHinge)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x_adv, x: None, "`perturb of Changed` must hold numbers.*NoneType"),
+        (lambda x_adv, x: x_adv[:3], "`perturb of Changed`.*(shape|as many)"),
+        (lambda x_adv, x: (x_adv, x), "`perturb of Changed`.*shape"),
+    ],
+)
+def test_what_an_attack_of_ones_own_gives_in_training_is_looked_at(change, message):
+    class Changed(PGD):
+        def perturb(self, network, x, *arguments, **keywords):
+            return change(super().perturb(network, x, *arguments, **keywords), x)
+
+    model = tiny_model(attack=Changed(0.1, steps=1), epsilon=0.1)
+    x, y = np.full((6, 6, 6, 3), 0.5, "float32"), np.arange(6) % 3
+    with pytest.raises(Exception, match=message):
+        model.fit(x, y, epochs=2, verbose=0)

@@ -143,6 +143,26 @@ def test_what_an_attack_says_is_checked(ten):
     np.testing.assert_array_equal(stages[1].x_adv, x)
 
 
+def test_logits_that_are_no_numbers_are_no_robustness(ten):
+    network, x, y = ten
+    limit = float(np.median(x[:, 0, 0, 0]))
+
+    def spoilt(images):
+        is_bright = images[:, :1, 0, 0] > limit
+        return keras.ops.where(is_bright, np.nan, network(images))
+
+    with pytest.warns(UserWarning, match="no numbers"):
+        clean, *_ = AutoAttack(["square"], 0.001, seed=0).stages(spoilt, x, y)
+    np.testing.assert_array_equal(clean.predicted == -1, x[:, 0, 0, 0] > limit)
+    assert not clean.robust[clean.predicted == -1].any() and clean.robust.any()
+
+
+def test_soft_labels_are_of_no_class(ten):
+    network, x, _ = ten
+    with pytest.raises(ValueError, match="`y` holds soft labels"):
+        AutoAttack(["square"], 0.1)(network, x, np.full((len(x), 10), 0.1))
+
+
 def test_a_random_network(ten):
     linear, x, _ = ten
     network = keras.Sequential([keras.Input((6, 6, 3)), Noise(0.01), linear])

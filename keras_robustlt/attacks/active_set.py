@@ -19,6 +19,9 @@ from keras_robustlt.attacks import arguments
 from keras_robustlt.attacks.base import Attack
 from keras_robustlt.attacks.gradients import logits_of
 
+# In the place of a class, where a network gives logits that are no finite numbers.
+NO_CLASS = -1
+
 
 class ActiveSetAttack(Attack):
     """Restarts and targets, each on the images that are still classified right.
@@ -58,7 +61,7 @@ class ActiveSetAttack(Attack):
         """
         problem = self._problem(network, x, y, epsilon, seed)
         x_adv = problem.image.copy()
-        left = problem.logits.argmax(axis=1) == problem.label
+        left = classes(problem.logits) == problem.label
         for trial, target_class in enumerate(self._target_classes(problem.logits)):
             active = np.flatnonzero(left)
             if not active.size:
@@ -75,7 +78,7 @@ class ActiveSetAttack(Attack):
         return [None] * self.restarts
 
     def _problem(self, network, x, y, epsilon, seed):
-        arguments.check_call(network, x, y)
+        arguments.check_call(network, x, y, epsilon=epsilon)
         image = images_to_array(x, "x")
         checks.images(image)
         checks.image_shape(network, image.shape)
@@ -93,8 +96,11 @@ class ActiveSetAttack(Attack):
         functions = self._functions(network)
         logits = in_batches(functions["logits"], self.batch_size, image)
         self.check_classes(logits.shape[1])
-        arguments.check_logits(logits)
+        arguments.check_logits(logits, len(image))
+        arguments.warn_of_no_numbers(logits)
         checks.labels(label, logits.shape[1])
+        if checks.are_soft(label, logits.shape[1]):
+            checks.refuse_soft_labels("`y` holds", "this attack is of one class.")
         if label.ndim == 2 and label.shape[1] == logits.shape[1] > 1:
             label = label.argmax(axis=1)
         return Problem(
@@ -258,6 +264,12 @@ def padded_size(count, batch_size):
 
 def compiled_logits(network):
     return backend.compiled(lambda x: logits_of(network)(x), variables_of(network))
+
+
+def classes(logits):
+    """The class of each image, `NO_CLASS` where not all logits are finite numbers."""
+    is_known = np.isfinite(logits).all(axis=1)
+    return np.where(is_known, logits.argmax(axis=1), NO_CLASS)
 
 
 def misclassified(logits, label):

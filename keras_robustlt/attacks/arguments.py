@@ -4,6 +4,8 @@ Those of a training step, for instance, are one run from one start, and raise th
 of the method.
 """
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -82,7 +84,9 @@ def check_no_smaller_ball(argument, attack, training):
 
 
 def check_loss(loss):
-    """`loss`, if it is the name of a loss or a function."""
+    """`loss`, if it is the name of a loss or a function, or as Keras saves one."""
+    if isinstance(loss, dict):
+        loss = keras.saving.deserialize_keras_object(loss)
     if callable(loss):
         losses.refuse_probabilities("loss", loss)
         return checks.function("loss", loss, ("targets", "logits"))
@@ -115,18 +119,36 @@ def one_of_each(values, logits, loss):
     return backend.as_many(values, logits, message)
 
 
-def check_logits(logits):
+def check_logits(logits, count):
     """Raises if what the network gives are probabilities, whatever makes them.
 
     Attacks would lose their gradient where the network is sure, and find it robust.
 
     Args:
         logits: Float array of shape `(examples, num_classes)`.
+        count: Integer, the number of images that they are of.
     """
+    if len(logits) != count:
+        raise ValueError(
+            "`network` must give logits of shape (batch, num_classes), of each image "
+            f"its own. Received: outputs of shape {logits.shape} for {count} images"
+        )
     sums = logits.sum(axis=1)
     are_probabilities = np.all(logits >= 0) and np.allclose(sums, 1, atol=1e-4)
     if len(logits) > 1 and are_probabilities:
         checks.refuse_probabilities("its output")
+
+
+def warn_of_no_numbers(logits):
+    """Warns if not all logits are finite numbers, which no attack can follow."""
+    spoilt = int(np.sum(~np.isfinite(logits).all(axis=1)))
+    if spoilt:
+        warnings.warn(
+            "`network` gives logits that are infinite or no numbers (NaN) for "
+            f"{spoilt} of {len(logits)} images. What an attack makes of such images "
+            "says nothing of robustness: they count as misclassified.",
+            stacklevel=4,
+        )
 
 
 def check_output(network, shape=None):
@@ -145,26 +167,51 @@ def check_output(network, shape=None):
     if None not in shape:
         noise = np.random.default_rng(0).random((PROBES, *shape), "float32")
         logits = gradients.logits_of(network)(ops.convert_to_tensor(noise))
-        check_logits(ops.convert_to_numpy(logits))
+        check_logits(ops.convert_to_numpy(logits), PROBES)
 
 
-def check_call(network, x, y):
-    """Raises if an attack is not called with a network, with images and with labels."""
+def check_call(network, x, y, **numbers):
+    """Raises if an attack is not called with a network, with images and with labels.
+
+    Args:
+        network: See `Attack.__call__`.
+        x: Likewise.
+        y: Likewise.
+        **numbers: Other arguments of the call that may be arrays.
+    """
     if not callable(network) or isinstance(network, type):
         raise ValueError(
             "`network` must be a Keras model that gives logits, or a function of a "
             f"batch of images that does. Received: network={network!r}"
         )
-    if x is None or isinstance(x, (str, bytes, dict)) or np.ndim(x) == 0:
+    if isinstance(network, keras.Layer):
+        checks.takes_floats(network)
+    if x is None or isinstance(x, (str, bytes, dict)) or not _rank(x):
         raise ValueError(
             "`x` must be the images, one array of shape (batch, ...). Received: "
             f"x={x!r}"
         )
-    if y is None or isinstance(y, (str, bytes)) or np.ndim(y) == 0:
+    if y is None or isinstance(y, (str, bytes)) or not _rank(y):
         raise ValueError(
             "`y` must be the labels of the images, an array with one for each. "
             f"Received: y={y!r}"
         )
+    checks.no_mask(x)
+    checks.no_mask(y, "y")
+    for name, value in numbers.items():
+        if isinstance(value, (list, tuple)) and not _rank(value):
+            raise ValueError(
+                f"`{name}` must be a number or an array of numbers. Received: lists of "
+                f"different lengths, {name}={value!r}"
+            )
+
+
+def _rank(value):
+    """The number of dimensions, 0 of what is no array."""
+    try:
+        return np.ndim(value)
+    except ValueError:  # lists of lists that differ in their lengths
+        return 0
 
 
 def check_each(name, value, count):
@@ -186,6 +233,10 @@ def check_start(start, shape):
         raise ValueError(
             f"`start` must have the shape of the images, {tuple(shape)}. Received: "
             f"shape {tuple(np.shape(start))}"
+        )
+    if np.asarray(start).dtype.kind not in "iufV":
+        raise ValueError(
+            f"`start` must hold numbers. Received: dtype {np.asarray(start).dtype}"
         )
     if not np.all(np.isfinite(start)):
         raise ValueError("`start` must be finite. Received: NaN or infinite pixels")

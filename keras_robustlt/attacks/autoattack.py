@@ -83,6 +83,8 @@ class AutoAttack(Attack):
         Ensemble of Diverse Parameter-free Attacks", ICML 2020, section 5.
     """
 
+    _fixed = ("version", *Attack._fixed)
+
     def __init__(
         self,
         version="standard",
@@ -168,7 +170,7 @@ class AutoAttack(Attack):
         for attack in attacks.values():
             # One compilation does for all of them.
             attack._functions(network)["logits"] = logits_of
-        predicted = problem.logits.argmax(axis=1)
+        predicted = active_set.classes(problem.logits)
         x_adv = problem.image.copy()
 
         def stage(name):
@@ -192,7 +194,7 @@ class AutoAttack(Attack):
                 found = ops.convert_to_numpy(found)
                 # Whatever the attack says: what counts is the image that it returns.
                 logits = active_set.in_batches(logits_of, self.batch_size, found)
-                taken_for = logits.argmax(axis=1)
+                taken_for = active_set.classes(logits)
                 fooled = taken_for != problem.label[active]
                 predicted[active[fooled]] = taken_for[fooled]
                 x_adv[active[fooled]] = found[fooled]
@@ -267,7 +269,7 @@ class AutoAttack(Attack):
 
     @classmethod
     def from_config(cls, config):
-        version = config["version"]
+        version = config.get("version", "standard")
         if not isinstance(version, str):
             version = [
                 attack
@@ -285,7 +287,7 @@ class Stage:
         name: String. The name of the attack.
         robust: Boolean array of shape `(examples,)`.
         predicted: Integer array of shape `(examples,)`: the classes that the network
-            takes `x_adv` for.
+            takes `x_adv` for, -1 where its logits are no finite numbers.
         x_adv: Array of the shape of the images: for those that are not robust an
             image that fools the network, the image itself for the others.
         seconds: Float. How long the attack took.

@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
-from keras_robustlt import losses
+from keras_robustlt import backend, checks, losses
 from keras_robustlt.attacks import gradients, norms
-from keras_robustlt.configurable import Configurable
+from keras_robustlt.configurable import Configurable, is_of_this_package
 
 # What projections into the ball change by themselves, in float32.
 ROUNDING = 5e-7
@@ -62,6 +62,8 @@ class Attack(Configurable):
     runs_compiled = False
     reach = 1.0
     starts_within = "base"
+    # The steps of most attacks are made from these.
+    _fixed = ("epsilon", "norm")
 
     def __init__(self, epsilon, norm="linf"):
         self._norm = norms.get(norm)
@@ -69,12 +71,11 @@ class Attack(Configurable):
         self.epsilon = norms.epsilon(epsilon, norm)
 
     def __setattr__(self, name, value):
-        # The steps of most attacks are made from it.
-        if name == "epsilon" and value != vars(self).get(name, value):
+        if name in self._fixed and value != vars(self).get(name, value):
             raise AttributeError(
-                f"`epsilon` of {self!r} is what it was made with. Make a new "
-                f"{type(self).__name__}, or give a call another one: attack(network, "
-                f"x, y, epsilon=...). Received: epsilon={value!r}"
+                f"`{name}` of {self!r} is what it was made with. Make a new "
+                f"{type(self).__name__}; a call takes another epsilon: attack(network, "
+                f"x, y, epsilon=...). Received: {name}={value!r}"
             )
         super().__setattr__(name, value)
 
@@ -148,6 +149,16 @@ def trait(attack, name):
         name: String, one of `TRAITS`.
     """
     return getattr(attack, name, TRAITS[name])
+
+
+def images_from(attack, method, value, x):
+    """What a method of an attack gives, as float32, if it is as many images as `x`."""
+    name = f"{method} of {type(attack).__name__}"
+    value = checks.floats(name, value, tuple(x.shape), like="x")
+    if is_of_this_package(type(attack)):
+        return value
+    message = f"`{name}` must give as many images as `x` has."
+    return backend.as_many(value, x, message)
 
 
 def moved(x, x_adv, start, epsilon, attack):
@@ -229,8 +240,9 @@ def budget_of_start(attack, base, class_epsilon, own):
     Returns:
         One of them, or the mean of the classes'.
     """
+    budgets = {"base": base, "own": own, "mean": ops.mean(class_epsilon)}
     within = trait(attack, "starts_within")
-    return {"base": base, "own": own, "mean": ops.mean(class_epsilon)}[within]
+    return budgets[checks.one_of("starts_within", within, tuple(budgets))]
 
 
 def is_called_as(attack, kind):

@@ -82,7 +82,7 @@ class FAB(active_set.TargetedAttack):
             of `x`.
         """
         problem = self._problem(network, x, y, epsilon, seed)
-        right = np.flatnonzero(problem.logits.argmax(axis=1) == problem.label)
+        right = np.flatnonzero(active_set.classes(problem.logits) == problem.label)
         adversarial = problem.image.copy()
         distance = np.zeros(len(adversarial), "float32")
         distance[right] = np.inf

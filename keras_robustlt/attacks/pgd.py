@@ -146,12 +146,16 @@ class PGD(base.Attack):
                 has too few classes. Inside of compiled code they have no values yet,
                 so that only their types are looked at.
         """
-        arguments.check_call(network, x, y)
+        arguments.check_call(
+            network, x, y, epsilon=epsilon, step_size=step_size, start=start
+        )
         training = checks.boolean("training", training or False)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = checks.seed(seed)
         named = self.loss if loss is None else arguments.check_loss(loss)
         loss = None if loss is None else base.loss_function(loss)
+        if hasattr(x, "dtype"):
+            checks.image_dtype(x)
         x = ops.convert_to_tensor(x)
         checks.image_dtype(x)
         x = ops.cast(x, "float32")
@@ -183,7 +187,10 @@ class PGD(base.Attack):
             return  # or there is no budget, for some
         logits = gradients.logits_of(network, training)(x_adv)
         labels = ops.argmax(losses.one_hot(y, logits.shape[-1]), -1)
-        right = np.mean(ops.convert_to_numpy(ops.argmax(logits, -1) == labels))
+        are_right = ops.argmax(logits, -1) == labels
+        # Where logits are no numbers, that is what is said.
+        are_right = ops.logical_and(are_right, ops.all(ops.isfinite(logits), axis=-1))
+        right = np.mean(ops.convert_to_numpy(are_right))
         if right:
             warnings.warn(
                 f"The attack has left all {len(x)} images where it started, and "
@@ -202,8 +209,10 @@ class PGD(base.Attack):
         checks.images(images)
         if isinstance(network, keras.Layer) and not network.built:
             network(x[:1])
-        logits = ops.convert_to_numpy(gradients.logits_of(network)(x[:2]))
-        arguments.check_logits(logits)
+        first = x[:2]
+        logits = ops.convert_to_numpy(gradients.logits_of(network)(first))
+        arguments.check_logits(logits, len(first))
+        arguments.warn_of_no_numbers(logits)
         num_classes = logits.shape[-1]
         self.check_classes(num_classes)
         start = checks.known(start)

@@ -37,7 +37,7 @@ class HistoryCSV(keras.callbacks.Callback):
         self.writes = replicas.is_chief(self.model)
         if self.writes:
             files.make_folder(self.path.parent)
-            files.refuse_folder(self.path)
+            files.refuse_other_than_file(self.path)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.rows is None:

@@ -42,7 +42,7 @@ class Recorder(keras.callbacks.Callback):
         if self.writes:
             files.make_folder(self.directory)
             for name in names:
-                files.refuse_folder(self.directory / name)
+                files.refuse_other_than_file(self.directory / name)
         self._summaries = None
         if self.writes and self.tensorboard:
             import tensorflow as tf

@@ -61,6 +61,11 @@ class TrainingState:
 
         def put_aside(value):
             array = np.asarray(ops.convert_to_numpy(value))
+            if array.dtype.kind not in files.KINDS + "V":
+                raise ValueError(
+                    f"{path} keeps numbers and texts, for training to go on with. "
+                    f"Received: {value!r}, in the logs or in a callback"
+                )
             name = f"array_{len(arrays)}"
             # Files of NumPy have no bfloat16.
             is_plain = array.dtype.kind != "V"

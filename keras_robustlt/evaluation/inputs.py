@@ -85,7 +85,7 @@ def num_classes_of(network, images, class_counts=None):
     """How many logits the network gives, which `class_counts` must fit."""
     checks.finite_weights(network)
     logits = gradients.logits_of(network)(ops.convert_to_tensor(images[:PROBES]))
-    check_logits(ops.convert_to_numpy(logits))
+    check_logits(ops.convert_to_numpy(logits), len(images[:PROBES]))
     num_classes = int(logits.shape[1])
     if num_classes < 2:
         raise ValueError(

@@ -16,12 +16,13 @@ from keras import ops
 from keras_robustlt import attacks as known_attacks
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, gradients, norms
+from keras_robustlt.attacks.active_set import NO_CLASS
 from keras_robustlt.attacks.arguments import check_stays_within
 from keras_robustlt.attacks.base import is_called_as, outside
 from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.evaluation.cache import Outcome
 
-__all__ = ["NO_CLASS", "UNION", "attacks_of", "runners", "settings_of"]
+__all__ = ["UNION", "attacks_of", "runners", "settings_of"]
 
 UNION = "union"
 # What these names are for in the files of the results.
@@ -31,7 +32,6 @@ RESERVED = {
     "file": "the file itself",
 }
 CLEAN = "clean"
-NO_CLASS = -1
 
 
 def attacks_of(attacks, num_classes, image_shape, epsilon, batch_size, norm="linf"):
@@ -181,7 +181,7 @@ def _runner(network, predict, name, attack, seed, index):
     if is_called_as(attack, known_attacks.PGD):
         return _InBatches(network, name, attack, seed, index)
     if is_called_as(attack, known_attacks.AutoAttack):
-        return functools.partial(_in_stages, network, predict, attack, seed)
+        return functools.partial(_in_stages, network, attack, seed)
     return functools.partial(_whole, network, predict, name, attack, seed)
 
 
@@ -234,13 +234,12 @@ def _refuse_outside(argument, attack, excess):
         )
 
 
-def _in_stages(network, predict, attack, seed, chunk, tell):
+def _in_stages(network, attack, seed, chunk, tell):
     seed = seed if attack.seed is None else attack.seed
     found = attack.stages(network, chunk.images, chunk.labels, seed=seed)
     for number, stage in enumerate(found):
         tell(number / (len(attack.attacks) + 1), f"after {stage.name}")
-        known = predict(stage.x_adv, chunk.batch_size) != NO_CLASS
-        yield stage.name, np.where(known, stage.predicted, NO_CLASS)
+        yield stage.name, stage.predicted
 
 
 class _InBatches:

@@ -42,8 +42,8 @@ from keras_robustlt.attacks import (
     gradients,
     norms,
 )
+from keras_robustlt.attacks.active_set import NO_CLASS
 from keras_robustlt.attacks.base import LOSSES
-from keras_robustlt.evaluation.runners import NO_CLASS
 
 __all__ = ["RobustnessWarning"]
 

@@ -91,6 +91,11 @@ def confusion_graph(confusion, centres, class_counts, neighbours=3):
     neighbours = checks.positive_integer("neighbours", neighbours)
     confusion = checks.confusion(confusion, num_classes)
     centres = checks.floats("centres", centres, (num_classes, "num_features"))
+    values = checks.known(centres)
+    if values is not None and not np.isfinite(values).all():
+        raise ValueError(
+            "`centres` must be finite numbers. Received: infinite ones, or NaN"
+        )
     others = 1.0 - ops.eye(num_classes, dtype="float32")
     shares = confusion * others
     _, nearest = ops.top_k(shares, min(neighbours, num_classes - 1))
