@@ -107,6 +107,9 @@ COUNT = Whole(1)
 WHOLE = Whole(0)
 CLASSES = Whole(2)
 SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
+SEED_OF_A_RUN = Number(
+    int, f"a whole number from 0 to {MOST}", lambda value: 0 <= value <= MOST
+)
 POSITIVE = Number(float, "a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)
 RATIO = Number(float, "a number of at least 1", lambda value: value >= 1)
@@ -117,6 +120,31 @@ EPSILON = Number(
     "a number from 0 to 1, as pixels are, such as 8/255 or 0.03",
     lambda value: 0 <= value <= 1,
 )
+
+
+class _Once(flags.Flag):
+    """A flag whose value would be lost if it is there again."""
+
+    def parse(self, argument):
+        if self.present:
+            raise flags.IllegalFlagValueError(
+                f"--{self.name} is there more than once: give one, with commas between "
+                "its values."
+            )
+        super().parse(argument)
+
+
+def define_list(values, name, default, help):
+    """Defines a flag in `values` that is a list of strings.
+
+    Args:
+        values: The `absl.flags.FlagValues`.
+        name: String.
+        default: List of strings, or `None`.
+        help: String.
+    """
+    kinds = flags.ListParser(), flags.CsvListSerializer(",")
+    flags.DEFINE_flag(_Once(*kinds, name, default, help), flag_values=values)
 
 
 def define_number(values, kind, name, default, help):
