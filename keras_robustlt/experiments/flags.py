@@ -26,10 +26,11 @@ from keras_robustlt.flag_types import (
     PART,
     POSITIVE,
     RATIO,
-    SEED,
+    SEED_OF_A_RUN,
     SHARE,
     WHOLE,
     Number,
+    define_list,
     define_number,
 )
 
@@ -83,7 +84,7 @@ def define_flags(values, tables, workdir):
         flags.DEFINE_enum(key, None, choices, described(key, text), flag_values=values)
 
     def texts(key, text):
-        flags.DEFINE_list(key, None, described(key, text), flag_values=values)
+        define_list(values, key, None, described(key, text))
 
     def text(key, text, default=None):
         flags.DEFINE_string(key, default, text, flag_values=values)
@@ -104,7 +105,7 @@ def define_flags(values, tables, workdir):
     text("workdir", "Where the run keeps its files.", workdir)
     define_number(
         values,
-        SEED,
+        SEED_OF_A_RUN,
         "seed",
         102,
         "Seed of the long-tailed selection, the network and training.",
