@@ -258,6 +258,7 @@ DAMAGED = [
     ("config.json", lambda config: [], "config.json is damaged"),
     ("config.json", lambda config: {"settings": config["settings"]}, "no name"),
     ("config.json", lambda config: None, "config.json is damaged"),
+    ("config.json", lambda config: {**config, "seed": "x"}, "its seed is 'x'"),
 ]
 
 

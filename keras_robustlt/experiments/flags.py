@@ -589,7 +589,11 @@ def _check_method_options(method, given, options):
     """Raises a ValueError if options that are given are none of the method."""
     flag = f"--method_options={','.join(f'{k}={shown(v)}' for k, v in given.items())}"
     kind = krl.methods.BY_NAME[method.partition("+")[0]]
-    known = [name for name in inspect.signature(kind).parameters if name != "method"]
+    known = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name != "method" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(
