@@ -122,31 +122,6 @@ EPSILON = Number(
 )
 
 
-class _Once(flags.Flag):
-    """A flag whose value would be lost if it is there again."""
-
-    def parse(self, argument):
-        if self.present:
-            raise flags.IllegalFlagValueError(
-                f"--{self.name} is there more than once: give one, with commas between "
-                "its values."
-            )
-        super().parse(argument)
-
-
-def define_list(values, name, default, help):
-    """Defines a flag in `values` that is a list of strings.
-
-    Args:
-        values: The `absl.flags.FlagValues`.
-        name: String.
-        default: List of strings, or `None`.
-        help: String.
-    """
-    kinds = flags.ListParser(), flags.CsvListSerializer(",")
-    flags.DEFINE_flag(_Once(*kinds, name, default, help), flag_values=values)
-
-
 def define_number(values, kind, name, default, help):
     """Defines a flag in `values`, an `absl.flags.FlagValues`.
 

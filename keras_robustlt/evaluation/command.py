@@ -33,7 +33,7 @@ from keras_robustlt.class_names import are_numbers, composed
 from keras_robustlt.data.long_tailed import fingerprint_of
 from keras_robustlt.data.sources import find_folder, holds_test_images_out, source_of
 from keras_robustlt.files import local_path, make_folder
-from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_list, define_number
+from keras_robustlt.flag_types import COUNT, EPSILON, SEED, define_number
 from keras_robustlt.run_config import check_entries
 
 DEFAULT_SEED = 102
@@ -70,13 +70,13 @@ def define_flags(values):
         "error.",
         flag_values=values,
     )
-    define_list(
-        values,
+    flags.DEFINE_list(
         "attacks",
         ["clean", "pgd20"],
         "Any of clean, fgsm, fgsm-rs, pgdN, cwN (N steps), autoattack, "
         "autoattack-plus, autoattack-rand, apgd-ce, apgd-dlr, apgd-t, fab, "
         "fab-t, square.",
+        flag_values=values,
     )
     number(
         EPSILON,
@@ -106,12 +106,12 @@ def define_flags(values):
         "The config.json of a recipe's run. Default: the one beside the network, if "
         "there is one.",
     )
-    define_list(
-        values,
+    flags.DEFINE_list(
         "class_counts",
         None,
         "Training images of each class, such as 500,50,5. Default: those of the "
         "config; without any there is no tail.",
+        flag_values=values,
     )
     number(COUNT, "batch_size", 250, "Images at once.")
     number(COUNT, "chunk_size", 1000, "Images between two writes of --cache.")

@@ -30,7 +30,6 @@ from keras_robustlt.flag_types import (
     SHARE,
     WHOLE,
     Number,
-    define_list,
     define_number,
 )
 
@@ -65,6 +64,18 @@ AVERAGING = Averaging(
 )
 
 
+class Options(flags.Flag):
+    """Options by name, of which a second list would replace the first one."""
+
+    def parse(self, argument):
+        if self.present:
+            raise flags.IllegalFlagValueError(
+                f"--{self.name} is there more than once: give all options in one, "
+                "separated by commas."
+            )
+        super().parse(argument)
+
+
 def define_flags(values, tables, workdir):
     """Defines the flags of a run; those left alone take what the tables say.
 
@@ -84,7 +95,7 @@ def define_flags(values, tables, workdir):
         flags.DEFINE_enum(key, None, choices, described(key, text), flag_values=values)
 
     def texts(key, text):
-        define_list(values, key, None, described(key, text))
+        flags.DEFINE_list(key, None, described(key, text), flag_values=values)
 
     def text(key, text, default=None):
         flags.DEFINE_string(key, default, text, flag_values=values)
@@ -111,11 +122,14 @@ def define_flags(values, tables, workdir):
         "Seed of the long-tailed selection, the network and training.",
     )
     choice("method", method_names(), "Base method; with +awp, AWP over it.")
-    texts(
+    options = described(
         "method_options",
         "Hyper-parameters of the method to change, such as beta=5,label_smoothing=0.1. "
         "The class of the method in keras_robustlt.methods says which it has.",
     )
+    kinds = flags.ListParser(), flags.CsvListSerializer(",")
+    options = Options(*kinds, "method_options", None, options)
+    flags.DEFINE_flag(options, flag_values=values)
     number(
         PART,
         "label_smoothing",

@@ -33,7 +33,7 @@ from keras_robustlt.experiments.flags import (
     method_names,
 )
 from keras_robustlt.files import local_path
-from keras_robustlt.flag_types import COUNT, SEED_OF_A_RUN, define_list, define_number
+from keras_robustlt.flag_types import COUNT, SEED_OF_A_RUN, define_number
 
 # RobustLT without the other half, which is the one to switch off.
 HALVES = {"cpb": "beta", "aiw": "alpha"}
@@ -49,7 +49,7 @@ def define_flags(values):
     """Defines the flags in `values`, an `absl.flags.FlagValues`."""
 
     def several(name, default, help):
-        define_list(values, name, default, help)
+        flags.DEFINE_list(name, default, help, flag_values=values)
 
     several("data", "digits", "Data sets, by the names or paths that `train` takes.")
     several("methods", "at", "Base methods, by the names that --method takes.")

@@ -14,7 +14,6 @@ import pathlib
 from absl import app, flags
 
 from keras_robustlt.files import local_path
-from keras_robustlt.flag_types import define_list
 from keras_robustlt.reporting import report
 
 
@@ -23,7 +22,9 @@ def define_flags(values):
     flags.DEFINE_string(
         "output", "report.html", "The page to write.", flag_values=values
     )
-    define_list(values, "names", None, "What the runs are called, in their order.")
+    flags.DEFINE_list(
+        "names", None, "What the runs are called, in their order.", flag_values=values
+    )
     flags.DEFINE_string("title", None, "Title of the page.", flag_values=values)
 
 
