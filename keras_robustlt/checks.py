@@ -587,14 +587,20 @@ def takes_floats(network):
             )
 
 
-def logits_not_probabilities(network):
-    """Raises if the last layer of `network` ends in a softmax or sigmoid."""
+def logits_not_probabilities(network, meant=()):
+    """Raises if the last layer of `network` ends in a softmax or sigmoid.
+
+    Args:
+        network: A Keras network.
+        meant: Strings, the names of those that it may end in.
+    """
     last = network
     while isinstance(last, keras.Model) and last.layers:
         last = last.layers[-1]
     activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", "")
-    if isinstance(last, keras.layers.Softmax) or name in PROBABILITIES:
+    name = "softmax" if isinstance(last, keras.layers.Softmax) else name
+    if name in PROBABILITIES and name not in meant:
         one = getattr(last, "units", None) == 1
         refuse_probabilities(f"its last layer, {last.name!r},", TWO_OUTPUTS * one)
 

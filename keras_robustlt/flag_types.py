@@ -107,6 +107,9 @@ COUNT = Whole(1)
 WHOLE = Whole(0)
 CLASSES = Whole(2)
 SEED = Number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
+SEED_OF_A_RUN = Number(
+    int, f"a whole number from 0 to {MOST}", lambda value: 0 <= value <= MOST
+)
 POSITIVE = Number(float, "a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = Number(float, "a number of at least 0", lambda value: value >= 0)
 RATIO = Number(float, "a number of at least 1", lambda value: value >= 1)

@@ -276,6 +276,7 @@ def test_pictures_of_accuracy_have_whole_names(monkeypatch):
         ("history.csv", b"epoch,l\xff\n0,1\n", "decode"),
         ("schedule.csv", b"epoch,iteration_weight,0,1\n0,1,1,1\n", "not 3 classes"),
         ("schedule.csv", b"epoch,iteration_weight,0,1,2\n0,1,1,x,1\n", "to float"),
+        ("schedule.csv", b"epoch,iteration_weight,0,1,2\n0,1,1,inf,1\n", "infinite"),
     ],
 )
 def test_damaged_files(images, tmp_path, file, content, message):

@@ -308,7 +308,9 @@ def test_damaged_files_are_named(network, tmp_path, damaged):
         predict(tmp_path, image)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"class_names": ["a"]}'])
+@pytest.mark.parametrize(
+    "config", ["{", "[]", '{"class_names": ["a"]}', '{"class_names": ["a", null, ""]}']
+)
 def test_a_config_that_does_not_tell_the_names(network, tmp_path, capsys, config):
     network.save(tmp_path / "network.keras")
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
@@ -320,16 +322,17 @@ def test_a_config_that_does_not_tell_the_names(network, tmp_path, capsys, config
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["flat", "one output", "diverged"])
+@pytest.mark.parametrize("kind", ["flat", "one output", "diverged", "sigmoid"])
 def test_only_what_classifies_images_predicts(tmp_path, kind):
     size, units = ((8,) if kind == "flat" else (8, 8, 1)), 1 if "one" in kind else 2
-    layers = [keras.layers.Flatten(), keras.layers.Dense(units)]
+    activation = "sigmoid" if kind == "sigmoid" else None
+    layers = [keras.layers.Flatten(), keras.layers.Dense(units, activation)]
     found = keras.Sequential([keras.Input(size), *layers])
     if kind == "diverged":
         found.layers[-1].bias.assign([0.0, np.nan])
     found.save(tmp_path / "network.keras")
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    with pytest.raises(SystemExit, match="it must take images|finite numbers"):
+    with pytest.raises(SystemExit, match="take images|finite numbers|must give logits"):
         predict(tmp_path / "network.keras", tmp_path / "image.png")
 
 

@@ -337,6 +337,15 @@ def run(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("flag", ["--output=photos/a/b.json", "--cache=photos/c/d.npz"])
+def test_nothing_is_written_among_the_images(run, flag, monkeypatch):
+    monkeypatch.chdir(run)
+    before = sorted(pathlib.Path("photos").rglob("*"))
+    with pytest.raises(SystemExit, match="outside of the folders of --data"):
+        command(run, f"--data={run / 'photos'}", "--attacks=clean", flag)
+    assert sorted(pathlib.Path("photos").rglob("*")) == before
+
+
 def test_images_that_were_held_out(run):
     results = command(run, f"--data={run / 'photos'}", "--attacks=clean")
     assert results.settings["findings"] == []

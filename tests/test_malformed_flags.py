@@ -52,7 +52,7 @@ OF_A_RUN = [
     *each("epsilon", ["-0.1", "8", "nan", "inf", "8/0", "8/", "8/255/2"], SHARE),
     *each("imbalance_ratio", ["0.5", "0", "-50", "nan", "inf"], "of at least 1"),
     *each("validation_fraction", ["-0.1", "1", "nan"], "at least 0 and below 1"),
-    *each("seed", ["-1", "1.5", "nan", "4294967296", "one"], SEED),
+    *each("seed", ["-1", "1.5", "nan", "2147483648", "one"], SEED),
     *each("ema", ["0", "1", "-0.9", "nan"], "it must be fawa, or a momentum"),
     *each("averaging", ["fast", "2", "", "FAWA"], "it must be fawa, or a momentum"),
     ("--averaging=fawa", ("--averaging=fawa", "--validation_fraction")),
@@ -94,6 +94,7 @@ OF_A_RUN = [
     ("--weights=None --backbone=resnet50", ("--backbone_weights=None", "no such file")),
     ("--method_options=beta", ("--method_options=beta", "name=value")),
     ("--method_options=tau=1,tau=2", ("--method_options", "tau more than once")),
+    ("--method_options=tau=1 --method_options=tau=2", ("there more than once",)),
     ("--method_options=gama=3", ("no option gama; it has tau, label_smoothing.",)),
     ("--method=awp --method_options=method=at", ("no option method; it has gamma",)),
     ("--method=standard --method_options=a=1", ("no option a; it has none.",)),
@@ -200,7 +201,10 @@ TRAIN = [
 ]
 
 SWEEP = [
-    *each("seeds", ["one", "-1", "1.5", "1,two", "4294967296"], SEED),
+    *each("seeds", ["one", "-1", "1.5", "1,two", "2147483648"], SEED),
+    *each("seeds", ["1,1", "2,1,1"], "has more than once: 1."),
+    ("--data=digits,", ("--data=digits, has an empty name",)),
+    ("--data=digits --seeds=1 -- --num_classes=11", ("from 2 to 10",)),
     ("--table_only -- --epochs=2", ("--epochs=2", "--table_only makes none")),
     ("--seeds=", ("--seeds", "need values")),
     ("--methods=", ("--methods", "need values")),
@@ -233,6 +237,11 @@ NETWORK = "other.keras --data=data.npz"
 CONFIGS = [
     ({"class_counts": [5, 0]}, "its class_counts hold 0"),
     ({"class_counts": [5, 2.5]}, "its class_counts hold 2.5"),
+    ({"class_counts": [5, float("inf")]}, "its class_counts hold inf"),
+    ({"class_counts": [5, 4, 3]}, "3 class_counts, and other.keras gives 2 logits"),
+    ({"class_names": ["a", " "], "settings": {}}, "its class_names hold ' '"),
+    ({"settings": {"seed": -3}}, "its seed is -3"),
+    ({"settings": {"on_bad": "maybe"}}, "its on_bad is 'maybe'"),
     ({"class_counts": [5], "class_names": ["a", "b"]}, "1 class_counts of 2 classes"),
     ({"settings": {"epsilon": -1}}, "its epsilon is -1"),
     ({"settings": {"epsilon": 8}}, "its epsilon is 8"),
@@ -250,6 +259,7 @@ EVALUATE = [
     *[(f"{NETWORK} --{f}=", (f"--{f}= is empty",)) for f in ("output", "cache")],
     (f"{NETWORK} --output=~nobody-here/a.json", ("--output", "no user whose home")),
     (f"{NETWORK} --per_example", ("--per_example", "--output")),
+    (f"{NETWORK} --on_bad=skip", ("--on_bad=skip", DOES_NOTHING)),
     (f"{NETWORK} --chunk_size=50", ("--chunk_size", "--cache")),
     (f"{NETWORK} --attacks=clean,pgd", ("--attacks=pgd: An attack must be",)),
     (f"{NETWORK} --attacks=", ("attack",)),

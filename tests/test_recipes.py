@@ -623,8 +623,8 @@ def test_pixels_are_normalized_by_the_data_set():
         (dict(method="robal"), [6, 16, 16, 16, 16]),
         (dict(method="trades"), [6, 27, 27, 27, 27]),
         (dict(method="trades+awp"), [12, 33, 33, 33, 33]),
-        (dict(method="taet"), [3, 3, 23, 23, 23]),
-        (dict(method="taet+awp"), [6, 6, 26, 26, 26]),
+        (dict(method="taet"), [3, 23, 23, 23, 23]),
+        (dict(method="taet+awp"), [6, 26, 26, 26, 26]),
     ],
 )
 def test_time_left_knows_what_methods_cost(monkeypatch, given, costs):
@@ -663,6 +663,26 @@ def test_training_without_an_attack_is_said_in_flags(monkeypatch, given, is_said
     assert [("there is no attack" in text, "--epochs" in text) for text in said] == (
         [(True, True)] * is_said
     )
+
+
+def test_a_first_stage_that_never_ends_is_said_in_flags(monkeypatch):
+    said = []
+    monkeypatch.setattr(one_run.logging, "warning", lambda text, *_: said.append(text))
+    options = {"ce_epochs": 3}
+    one_run.warn_of_parts(*built(epochs=2, method="taet", method_options=options))
+    options["ce_epochs"] = 2  # the last epoch is of the second stage
+    one_run.warn_of_parts(*built(epochs=2, method="taet", method_options=options))
+    (text,) = said
+    assert "first stage of --method=taet" in text and "--beta" not in text
+
+
+def test_weights_that_are_no_numbers_are_no_start(tmp_path):
+    settings, model = built()
+    model.network.layers[-1].kernel.assign(model.network.layers[-1].kernel * np.nan)
+    model.network.save(tmp_path / "network.keras")
+    settings["initial_weights"] = str(tmp_path / "network.keras")
+    with pytest.raises(ValueError, match="--initial_weights=.* has diverged"):
+        one_run.build_network(settings, None)
 
 
 def test_what_begins_after_training_is_said_in_flags(monkeypatch):

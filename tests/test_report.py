@@ -405,6 +405,10 @@ def test_broken_files(name, content, run, tmp_path):
     ("name", "old", "new"),
     [
         ("results.json", '"class_counts": [50, 10, 2]', '"class_counts": [50, 10]'),
+        ("results.json", '"class_counts": [50, 10, 2]', '"class_counts": "abc"'),
+        ("results.json", '"tail_classes": [1, 2]', '"tail_classes": [7]'),
+        ("results.json", '"examples": 30', '"examples": "many"'),
+        ("results.json", '"settings": {', '"settings": {"findings": [{"a": 1}], '),
         ("results.json", '"per_class": [0.9, ', '"per_class": ["x", '),
         ("results.json", '"epsilon": 0.1', '"epsilon": "0.1"'),
         ("results.json", '"epsilons": [0.0, ', '"epsilons": ['),
@@ -416,6 +420,7 @@ def test_broken_files(name, content, run, tmp_path):
         ("history.csv", "0,2.5,.2,.1,0", "0,2.5,.2,.1"),
         ("history.csv", "1,1,,.6,.1", "1,one,,.6,.1"),
         ("schedule.csv", "1,1,.08", "1,1,x"),
+        ("schedule.csv", "1,1,.08", "1,1,inf"),
         ("schedule.csv", "iteration_weight,", "something,"),
         ("schedule.csv", "epoch,", "number,"),
     ],
@@ -685,6 +690,13 @@ def test_examples_are_one_of_each_class(images, tmp_path):
     assert again.epsilon == 0.05
     ends = krl.adversarial_examples(network, x, y, attack, 2, class_counts=[2, 9, 4])
     assert ends.labels.tolist() == [1, 0]
+
+
+def test_no_examples_of_logits_that_are_no_numbers(images):
+    network = dense_network()
+    network.layers[-1].kernel.assign(np.full((108, 3), 3e38, "float32"))
+    with pytest.raises(ValueError, match="`model` must give logits that are finite"):
+        krl.adversarial_examples(network, *images, krl.attacks.PGD(0.05, steps=2))
 
 
 def test_confusions_of_an_evaluation(images):

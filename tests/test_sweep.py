@@ -81,6 +81,7 @@ from keras_robustlt import __main__ as command_line
 from keras_robustlt.experiments import train
 train.COMMAND = [sys.executable, fake.__file__]
 train.given_of, train.settings_of = fake.given_of, fake.settings_of
+train.check_images = lambda settings: None
 command_line.run()
 """
 
@@ -98,6 +99,7 @@ def faked(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "COMMAND", [sys.executable, fake.__file__])
     monkeypatch.setattr(train, "given_of", fake.given_of)
     monkeypatch.setattr(train, "settings_of", fake.settings_of)
+    monkeypatch.setattr(train, "check_images", lambda settings: None)
 
 
 @pytest.fixture
@@ -258,6 +260,7 @@ DAMAGED = [
     ("config.json", lambda config: [], "config.json is damaged"),
     ("config.json", lambda config: {"settings": config["settings"]}, "no name"),
     ("config.json", lambda config: None, "config.json is damaged"),
+    ("config.json", lambda config: {**config, "seed": "x"}, "its seed is 'x'"),
 ]
 
 

@@ -97,6 +97,21 @@ def test_what_was_done_stays(tmp_path):
     assert workdir.is_begun(tmp_path / "run", SETTINGS)
 
 
+@pytest.mark.parametrize("name", ["config.json", "results.json", "accuracy.png"])
+def test_a_folder_in_the_place_of_a_file(tmp_path, name):
+    begin(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises((OSError, ValueError), match=name):
+        workdir.check(tmp_path, SETTINGS)
+
+
+def test_a_damaged_config_is_noticed_first(tmp_path):
+    begin(tmp_path, class_names=5)
+    with pytest.raises(ValueError, match="config.json is damaged .*class_names is 5"):
+        workdir.check(tmp_path, SETTINGS)
+
+
 def test_what_was_trained_without_its_config_stays_as_it_is(tmp_path):
     state = tmp_path / workdir.STATE
     state.parent.mkdir()

@@ -105,6 +105,8 @@ class ScheduleInspector(Recorder):
             raise files.damaged(path, f"it has not {len(self.names)} classes")
         try:
             values = np.array([row[1:] for row in rows], "float64")
+            if np.any(np.isinf(values) | (values < 0)):
+                raise ValueError("it has values that are infinite or negative")
         except ValueError as error:
             raise files.damaged(path, error) from None
         self.epochs = [epoch for epoch, *_ in rows]

@@ -18,6 +18,7 @@ from absl import app
 
 from keras_robustlt.class_names import display_width, ljust, of_classes, one_line
 from keras_robustlt.flag_types import COUNT, define_number
+from keras_robustlt.run_config import check_entries
 
 
 def define_flags(values):
@@ -118,6 +119,8 @@ def _check(network):
             f"of shape {gives}"
         )
     checks.finite_weights(network)
+    # Others give each class a probability by itself.
+    checks.logits_not_probabilities(network, meant=("softmax", "sparsemax"))
     if "int" not in network.inputs[0].dtype:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -132,6 +135,7 @@ def _names_in(config, classes):
         content = json.loads(config.read_text("utf-8"))
         names = content.get("class_names")
         if names is not None:
+            check_entries({"class_names": names})
             names = of_classes(names, classes)
     except (AttributeError, TypeError, ValueError) as error:
         raise SystemExit(

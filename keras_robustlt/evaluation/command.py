@@ -169,7 +169,7 @@ def _evaluate(path, values):
     _check_is_there(path)
     config = _config(path, values.config)
     settings = config["settings"]
-    output, flags_file = _check_files(path, values)
+    output, flags_file, cache = _check_files(path, values)
     epsilon = values.epsilon
     if epsilon is None:
         epsilon = settings.get("epsilon")
@@ -178,7 +178,9 @@ def _evaluate(path, values):
         class_counts = _integers("--class_counts", values.class_counts)
     network = _network(path)
     data, doubts = _data(values, config, network)
-    _check_fits(path, network, data)
+    _check_fits(path, network, data, config)
+    for file in filter(None, (output, flags_file, cache)):
+        make_folder(file.parent)
     x, y = data.x_test, data.y_test
     if values.examples is not None:
         x, y = class_balanced_subset(x, y, values.examples, values.seed)
@@ -227,6 +229,12 @@ def _data(values, config, network):
     settings = config["settings"]
     seed = settings.get("seed", DEFAULT_SEED)
     source = source_of(values.data)
+    folder, _ = find_folder(source, values.data_dir)
+    if values.on_bad and folder is None:
+        raise ValueError(
+            f"--on_bad={values.on_bad} does nothing: {values.data} is no folder of "
+            "image files."
+        )
     held_out = holds_test_images_out(source, values.data_dir)
     if values.data_seed is not None:
         if not held_out:
@@ -247,7 +255,7 @@ def _data(values, config, network):
         data_dir=values.data_dir,
         seed=seed,
         on_bad=values.on_bad or settings.get("on_bad", "error"),
-        **_shape_of_images(values, settings, network),
+        **_shape_of_images(values, settings, network, folder),
     )
     names = config.get("class_names") and list(map(composed, config["class_names"]))
     data = _in_order(read, settings.get("num_classes"), names)
@@ -268,10 +276,9 @@ def _data(values, config, network):
     return data, doubts
 
 
-def _shape_of_images(values, settings, network):
+def _shape_of_images(values, settings, network, folder):
     """What `krl.data.load` is told of size and colour: files become as they must be."""
     size = values.image_size or settings.get("image_size")
-    folder, _ = find_folder(source_of(values.data), values.data_dir)
     takes = getattr(network, "input_shape", None)  # not of a class of one's own
     if folder is None or not isinstance(takes, tuple) or len(takes) != 4:
         return {"image_size": size}
@@ -344,11 +351,11 @@ def _why(config):
 
 
 def _check_files(network, values):
-    """The files of --output and --per_example, or None.
+    """The files of --output, --per_example and --cache, or None.
 
     Raises:
-        ValueError: If a file to write is another one that is read or written.
-        OSError: If a file cannot be written where it shall be.
+        ValueError: If a file to write is another one that is read or written, or in a
+            folder among the images.
     """
     for name in ("output", "cache"):
         if values[name].value:
@@ -370,6 +377,7 @@ def _check_files(network, values):
     config = values.config or network.with_name("config.json")
     known = {"the network": network, "--config": config, "--data": values.data}
     of_file = {pathlib.Path(read).resolve(): name for name, read in known.items()}
+    images, _ = find_folder(source_of(values.data), values.data_dir)
     for name, file in written.items():
         if not file:
             continue
@@ -378,13 +386,15 @@ def _check_files(network, values):
             raise ValueError(
                 f"{name} and {other} must be two files. Received for both: {file}"
             )
+        if images is not None and images.resolve() in file.resolve().parent.parents:
+            raise ValueError(
+                f"{name} must be the path of a file outside of the folders of --data, "
+                f"which are its classes. Received: {file}, in {images}"
+            )
     for name in ("--output", "--per_example"):
         if written[name]:
             _check_replaced(name, written[name])
-    for file in written.values():
-        if file:
-            make_folder(file.parent)
-    return output, flags_file
+    return output, flags_file, cache
 
 
 def _check_replaced(name, file):
@@ -462,8 +472,8 @@ def _network(path):
     return network
 
 
-def _check_fits(path, network, data):
-    """Raises if the data have other images, or more or less classes."""
+def _check_fits(path, network, data, config):
+    """Raises if the data have other images, or more or less classes, or the config."""
     takes, found = getattr(network, "input_shape", None), data.x_test.shape[1:]
     if isinstance(takes, tuple) and not _is_of_shape(found, takes[1:]):
         side = takes[1]
@@ -482,6 +492,13 @@ def _check_fits(path, network, data):
             f"the network and --data must have the same classes. Received: {path} "
             f"gives {shape[1]} logits, and {data.name} has {data.num_classes} classes"
         )
+    for name in ("class_names", "class_counts"):
+        known = config.get(name)
+        if known and len(known) != shape[1]:
+            raise ValueError(
+                "--config must be that of the network's training. Received: one with "
+                f"{len(known)} {name}, and {path} gives {shape[1]} logits"
+            )
 
 
 def _is_of_shape(shape, wanted):

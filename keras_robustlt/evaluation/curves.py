@@ -156,7 +156,8 @@ def adversarial_examples(
         `AdversarialExamples`.
 
     Raises:
-        ValueError: If `attack` is not PGD, or an argument is out of range.
+        ValueError: If `attack` is not PGD, an argument is out of range, or the network
+            gives logits of these images that are no finite numbers.
 
     Example:
 
@@ -175,7 +176,13 @@ def adversarial_examples(
     adversarial = _Perturb(attack, len(x)).within(attack.epsilon)(network, x, y, seed)
     both = np.concatenate([x, adversarial])
     probabilities = ops.softmax(active_set.compiled_logits(network)(both))
-    before, after = np.split(ops.convert_to_numpy(probabilities), 2)
+    probabilities = ops.convert_to_numpy(probabilities)
+    if not np.isfinite(probabilities).all():
+        raise ValueError(
+            "`model` must give logits that are finite numbers. Received: some that are "
+            "infinite or no numbers (NaN)"
+        )
+    before, after = np.split(probabilities, 2)
     return AdversarialExamples(x, adversarial, y, before, after, attack.epsilon)
 
 

@@ -537,9 +537,21 @@ def _check(results):
         raise ValueError("epsilon is no number")
     for key in ("class_counts", "examples_per_class"):
         values = settings.get(key)
-        if values is not None and len(values) != len(names):
-            raise ValueError(f"{key} are of another number of classes")
+        if values is None:
+            continue
+        if not _all_numbers(values, most=np.inf) or len(values) != len(names):
+            raise ValueError(f"{key} are not a number for each of the classes")
+    tail = settings.get("tail_classes") or []
+    if not all(index in range(len(names)) for index in tail):
+        raise ValueError("tail_classes are no classes")
+    if not isinstance(settings.get("examples", 0), int):
+        raise ValueError("examples are no number")
+    for finding in settings.get("findings") or ():
+        if not isinstance(finding["message"], str):
+            raise ValueError("a finding has no message")
     for name, entry in results.items():
+        if not isinstance(entry.get("attack") or {}, dict):
+            raise ValueError(f"attack of {name} is no dictionary")
         if len(entry["per_class"]) != len(names):
             raise ValueError(f"{name} is of another number of classes")
         shape = np.shape(entry.get("confusion", np.zeros((len(names),) * 2)))

@@ -26,7 +26,7 @@ from keras_robustlt.flag_types import (
     PART,
     POSITIVE,
     RATIO,
-    SEED,
+    SEED_OF_A_RUN,
     SHARE,
     WHOLE,
     Number,
@@ -62,6 +62,18 @@ AVERAGING = Averaging(
     "fawa, or a momentum above 0 and below 1, such as 0.999",
     lambda value: 0 < value < 1,
 )
+
+
+class Options(flags.Flag):
+    """Options by name, of which a second list would replace the first one."""
+
+    def parse(self, argument):
+        if self.present:
+            raise flags.IllegalFlagValueError(
+                f"--{self.name} is there more than once: give all options in one, "
+                "separated by commas."
+            )
+        super().parse(argument)
 
 
 def define_flags(values, tables, workdir):
@@ -104,17 +116,20 @@ def define_flags(values, tables, workdir):
     text("workdir", "Where the run keeps its files.", workdir)
     define_number(
         values,
-        SEED,
+        SEED_OF_A_RUN,
         "seed",
         102,
         "Seed of the long-tailed selection, the network and training.",
     )
     choice("method", method_names(), "Base method; with +awp, AWP over it.")
-    texts(
+    options = described(
         "method_options",
         "Hyper-parameters of the method to change, such as beta=5,label_smoothing=0.1. "
         "The class of the method in keras_robustlt.methods says which it has.",
     )
+    kinds = flags.ListParser(), flags.CsvListSerializer(",")
+    options = Options(*kinds, "method_options", None, options)
+    flags.DEFINE_flag(options, flag_values=values)
     number(
         PART,
         "label_smoothing",
@@ -588,7 +603,11 @@ def _check_method_options(method, given, options):
     """Raises a ValueError if options that are given are none of the method."""
     flag = f"--method_options={','.join(f'{k}={shown(v)}' for k, v in given.items())}"
     kind = krl.methods.BY_NAME[method.partition("+")[0]]
-    known = [name for name in inspect.signature(kind).parameters if name != "method"]
+    known = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name != "method" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(

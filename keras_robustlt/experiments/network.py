@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 import keras_robustlt as krl
+from keras_robustlt import checks
 from keras_robustlt.networks.loading import load
 
 
@@ -68,7 +69,14 @@ def _trained(settings):
         trained = load(settings["initial_weights"])
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise _no_initial_weights(settings, error) from None
-    return getattr(trained, "inference_network", trained)  # of a RobustLTModel
+    trained = getattr(trained, "inference_network", trained)  # of a RobustLTModel
+    said = checks.has_diverged(trained)
+    if said:
+        raise ValueError(
+            f"--initial_weights={settings['initial_weights']} must have weights that "
+            f"are finite numbers: its training has diverged. Received: {said}"
+        )
+    return trained
 
 
 def _normalization_of(network, channels):

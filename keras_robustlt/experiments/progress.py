@@ -77,7 +77,7 @@ def attacks_in_epoch(epoch, settings, model):
         and settings["weighting"] != "loss"
     )
     method = getattr(model.method, "method", model.method)  # that of AWP
-    return not idle and epoch >= getattr(method, "ce_epochs", 0)
+    return not idle and epoch + 1 >= getattr(method, "ce_epochs", 0)
 
 
 def _forward_seconds(model, batch_size):

@@ -191,7 +191,8 @@ def evaluate(network, settings, data, folder):
     if settings["epsilon"]:
         print("Robustness at other budgets, and examples, of some images:", flush=True)
         results.curve, examples = probe(network, settings, data)
-        examples.to_npz(folder / "examples.npz")
+        if examples is not None:
+            examples.to_npz(folder / "examples.npz")
     results.to_json(folder / "results.json", seed=settings["seed"], training=settings)
     (folder / "evaluation.npz").unlink()
     name = name_of(settings)
@@ -208,7 +209,10 @@ def evaluate(network, settings, data, folder):
 
 
 def probe(network, settings, data):
-    """Robustness against epsilon, on a part of the test images, and some examples."""
+    """Robustness against epsilon, on a part of the test images, and some examples.
+
+    The examples are `None` of a network whose logits are no numbers.
+    """
     # Attacks of a single step, which have no number of steps, are not to judge by.
     attack = krl.attacks.PGD(settings["epsilon"], settings["pgd_steps"] or 10)
     common = {"class_counts": data.class_counts, "seed": settings["seed"]}
@@ -219,7 +223,12 @@ def probe(network, settings, data):
         examples=CURVE_EXAMPLES,
         **common,
     )
-    return curve, krl.adversarial_examples(network, data.test, attack=attack, **common)
+    try:
+        examples = krl.adversarial_examples(network, data.test, attack=attack, **common)
+    except ValueError as error:
+        logging.warning("There are no examples of images under attack: %s", error)
+        examples = None
+    return curve, examples
 
 
 def load_data(settings, data_dir, shard=None):
@@ -380,10 +389,15 @@ def warn_of_parts(settings, model):
     epochs = settings["epochs"]
     attacked = any(attacks_in_epoch(each, settings, model) for each in range(epochs))
     if not attacked and "adversarial" in model.method.inputs:
+        why = "The budget is 0 in each of the %d epoch(s)"
+        otherwise = "--granularity=step, or --beta=0, the whole budget from the start"
+        method = getattr(model.method, "method", model.method)  # that of AWP
+        if getattr(method, "ce_epochs", 0) > epochs:
+            why = "The first stage of --method=taet takes all of the %d epoch(s)"
+            otherwise = "or that stage fewer, with ce_epochs in --method_options"
         logging.warning(
-            "The budget is 0 in each of the %d epoch(s), so that there is no attack "
-            "and the network will not be robust. Give more --epochs, "
-            "--granularity=step, or --beta=0, the whole budget from the start.",
+            f"{why}, so that there is no attack and the network will not be robust. "
+            f"Give more --epochs, {otherwise}.",
             epochs,
         )
         return

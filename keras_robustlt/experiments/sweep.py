@@ -33,7 +33,7 @@ from keras_robustlt.experiments.flags import (
     method_names,
 )
 from keras_robustlt.files import local_path
-from keras_robustlt.flag_types import COUNT, SEED, define_number
+from keras_robustlt.flag_types import COUNT, SEED_OF_A_RUN, define_number
 
 # RobustLT without the other half, which is the one to switch off.
 HALVES = {"cpb": "beta", "aiw": "alpha"}
@@ -175,11 +175,21 @@ class Point:
 
 def grid(data, methods, budgets, seeds):
     """The points, all methods of a seed before the next seed."""
+    axes = {"data": data, "methods": methods, "budgets": budgets, "seeds": seeds}
+    for flag, given in axes.items():
+        twice = sorted({each for each in given if given.count(each) > 1})
+        if twice:
+            raise app.UsageError(f"--{flag} has more than once: {', '.join(twice)}.")
     for seed in seeds:
         try:
-            SEED.parse(seed)
+            SEED_OF_A_RUN.parse(seed)
         except ValueError as error:
             raise app.UsageError(f"--seeds={seed}: {error}") from None
+    if "" in data:
+        raise app.UsageError(
+            f"--data={','.join(data)} has an empty name: separate data sets by single "
+            "commas."
+        )
     _check_known("methods", methods, method_names())
     _check_known("budgets", budgets, [*BUDGETS, *HALVES])
     points = [
@@ -270,12 +280,22 @@ def check(folder, runs):
         folder: Path.
         runs: Dictionary, what `runs_of` gives.
     """
-    workdir.check_place(folder)
+    workdir.check_place(folder, summary.FILES)
+    for name in ("config.json", workdir.COMPARISON):
+        if (folder / name).exists():
+            raise ValueError(
+                f"--workdir={folder} holds a run, or a comparison of two, and those of "
+                "a sweep are in folders of their own. Give another --workdir."
+            )
     if not any(folder.glob(workdir.OF_A_SWEEP)):
         workdir.refuse_foreign(folder, summary.FILES, "run of a sweep")
+    by_data = {}
     for point, (_, settings) in runs.items():
         if not workdir.is_finished(folder / point.name, settings):
             workdir.check(folder / point.name, settings)
+            by_data[point.data] = settings
+    for settings in by_data.values():
+        train.check_images(settings)
 
 
 def run(runs, folder, at_a_time=None):

@@ -56,6 +56,13 @@ from keras_robustlt.files import at_home
 
 # Set in the environment of processes whose parent has shown what it found.
 SHOWN = "KERAS_ROBUSTLT_DATA_SHOWN"
+# What another start of the same command meets too.
+NOT_AGAIN = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 # One run: without a flag, images of one's own are compared.
 COMMAND = [sys.executable, "-m", "keras_robustlt", "train", "--nocompare"]
 
@@ -217,8 +224,20 @@ def _check_without_training(runs, folder, table, data_dir):
         to_download = (
             settings["backbone"] and settings["backbone_weights"] == "imagenet"
         )
-        if settings["initial_weights"] or settings["backbone"] and not to_download:
+        if settings["initial_weights"] or not to_download:
             build_network(settings, data)
+
+
+def check_images(settings):
+    """Raises a ValueError if images that are here are none for these settings."""
+    from keras_robustlt.data.long_tailed import long_tail_arrays
+    from keras_robustlt.experiments.run import selection
+
+    if presets.table_of(settings["data"]).uses_data_dir:
+        return  # they may be downloaded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which each run says
+        long_tail_arrays(**selection(settings))
 
 
 def _say_what_would_be_done(runs, settings, folder):
@@ -309,7 +328,7 @@ def mistakes(folder=None):
     """
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:
+    except (*NOT_AGAIN, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except BrokenPipeError:
         raise

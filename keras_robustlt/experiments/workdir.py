@@ -25,8 +25,9 @@ import time
 
 from keras_robustlt.data.images import suffixes
 from keras_robustlt.experiments.presets import has_name
-from keras_robustlt.files import at_home, write_atomically
+from keras_robustlt.files import at_home, make_folder, refuse_folder, write_atomically
 from keras_robustlt.reporting.runs import check_tables
+from keras_robustlt.run_config import check_entries
 
 # What a comparison leaves beside the directories of its runs.
 COMPARISON = "comparison.txt"
@@ -52,7 +53,7 @@ except ModuleNotFoundError:  # Windows: there, nothing is locked
 
 def check(folder, settings):
     """Raises a ValueError if a run of these settings cannot work in `folder`."""
-    check_place(folder)
+    check_place(folder, OF_A_RUN)
     if (folder / COMPARISON).exists():
         raise ValueError(
             f"--workdir={folder} holds a comparison, whose report a single run would "
@@ -76,7 +77,7 @@ def check_comparison(folder, settings):
         folder: Path.
         settings: Dictionary from its sub-folders to the settings of each run.
     """
-    check_place(folder)
+    check_place(folder, (COMPARISON, *OF_A_COMPARISON))
     if (folder / "config.json").exists():
         raise ValueError(
             f"--workdir={folder} holds a single run, whose report a comparison would "
@@ -117,8 +118,16 @@ def refuse_foreign(folder, names, own):
         )
 
 
-def check_place(folder):
-    """Raises a ValueError if `folder` is no place for the files of runs."""
+def check_place(folder, names):
+    """Raises a ValueError if `folder` is no place for the files of runs.
+
+    Args:
+        folder: Path.
+        names: Strings, of the files that are written there.
+
+    Raises:
+        OSError: If there is a folder in the place of a file.
+    """
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -131,6 +140,8 @@ def check_place(folder):
             f"--workdir={folder} is a folder of images, whose classes the folders "
             "of a run would be. Give another --workdir."
         )
+    for name in names:
+        refuse_folder(folder / name)
 
 
 def _holds_classes(folder):
@@ -197,7 +208,7 @@ def is_finished(folder, settings):
         return False
     try:
         results = json.loads((folder / "results.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # not there, or cut short
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # or cut short
         return False
     before = results.get("training") if isinstance(results, dict) else None
     return isinstance(before, dict) and not changed(before, settings)
@@ -246,12 +257,13 @@ def read_config(path):
     """What config.json says; `None` if it is not there."""
     try:
         config = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+            raise ValueError("it has no settings")
+        check_entries(config)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (IsADirectoryError, ValueError) as error:
         raise _damaged(path, error) from None
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-        raise _damaged(path, "it has no settings")
     return config
 
 
@@ -309,7 +321,7 @@ def made(*folders):
     with_parents = [each for folder in folders for each in (folder, *folder.parents)]
     new = [each for each in dict.fromkeys(with_parents) if not each.exists()]
     for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     try:
         yield
     finally:

@@ -151,7 +151,7 @@ def page(runs, title=None):
         title=element("title", f"{title}: robustness report"),
         style=(HERE / "page.css").read_text("utf-8"),
         heading=element("h1", title),
-        facts=element("p", " · ".join(facts(runs)), class_="facts"),
+        facts=element("p", " · ".join(map(str, facts(runs))), class_="facts"),
         navigation=element("nav", links, aria_label="Sections"),
         sections="\n".join(content for _, content in sections),
         missing=missing or "",

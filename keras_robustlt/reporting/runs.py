@@ -239,6 +239,8 @@ def _schedule(path):
         return None
     if names[:1] != ["iteration_weight"] or not names[1:]:
         raise _unreadable(path, "its columns are not those of `ScheduleInspector`")
+    if any(value < 0 or np.isinf(value) for column in columns for value in column):
+        raise _unreadable(path, "it has values that are infinite or negative")
     return Schedule(names[1:], epochs, columns[1:])
 
 
