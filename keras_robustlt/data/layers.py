@@ -252,8 +252,8 @@ class LayerAugmentation:
             raise ValueError(
                 "`augmentation` gets images in [0, 1], and what it makes of some that "
                 f"reach {images.max():.4g} is black: none of its pixels is above "
-                f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}, or "
-                "whatever else makes all of them black"
+                f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}, "
+                "or whatever makes them black"
             )
 
     def check_order(self, augment, image_shape, num_classes):
