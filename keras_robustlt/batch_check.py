@@ -101,7 +101,8 @@ class BatchCheck(keras.metrics.Metric):
             "outside": none if outside is None else ops.max(outside),
             "share_used": none + 1.0 if share_used is None else share_used,
             "weighed": none + 1.0 if weights is None else _some_weight(weights),
-            "seen": none + 1.0,
+            # Of no images nothing can be said.
+            "seen": none + ops.cast(ops.shape(images)[0] > 0, "float32"),
         }
         extremes = ops.stack([extremes[name] for name in EXTREMES])
         members = ops.one_hot(ops.cast(labels, "int32"), self.num_classes)

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robustlt.data.arguments import check_no_mask
+
 
 def in_range(name, value, low, high):
     """The number `value`, if it is finite and in `[low, high]`."""
@@ -346,7 +348,7 @@ def _classes(chosen):
 
 def images(x, name="x"):
     """Raises if the array `x` is not a batch of float images in `[0, 1]`."""
-    no_mask(x, name)
+    check_no_mask(name, x)
     x = np.asarray(x)
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise ValueError(_wrong_dtype(name, x.dtype))
@@ -355,15 +357,6 @@ def images(x, name="x"):
     if x.size:
         pixel_range(name, x.min(), x.max())
         warn_of_black(name, x.max())
-
-
-def no_mask(x, name="x"):
-    """Raises if `x` is a masked array, of which all else sees the values alone."""
-    if np.ma.is_masked(x):
-        raise ValueError(
-            f"`{name}` must have no mask: what is masked would count as it is. Fill "
-            "it, or leave these images out."
-        )
 
 
 def image_shape(network, shape, name="x"):

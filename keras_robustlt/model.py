@@ -414,6 +414,11 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """Images, labels and weights of a batch, if they are such."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self._images(x)
+        if x.shape[0] == 0:  # where it is known: JAX reduces nothing of no images
+            raise ValueError(
+                "`x` holds a batch without images: leave it out. Received: shape "
+                f"{tuple(x.shape)}"
+            )
         checks.label_type(y, self.num_classes)
         message = "`{}` must have one entry for each image of a batch of `x`"
         y = backend.as_many(y, x, message.format("y"))
@@ -653,7 +658,9 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         ]
         if extra is not None:
             extras.append(ops.mean(extra))
-        total = sum((ops.cast(each, "float32") for each in extras), ops.mean(loss))
+        # Of no images, such as a generator's last batch may have, the mean is NaN.
+        mean = ops.where(ops.shape(targets)[0] > 0, ops.mean(loss), 0.0)
+        total = sum((ops.cast(each, "float32") for each in extras), mean)
         # The gradients of the replicas will be added up.
         return total / replicas.num_replicas()
 

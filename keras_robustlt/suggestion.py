@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import reprlib
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Suggestion:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        check_seed(seed)
+        seed = check_seed(seed)
         clean = self.rarest[: checks.positive_integer("images", images)]
         if not len(clean) or clean.shape[-1] not in (1, 3):
             raise ValueError(
@@ -168,10 +169,9 @@ def suggest(data, y=None, class_names=None, seed=0, **options):
         Yang et al., "A Closer Look at Accuracy vs. Robustness", NeurIPS 2020, for the
         distance between classes; Immerkaer, "Fast Noise Variance Estimation", 1996.
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     x, y, class_names = _images_and_labels(data, y, class_names, options)
     counts = np.bincount(y, minlength=len(class_names))
-    checks.class_counts(counts)
     sample = _class_balanced(y, EXAMPLES, np.random.default_rng(seed))
     images, labels = x[sample].astype("float32") / 255, y[sample]
 
@@ -200,11 +200,6 @@ def suggest(data, y=None, class_names=None, seed=0, **options):
 def _images_and_labels(data, y, class_names, options):
     """uint8 images, their labels, and the names of the classes."""
     from keras_robustlt.data import Source, load
-    from keras_robustlt.data.arrays import (
-        check_class_names,
-        check_images,
-        check_labels,
-    )
 
     if isinstance(data, (str, os.PathLike)):
         inspect.signature(load).bind(data, **options)  # names unknown ones
@@ -222,28 +217,41 @@ def _images_and_labels(data, y, class_names, options):
                 f"or a Source has its own. Received: {name} of type "
                 f"{type(given[name]).__name__}"
             )
-        return data.x_train, data.y_train, data.class_names
+        return _checked(
+            data.x_train, data.y_train, data.class_names, "data.x_train", "data.y_train"
+        )
     if y is None:
         raise ValueError(
             "`y` must hold the labels of the images. Received: y=None with `data` of "
             f"type {type(data).__name__}, which is neither a path nor a Source."
         )
-    x, y = check_images(data, "data"), check_labels(y, "y")
+    return _checked(data, y, class_names, "data", "y")
+
+
+def _checked(x, y, class_names, x_name, y_name):
+    """Images as uint8, labels as int64 and names as strings, that fit together."""
+    from keras_robustlt.data import arrays
+
+    x, y = arrays.check_images(x, x_name), arrays.check_labels(y, y_name)
     if len(x) != len(y):
         raise ValueError(
-            "`data` and `y` must have the same length. Received: "
+            f"`{x_name}` and `{y_name}` must have the same length. Received: "
             f"{len(x)} images and {len(y)} labels"
         )
     if not len(x):
-        raise ValueError("`data` must hold images. Received: none")
+        raise ValueError(f"`{x_name}` must hold images. Received: none")
     classes = int(y.max()) + 1
     names = range(classes) if class_names is None else class_names
-    if not isinstance(names, (list, tuple, range, np.ndarray)) or len(names) < classes:
+    names = arrays.check_class_names(names)
+    counts = np.bincount(y, minlength=len(names))
+    if len(names) < max(classes, 2) or not counts.min():
         raise ValueError(
-            f"`class_names` must be a list of at least {classes} names, as `y` has "
-            f"labels up to {classes - 1}. Received: {names!r}"
+            f"`{y_name}` must hold labels of at least two classes, from 0 without "
+            "gaps, and of all that have a name in `class_names`. Received: "
+            f"{len(names)} names, and {reprlib.repr(counts.tolist())} images of each "
+            "class"
         )
-    return x, y, check_class_names(names)
+    return x, y, names
 
 
 def _class_balanced(y, examples, rng):

@@ -167,6 +167,20 @@ BAD = {
     "NaN": (Unknown(lambda x: x / (x - x)), "Unknown makes pixels that are not a"),
     "NumPy": (with_numpy, "with_numpy draws.*has to draw from its argument `seed`"),
     "Python": (keras.layers.AugMix(value_range=(0, 1)), "AugMix draws"),
+    "black": (Unknown(lambda x: x * 0), "is black"),
+    "complex": (
+        lambda images: keras.ops.view_as_complex(keras.ops.stack(2 * [images], -1)),
+        "comp",
+    ),
+    "by name alone": (lambda *, images: images, "must be a function of images"),
+    "a seed of integers": (lambda images, seed: images * (seed % 2), "SeedGenerator"),
+    "no labels": (lambda images, labels: (images, None), "a NoneType"),
+    "classes": (
+        lambda images, labels: (images, keras.ops.argmax(labels, -1)),
+        r"give labels of the shape that it gets, \(3,\)",
+    ),
+    "fewer labels": (lambda images, labels: (images, labels[:2]), "8 images .* 2 rows"),
+    "labels of 255": (lambda images, labels: (images, labels * 255), "that sum to 1"),
 }
 
 

@@ -1,6 +1,7 @@
 """An interrupted training goes on as if nothing had been, or says why it cannot."""
 
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -471,6 +472,17 @@ def test_metrics_that_are_arrays_go_on(tmp_path):
         _, found = fit(tmp_path, history, model=model, y=one_hot, epochs=epochs)
     assert np.shape(found.history["f1_score"]) == (2, 3)
     krl.report(tmp_path, tmp_path / "report.html")
+
+
+def test_data_are_described_in_plain_values():
+    options = {"seed": np.int64(3), "shuffle": np.bool_(True)}
+    arguments = {"x": krl.data.pipeline(X, Y, np.int32(4), **options)}
+    weights = {"class_weight": {0: np.float32(0.5), 1: 1, 2: 1}}
+    for described in (
+        resumption.described({**arguments, **weights}),
+        resumption.described({"x": X, "y": Y, "batch_size": np.int64(4), **weights}),
+    ):
+        assert json.loads(json.dumps(described)) == described
 
 
 def test_other_validation_data_are_refused(tmp_path):

@@ -216,8 +216,11 @@ def test_seed_repeats_the_draws(photographs):
     "arguments, message",
     [
         ({"augmentation": "all"}, "must be one of none, base, .*'all'"),
-        ({"draws": np.zeros((2, 3))}, r"shape \(4, 3\), .*shape \(2, 3\)"),
-        ({"draws": np.ones((4, 3))}, r"in \[0, 1\) .* to 1\."),
+        ({"draws": np.zeros((2, 3))}, r"shape \(4, 3\)\. .*shape \(2, 3\)"),
+        ({"draws": np.ones((4, 3))}, r"in \[0, 1\)\. .* to 1$"),
+        ({"draws": []}, r"`draws` must hold numbers, .*shape \(0,\)"),
+        ({"draws": np.zeros((4, 3)), "seed": 1}, "give one of the two"),
+        ({"seed": True}, "`seed` must be None or an integer"),
         ({"images": np.zeros((4, 8, 8, 3), "uint8")}, "too much for images of 8x8"),
         ({"images": np.full((4, 32, 32, 3), 255.0)}, r"must be in \[0, 1\]"),
         (

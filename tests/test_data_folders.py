@@ -196,6 +196,38 @@ def test_parts_in_another_language(tmp_path):
     assert "suspicious name" in kinds(tmp_path)
 
 
+def test_misspelt_parts_are_warned_about(tmp_path):
+    for part, images in (("trian", X), ("tset", OTHERS)):
+        write_folder(tmp_path / part, images)
+    with pytest.warns(UserWarning, match="If they are the parts of the data, call"):
+        assert load(tmp_path).class_names == ("trian", "tset")
+
+
+def test_class_folders_that_cannot_be_read(tmp_path):
+    write_folder(tmp_path, X, classes=("ant", "bee", ".cat"))
+    (tmp_path / "cow").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match="lead nowhere.*\\s.*cow"):
+        assert load(tmp_path).class_names == ("ant", "bee")
+    assert {"broken link", "hidden"} <= kinds(tmp_path)
+
+
+def test_parts_of_which_no_file_can_be_read(tmp_path):
+    write_folder(tmp_path / "train", X)
+    write_folder(tmp_path / "test", OTHERS)
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="None of the 4 files of test can be read"):
+        load(tmp_path, on_bad="skip")
+    assert "unreadable part" in kinds(tmp_path, on_bad="skip")
+
+
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+    write_folder(tmp_path, X)
+    (tmp_path / "ant" / "x.png").write_bytes(b"no image")
+    (tmp_path / "ant" / "x.png").rename(pathlib.Path(tmp_path, "ant", "\udcff.png"))
+    assert b"udcff.png" in str(check(tmp_path)).encode()
+
+
 def test_names_beyond_ascii(tmp_path):
     write_folder(tmp_path, X, classes=("été bleu", "猫", " x"))
     assert load(tmp_path).class_names == (" x", "été bleu", "猫")

@@ -124,6 +124,21 @@ def test_xla_on_tensorflow():
     assert (np.round(255 * run(function, images, draws)) == expected.numpy()).all()
 
 
+@pytest.mark.parametrize(
+    "images, draws, message",
+    [
+        (np.zeros((2, *SHAPE), "uint8"), np.zeros((2, 3)), "floating-point images"),
+        (None, np.zeros((2, 3)), "`images` must hold the images alone"),
+        (np.zeros((2, 20, 24, 1)), np.zeros((2, 3)), "`images` must hold numbers"),
+        (np.zeros((2, *SHAPE)), np.zeros((1, 3)), r"`draws` must .* shape \(2, 3\)"),
+        (np.zeros((2, *SHAPE)), None, "`draws` must hold numbers"),
+    ],
+)
+def test_what_is_no_batch(images, draws, message):
+    with pytest.raises(ValueError, match=message):
+        on_device("base", SHAPE)(images, draws)
+
+
 def test_what_does_not_suit_the_images():
     with pytest.raises(ValueError, match="images of 3 channels.*Received: 1"):
         on_device("aua", (32, 32, 1))

@@ -9,6 +9,7 @@ from PIL import Image
 from tiny_data import write_folder
 
 from keras_robustlt import data
+from keras_robustlt.data import sources
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
@@ -55,6 +56,7 @@ IMAGES = {
     "no pixels": (X[:, :0], "at least one pixel"),
     "several sizes": ([X[0], X[1, :2]], "must be an array of images of one shape"),
     "None": (None, "must have shape"),
+    "masked": (np.ma.masked_array(X, X > 9), "`x_train` must be an array without a"),
 }
 LABELS = {
     "one-hot": (np.eye(3)[Y], r"use y_train.argmax\(axis=-1\)"),
@@ -103,11 +105,15 @@ OPTIONS = {
     "test_fraction of arrays": ({"test_fraction": 0.2}, "without test images of"),
     "negative seed": ({"seed": -1}, "`seed` must be an integer of at least 0"),
     "no seed": ({"seed": None}, "`seed` must be an integer of at least 0"),
+    "a size in a list too many": ({"image_size": [[8, 8]]}, "must be a positive"),
+    "a boolean for a side": ({"image_size": (True, 8)}, "must be a positive"),
     "half a seed": ({"seed": 0.5}, "`seed` must be an integer of at least 0"),
     "too many classes": ({"classes": 10**12}, "`classes` must be an integer from 2"),
     "one class": ({"classes": True}, "`classes` must be an integer from 2"),
     "a class twice": ({"classes": [0, 0]}, "`classes` must be an integer from 2"),
     "an unknown class": ({"classes": ["0", "x"]}, "`classes` must be an integer"),
+    "classes in a list too many": ({"classes": [["0", "1"]]}, "`classes` must be an"),
+    "ragged groups": ({"groups": [[1], [1, 2]]}, "`groups` must be an array of int"),
     "nested classes": ({"classes": [[0, 1], [2]]}, "`classes` must be an integer"),
     "short groups": ({"groups": [1, 2]}, r"of shape \(12,\). Received: shape \(2,\)"),
     "groups of floats": ({"groups": Y / 2}, "`groups` must be integers or strings"),
@@ -139,6 +145,7 @@ LONG_TAIL = {
     ),
     "half": ({"imbalance_ratio": 2, "largest_class": 3.5}, "`largest_class` must be"),
     "more than there are": ({"imbalance_ratio": 2, "largest_class": 9}, "asks for"),
+    "type alone": ({"imbalance_type": "step"}, "so does `imbalance_type`"),
     "largest alone": ({"largest_class": 3}, "`largest_class` goes with"),
 }
 PIPELINE = {
@@ -154,9 +161,12 @@ PIPELINE = {
     "shuffle": ({"shuffle": "yes"}, "`shuffle` must be True or False"),
     "shuffle by number": ({"shuffle": 100}, "`shuffle` must be True or False"),
     "balanced_sampling": ({"balanced_sampling": 1}, "must be True or False"),
+    "batch beyond": ({"batch_size": 2**63}, "`batch_size` must be a positive"),
+    "classes beyond": ({"num_classes": 10**12}, "above every label, and at most"),
     "few classes": ({"num_classes": 2}, "`num_classes` must be .* a label 2"),
     "shard of one": ({"shard": 2}, r"`shard` must be \(index, count\)"),
     "shard beyond": ({"shard": (2, 2)}, "from 0 to count - 1"),
+    "shards in lists": ({"shard": (1, [2])}, "from 0 to count - 1"),
     "halves of shards": ({"shard": (0.5, 2)}, "from 0 to count - 1"),
     "labels": ({"labels": Y / 2}, "`labels` must be integers"),
 }
@@ -170,6 +180,9 @@ INDICES = {
     "a class too many": ({"class_counts": [1, 1, 1, 1]}, "Class 3 has no images"),
     "seed": ({"seed": None}, "`seed` must be"),
     "labels": ({"labels": ["a"] * 12}, "`labels` must be integers"),
+    "no labels": ({"labels": Y[:0]}, "`labels` must not be empty"),
+    "counts beyond": ({"class_counts": [1e30, 1, 1]}, r"whole numbers.*\[1e\+30"),
+    "ragged counts": ({"class_counts": [[1], [1, 2]]}, "`class_counts` must be an arr"),
     "groups": ({"groups": [1]}, "`groups` must be integers or strings"),
 }
 
@@ -204,6 +217,48 @@ INDICES = {
 def test_malformed(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(arguments)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"batch_size": "4", "shard": (0, 2)}, "`batch_size` must be"),
+        ({"shard": (3, 2)}, "`shard` must be"),
+        ({"drop_remainder": "yes"}, "`drop_remainder` must be"),
+        ({"balanced_sampling": 1}, "`balanced_sampling` must be"),
+        ({"seed": 2**64}, "`seed` must be"),
+        ({"imbalance_ratio": "50"}, "`imbalance_ratio`"),
+        ({"imbalance_type": "lin"}, "`imbalance_type` must be"),
+        ({"test_fraction": 2}, "`test_fraction` must be"),
+        ({"augmentation": np.ones(2)}, "`augmentation` must be"),
+    ],
+)
+def test_arguments_are_looked_at_before_the_data(monkeypatch, options, message):
+    def read(*arguments, **options):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(sources, "find_folder", read)
+    with pytest.raises(ValueError, match=message):
+        data.long_tail(source(), **options)
+
+
+@pytest.mark.parametrize("seed", [5.0, np.float32(5), np.int64(5)])
+def test_seeds_are_whole_numbers_of_any_kind(seed):
+    expected, found = data.load("digits", seed=5), data.load("digits", seed=seed)
+    assert (expected.x_test == found.x_test).all()
+    expected = data.long_tail_indices(Y, None, 5)
+    assert (expected[0] == data.long_tail_indices(Y, None, seed)[0]).all()
+
+
+def test_images_a_rounding_error_beyond_1():
+    x = np.float32(X / 255) * np.float32(1 + 3e-7)
+    assert (data.load(source(x)).x_train == X).all()
+
+
+def test_long_tails_beyond_all_data():
+    with pytest.raises(ValueError, match="`largest` must be"):
+        data.long_tail_counts(10**20, 10, 50)
 
 
 def test_black_images_are_warned_about():
@@ -311,6 +366,11 @@ def not_utf8(root):
     return root
 
 
+def blank(root):
+    write_folder(root, X, classes=(" ", "ant"))
+    return root
+
+
 def npz_of_text(root):
     (root / "x.npz").write_text("x_train,y_train")
     return root / "x.npz"
@@ -370,6 +430,7 @@ def npz_spoilt(root):
         (npz_of_one_name_written_twice, "all different. Received more than once"),
         (npz_with_two_names_of_one, "it has x_train and train_images"),
         (not_utf8, "must be text in UTF-8"),
+        (blank, "`class_names` must not be empty"),
         (npz_of_text, "x.npz cannot be used: File is not a zip file"),
         (npz_of_one_array, "x.npz cannot be used"),
         (npz_with_other_keys, r"lacks x_train, .* \(it has images, labels\)"),

@@ -749,6 +749,27 @@ def test_bad_batches_late_in_an_epoch_and_in_validation(images):
 
 
 @pytest.mark.tensorflow  # JAX compiles a step for each kind
+@pytest.mark.parametrize("first", [True, False])
+def test_batches_without_images(images, first):
+    x, y = (each[:8] for each in images)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            kept = slice(0, 0) if first == (index == 0) else slice(None)
+            return x[kept], y[kept]
+
+    model = tiny_model()
+    if keras.backend.backend() == "jax":
+        with pytest.raises(ValueError, match="a batch without images: leave it out"):
+            model.fit(Batches(), verbose=0)
+        return
+    history = model.fit(Batches(), validation_data=Batches(), verbose=0).history
+    assert np.isfinite([*history["loss"], *history["val_loss"]]).all()
+
+
 def test_labels_of_several_kinds(images):
     x, y = images
     model = tiny_model()

@@ -125,13 +125,19 @@ def test_reads_folders_as_load_does(tmp_path):
         krl.suggest(*made_data([20, 10]), **options)
 
 
+IMAGES = np.zeros((4, 8, 8, 1), "float32")
+HAND_MADE = krl.data.Source(IMAGES, [0, 1], IMAGES, [0, 1], ("a", "b"), "mine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((np.zeros((4, 8, 8, 1)),), "`y` must hold the labels"),
         ((np.zeros((4, 8, 8, 1)), [0, 1]), "4 images and 2 labels"),
         ((np.full((4, 8, 8, 1), 9.0), [0, 1, 0, 1]), "must be in \\[0, 1\\]"),
-        ((np.zeros((4, 8, 8, 1)), [0, 2, 0, 2]), "class_counts"),
+        ((np.zeros((4, 8, 8, 1)), [0, 2, 0, 2]), r"without gaps.*\[2, 0, 2\] images"),
+        ((np.zeros((4, 8, 8, 1)), [0, 1, 0, 1], [["a"], ["b"]]), "one list of names"),
+        ((HAND_MADE,), "`data.x_train` and `data.y_train` must have the same length"),
         ((np.zeros((0, 8, 8, 1)), np.zeros(0, int)), "`data` must hold images"),
         (("digits", [0, 1]), "`y` is for `data` that is an array"),
         (("digits", None, ["a", "b"]), "`class_names` is for `data` that is an array"),

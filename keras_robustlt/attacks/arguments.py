@@ -13,6 +13,7 @@ from keras import ops
 from keras_robustlt import backend, checks, losses
 from keras_robustlt.attacks import base, gradients
 from keras_robustlt.configurable import is_of_this_package
+from keras_robustlt.data.arguments import check_no_mask
 
 # So many images show what a network gives.
 PROBES = 8
@@ -196,8 +197,8 @@ def check_call(network, x, y, **numbers):
             "`y` must be the labels of the images, an array with one for each. "
             f"Received: y={y!r}"
         )
-    checks.no_mask(x)
-    checks.no_mask(y, "y")
+    check_no_mask("x", x)
+    check_no_mask("y", y)
     for name, value in numbers.items():
         if isinstance(value, (list, tuple)) and not _rank(value):
             raise ValueError(

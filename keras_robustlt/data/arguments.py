@@ -22,17 +22,28 @@ def is_whole(value, low=1):
 
 
 def check_seed(seed):
-    """Raises a `ValueError` if `seed` is none that NumPy takes."""
+    """The integer `seed`, or a `ValueError` if it is none that NumPy takes."""
     if not is_whole(seed, low=0):
         raise ValueError(
             f"`seed` must be an integer of at least 0. Received: seed={seed!r}"
         )
+    return int(seed)
 
 
 def check_flag(name, value):
-    """Raises a `ValueError` if `value` is not `True` or `False`."""
+    """The boolean `value`, or a `ValueError` if it is none."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
+    return bool(value)
+
+
+def check_no_mask(name, values):
+    """Raises a `ValueError` of a masked array: all else sees its values alone."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"`{name}` must be an array without a mask: what is masked would count as "
+            "it is. Fill it, or leave these entries out."
+        )
 
 
 def check_choice(name, value, choices):

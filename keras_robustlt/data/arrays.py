@@ -7,7 +7,8 @@ import zipfile
 
 import numpy as np
 
-from keras_robustlt.class_names import check_different, composed
+from keras_robustlt import class_names
+from keras_robustlt.data.arguments import check_no_mask
 
 # What an array is called here, and its other names in files; MedMNIST has the last.
 KEYS = {
@@ -20,12 +21,14 @@ KEYS = {
     "class_names": ("class_names",),
 }
 MAX_CLASSES = 1_000_000
+# What arithmetic may add to images in [0, 1].
+ROUNDING = 1e-6
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 
 
 def check_images(x, argument):
     """Images as uint8 with channels last, or a `ValueError` naming `argument`."""
-    x = _as_array(x, argument, "images of one shape")
+    x = as_array(x, argument, "images of one shape")
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4:
@@ -65,7 +68,7 @@ def check_images(x, argument):
             f"`{argument}` has NaN or infinite pixels, first in image {first}. Repair "
             "or remove such images."
         )
-    if x.size and (x.min() < 0 or x.max() > 1):
+    if x.size and (x.min() < -ROUNDING or x.max() > 1 + ROUNDING):
         raise ValueError(
             f"Float images must be in [0, 1], not normalised. Received: `{argument}` "
             f"from {x.min():g} to {x.max():g}; divide images in [0, 255] by 255, and "
@@ -89,7 +92,9 @@ def _is_channels_first(channels, height, width):
     return few or channels < height == width > 4
 
 
-def _as_array(values, argument, expected):
+def as_array(values, argument, expected):
+    """`values` as an array, or a `ValueError` naming `argument`."""
+    check_no_mask(argument, values)
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -124,7 +129,7 @@ def _to_uint8(x, argument):
 
 def check_labels(y, argument):
     """Labels as int64 from 0, or a `ValueError` naming `argument`."""
-    y = _as_array(y, argument, "one label an image")
+    y = as_array(y, argument, "one label an image")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
@@ -170,10 +175,7 @@ def _to_integers(y, argument):
 
 def check_class_names(names):
     """Class names as a tuple of strings, or a `ValueError`."""
-    if isinstance(names, str):
-        raise ValueError(
-            f"`class_names` must be one name a class. Received: class_names={names!r}"
-        )
+    class_names.check(names)
     texts = []
     for name in names:
         try:
@@ -183,8 +185,8 @@ def check_class_names(names):
             raise ValueError(
                 f"`class_names` must be text in UTF-8. Received: {name!r}"
             ) from None
-        texts.append(composed(text))
-    check_different(texts)
+        texts.append(class_names.composed(text))
+    class_names.check_different(texts)
     return tuple(texts)
 
 

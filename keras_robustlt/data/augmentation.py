@@ -62,11 +62,16 @@ class Augmentation:
 class DeviceAugmentation:
     """An augmentation for the training step; see `on_device`."""
 
-    def __init__(self, augmentation):
-        self.augmentation = augmentation
+    def __init__(self, augmentation, image_shape):
+        self.augmentation, self.image_shape = augmentation, tuple(image_shape)
         self.num_draws = augmentation.num_draws
 
     def __call__(self, images, draws):
+        from keras_robustlt import checks  # which need Keras
+
+        checks.image_dtype(images, "images")
+        checks.floats("images", images, ("batch", *self.image_shape))
+        checks.floats("draws", draws, (images.shape[0], self.num_draws))
         xp, augmentation = array_ops.device(), self.augmentation
         if augmentation.moves_only:
             return augmentation.apply(xp, xp.cast(images, "float32"), draws)
@@ -289,7 +294,7 @@ def on_device(name, image_shape):
     >>> crop_and_flip(images, draws).shape == images.shape
     True
     """
-    return DeviceAugmentation(get_augmentation(name, image_shape))
+    return DeviceAugmentation(get_augmentation(name, image_shape), image_shape)
 
 
 def augment(images, augmentation, draws=None, seed=None):
@@ -319,18 +324,26 @@ def augment(images, augmentation, draws=None, seed=None):
     """
     from keras import ops, random
 
+    from keras_robustlt import checks
+
     levels = check_images(images, "images")
     apply = get_augmentation(augmentation, levels.shape[1:])
     shape = (len(levels), apply.num_draws)
     if draws is None:
+        if not isinstance(seed, random.SeedGenerator):
+            seed = checks.seed(seed)
         draws = random.uniform(shape, dtype="float32", seed=seed)
     else:
-        draws = np.asarray(draws, "float32")
-        if draws.shape != shape or not np.all((0 <= draws) & (draws < 1)):
+        if seed is not None:
             raise ValueError(
-                f"`draws` must be numbers in [0, 1) of shape {shape}, for "
-                f"augmentation={augmentation!r}. Received: shape {draws.shape}, values "
-                f"from {np.min(draws):g} to {np.max(draws):g}."
+                "`seed` is of the numbers to draw, and `draws` are such: give one of "
+                f"the two. Received: {seed=}"
+            )
+        draws = ops.convert_to_numpy(checks.floats("draws", draws, shape))
+        if not np.all((0 <= draws) & (draws < 1)):
+            raise ValueError(
+                "`draws` must be numbers in [0, 1). Received: values from "
+                f"{np.min(draws):g} to {np.max(draws):g}"
             )
     draws, levels = ops.convert_to_tensor(draws), ops.convert_to_tensor(levels)
     levels = ops.convert_to_numpy(apply.apply(array_ops.device(), levels, draws))

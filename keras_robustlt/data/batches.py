@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import checks
+from keras_robustlt.data.arguments import check_no_mask
 from keras_robustlt.data.long_tailed import refuse_whole
 
 
@@ -113,7 +114,7 @@ def pair_of(x, y):
 
 
 def arrays_of(x, y):
-    checks.no_mask(x)
+    check_no_mask("x", x)
     given = f"{_described(x)} and {_described(y)}"
     try:
         x, y = np.asarray(x), np.asarray(y)

@@ -3,6 +3,7 @@
 import textwrap
 import warnings
 
+from keras_robustlt.class_names import as_text
 from keras_robustlt.data.arguments import check_choice, is_whole
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -134,7 +135,8 @@ class DataCheck:
             cells = [c.ljust(w) for c, w in zip(row, widths, strict=False)]
             cells[2] = row[2].rjust(widths[2])
             lines.append("  ".join([*cells, row[3]]).rstrip())
-        return "\n".join(lines)
+        # Names of files need not be text.
+        return as_text("\n".join(lines))
 
     def __repr__(self):
         numbers = [f"{len(self.of(s))} {s}s" for s in (ERROR, WARNING, NOTE)]

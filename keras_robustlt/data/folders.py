@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_robustlt.data import tiny_imagenet
+from keras_robustlt.data.arrays import check_class_names
 from keras_robustlt.data.findings import ERROR, WARNING, note_duplicates
 from keras_robustlt.data.images import ImageFiles
 from keras_robustlt.data.layout import find_layout
@@ -49,6 +50,13 @@ def read_layout(
     Returns:
         The arguments of a `Source`, without `pixels` `None`.
     """
+    check_class_names(layout.class_names)
+    if groups is not None and not callable(groups):
+        raise ValueError(
+            "For folders, `groups` must be a function from the `pathlib.Path` of an "
+            "image to its group, such as lambda path: path.parent.name. "
+            f"Received: groups of type {type(groups).__name__}"
+        )
     if test_fraction is not None and "all" not in layout.parts:
         raise ValueError(
             "`test_fraction` is for folders without test images of their own. "
@@ -70,7 +78,8 @@ def read_layout(
         empty = any(not set(each) >= classes for _, each in layout.parts.values())
         if _note_lost_classes(layout, images, check) or empty:
             return None  # an error that is noted; there are no parts to look at
-    groups = None if groups is None else _group_ids(groups, files)
+    if groups is not None:
+        groups = np.array([str(groups(file)) for file in files])
     parts = _parts(layout, images, labels, groups, test_fraction, seed)
     _note_parts(layout, parts, images, labels, groups, check)
     if not pixels:
@@ -87,7 +96,7 @@ def read_layout(
 
 
 def _note_lost_classes(layout, images, check):
-    """Notes whether files that cannot be read leave too little of a class."""
+    """Notes whether files that cannot be read leave too little of a class or part."""
     found = False
     for part, needed in (("all", 2), ("train", 1)):  # of all, some are for testing
         files, labels = layout.parts.get(part, ((), ()))
@@ -105,17 +114,17 @@ def _note_lost_classes(layout, images, check):
                     f"read as images, and it needs at least {needed}.",
                     [f"{file}: {images.bad[file]}" for file in bad],
                 )
+    for part in ("validation", "test"):
+        files, _ = layout.parts.get(part, ((), ()))
+        if files and all(file in images.bad for file in files):
+            found = True
+            check.add(
+                ERROR,
+                "unreadable part",
+                f"None of the {len(files)} files of {part} can be read as images.",
+                [f"{file}: {images.bad[file]}" for file in files],
+            )
     return found
-
-
-def _group_ids(groups, files):
-    if not callable(groups):
-        raise ValueError(
-            "For folders, `groups` must be a function from the `pathlib.Path` of an "
-            "image to its group, such as lambda path: path.parent.name. "
-            f"Received: groups of type {type(groups).__name__}"
-        )
-    return np.array([str(groups(file)) for file in files])
 
 
 def _parts(layout, images, labels, groups, test_fraction, seed):

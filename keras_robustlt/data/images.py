@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from keras_robustlt.data.arguments import is_whole
 from keras_robustlt.data.arrays import check_memory
 from keras_robustlt.data.findings import ERROR, NOTE, WARNING
 
@@ -356,15 +357,10 @@ def _is_deep(image):
 
 def height_and_width(image_size):
     """An image size as `(height, width)`, or a `ValueError`."""
-    try:
-        if isinstance(image_size, (bool, str)):
-            raise TypeError
-        size = np.atleast_1d(np.asarray(image_size, float)).tolist()
-    except (TypeError, ValueError):
-        size = []
+    size = np.atleast_1d(np.asarray(image_size, object)).tolist()
     if len(size) == 1:
         size *= 2
-    if len(size) != 2 or any(not 1 <= s < 2**31 or int(s) != s for s in size):
+    if len(size) != 2 or not all(is_whole(s) and s < 2**31 for s in size):
         raise ValueError(
             "`image_size` must be a positive integer or (height, width). "
             f"Received: image_size={image_size!r}"

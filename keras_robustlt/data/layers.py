@@ -194,10 +194,11 @@ class LayerAugmentation:
         if not all(part.built for part in self._parts):
             # What builds them draws as well.
             self._augmented(images, targets, Seeds(seed))
-        augmented, targets = self._augmented(images, targets, Seeds(seed))
+        augmented, mixed = self._augmented(images, targets, Seeds(seed))
         augmented = ops.cast(augmented, "float32")
         self._check_shape(images, augmented)
-        return augmented, ops.cast(targets, "float32")
+        self._check_shape(targets, mixed, "labels")
+        return augmented, ops.cast(mixed, "float32")
 
     def on_host(self, image_shape, num_classes):
         """The same for `tf.data`, as a compiled function of tensors of TensorFlow."""
@@ -206,11 +207,12 @@ class LayerAugmentation:
         def augment(images, targets, seed):
             seeds = HostSeeds(seed)
             with _drawing_from(seeds, self._parts):
-                augmented, targets = self._augmented(images, targets, seeds)
+                augmented, mixed = self._augmented(images, targets, seeds)
             augmented = tf.cast(augmented, tf.float32)
             self._check_shape(images, augmented)
-            targets = tf.ensure_shape(tf.cast(targets, tf.float32), (None, num_classes))
-            return tf.ensure_shape(augmented, images.shape), targets
+            self._check_shape(targets, mixed, "labels")
+            mixed = tf.ensure_shape(tf.cast(mixed, tf.float32), (None, num_classes))
+            return tf.ensure_shape(augmented, images.shape), mixed
 
         signature = (
             tf.TensorSpec((None, *image_shape), tf.float32),
@@ -225,10 +227,10 @@ class LayerAugmentation:
         """Raises if what it makes of images and integer labels, arrays, is none."""
         targets = np.eye(num_classes, dtype="float32")[labels]
         seed = keras.random.SeedGenerator(0).next()
-        first, again = (
-            ops.convert_to_numpy(self(images, targets, seed)[0]) for _ in range(2)
-        )
+        first, mixed = map(ops.convert_to_numpy, self(images, targets, seed))
+        again = ops.convert_to_numpy(self(images, targets, seed)[0])
         self.check_values(first)
+        self.check_targets(mixed, len(images))
         self.check_repeats(first, again)
         self.check_order(
             lambda *batch: self(*batch, seed)[0], images.shape[1:], num_classes
@@ -246,11 +248,12 @@ class LayerAugmentation:
         """Raises if images in [0, 1] were taken for images from 0 to 255."""
         if not images.size or images.max() < 0.1:
             return  # as good as black already
-        if 0.5 < 255 * augmented.max() / images.max() < 2:
+        if 255 * augmented.max() / images.max() < 2:
             raise ValueError(
                 "`augmentation` gets images in [0, 1], and what it makes of some that "
                 f"reach {images.max():.4g} is black: none of its pixels is above "
-                f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}"
+                f"{augmented.max():.4g}. Leave a division by 255 out of {self.name}, "
+                "or whatever makes them black"
             )
 
     def check_order(self, augment, image_shape, num_classes):
@@ -313,6 +316,15 @@ class LayerAugmentation:
                 result = self.layer(images, **given)
             except NotImplementedError as error:  # of TensorFlow, about NumPy
                 self._refuse_numpy(str(error))
+            except TypeError as error:
+                if "seed" not in given:
+                    raise
+                raise ValueError(
+                    f"`augmentation`: {self.name} gets as `seed` a "
+                    "keras.random.SeedGenerator, for keras.random.uniform(shape, "
+                    "seed=seed) and the like; seed.next() is what functions of "
+                    f"tf.random and tf.image take that are stateless. It fails: {error}"
+                ) from error
             if not self.mixes_labels:
                 self._check_tensor(result)
                 return result, targets
@@ -322,6 +334,7 @@ class LayerAugmentation:
                     f"pair. Received a {type(result).__name__} from {self.name}"
                 )
             self._check_tensor(result[0])
+            self._check_tensor(result[1])
             return result
         with _seeded_by(seeds, self._parts):
             if not self.mixes_labels:
@@ -332,20 +345,35 @@ class LayerAugmentation:
     def _check_tensor(self, images):
         if isinstance(images, np.ndarray) or not hasattr(images, "shape"):
             self._refuse_numpy(f"a {type(images).__name__}")
+        if "complex" in str(images.dtype):
+            self._refuse_numpy(f"complex numbers, {images.dtype}")
 
     def _refuse_numpy(self, received):
         raise ValueError(
-            "`augmentation` must give a tensor of images, computed with the backend as "
+            "`augmentation` must give tensors of numbers, computed with the backend as "
             "keras.ops does, and not with NumPy: it is compiled. Received from "
             f"{self.name}: {received}"
         )
 
-    def _check_shape(self, images, augmented):
-        if tuple(images.shape[1:]) != tuple(augmented.shape[1:]):
+    def _check_shape(self, images, augmented, what="images"):
+        received = "an unknown shape"  # of which not even the length is known
+        if getattr(augmented.shape, "rank", 0) is not None:
+            received = tuple(augmented.shape[1:])
+        if received != tuple(images.shape[1:]):
             raise ValueError(
-                f"`augmentation` must give images of the shape that it gets, "
-                f"{tuple(images.shape[1:])}. Received from {self.name}: "
-                f"{tuple(augmented.shape[1:])}"
+                f"`augmentation` must give {what} of the shape that it gets, "
+                f"{tuple(images.shape[1:])}. Received from {self.name}: {received}"
+            )
+
+    def check_targets(self, targets, num_images):
+        """Raises if `targets` that it made, an array, are no soft labels."""
+        fits = len(targets) == num_images and np.all(targets >= 0)
+        if not fits or not np.allclose(targets.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(
+                "`augmentation` must give labels as it gets them: for each of "
+                f"{num_images} images a row of numbers of at least 0 that sum to 1. "
+                f"Received from {self.name}: {len(targets)} rows, the first of them "
+                f"{targets[:1].tolist()}"
             )
 
     def check_values(self, images):
@@ -434,7 +462,8 @@ def _parameters(name, function):
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name not in ("labels", "seed")
     ]
-    if not parameters or lacking:
+    no_images = not parameters or parameters[0].kind is parameters[0].KEYWORD_ONLY
+    if no_images or lacking:
         raise ValueError(
             "`augmentation` must be a function of images, and, if it likes, of "
             f"`labels` and `seed`. Received: {name}{inspect.signature(function)}"

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import difflib
 import os
 import pathlib
 import re
@@ -49,6 +50,8 @@ def find_layout(root, classes, check):
     parts = _find_parts(root, check)
     if not parts:
         parts = {"all": root}
+    for folder in dict.fromkeys([root, *parts.values()]):
+        _note_lost_folders(folder, check)
     first = next(iter(parts.values()))
     known = list(map(composed, class_folders(first)))
     for folder in parts.values():
@@ -143,20 +146,26 @@ def _find_parts(root, check):
 
 
 def _note_equal_subfolders(folders, check):
-    """Notes folders that may be parts of the data under names of another language."""
+    """Notes folders that may be parts of the data under misspelt or foreign names."""
     inside = [{path.name for path in _subfolders(folder)} for folder in folders]
     if (
         len(folders) > 1
         and len(inside[0]) > 1
         and inside.count(inside[0]) == len(inside)
     ):
+        misspelt = all(_is_like_a_part(folder.name) for folder in folders)
         check.add(
-            NOTE,
+            WARNING if misspelt else NOTE,
             "suspicious name",
             "Folders that are read as classes have the same sub-folders. If they are "
             "the parts of the data, call them `train`, `test` and `val`.",
             folders,
         )
+
+
+def _is_like_a_part(name):
+    words = [word for words in ROLES.values() for word in words]
+    return bool(difflib.get_close_matches(name.lower(), words, cutoff=0.7))
 
 
 def _same_classes(first, names, folder):
@@ -246,6 +255,27 @@ def _note_loose_images(folder, check):
             f"{len(loose)} images lie in {folder} itself, in no class, and are not "
             "read.",
             loose,
+        )
+
+
+def _note_lost_folders(folder, check):
+    """Notes what may be meant as a class or a part, and cannot be read as one."""
+    broken = [p for p in _listed(folder) if p.is_symlink() and not p.exists()]
+    if broken:
+        check.add(
+            WARNING,
+            "broken link",
+            f"Links in {folder} that lead nowhere, and are not read.",
+            broken,
+        )
+    hidden = [p for p in folder.iterdir() if _is_hidden(p.name) and p.is_dir()]
+    hidden = [p for p in hidden if any(f.suffix in suffixes() for f in p.iterdir())]
+    if hidden:
+        check.add(
+            NOTE,
+            "hidden",
+            f"Hidden folders of images in {folder}, which are not read.",
+            sorted(hidden),
         )
 
 

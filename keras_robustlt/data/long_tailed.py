@@ -10,8 +10,9 @@ import numpy as np
 
 from keras_robustlt.data.arguments import check_choice, is_number, is_whole
 from keras_robustlt.data.augmentation import AUGMENTATIONS, pipeline_names, split
-from keras_robustlt.data.pipeline import pipeline
+from keras_robustlt.data.pipeline import checked_options, pipeline
 from keras_robustlt.data.selection import (
+    check_imbalance,
     check_validation,
     long_tail_counts,
     long_tail_indices,
@@ -180,12 +181,15 @@ def long_tail(
     Reference:
         - [Zhang et al., 2026](https://arxiv.org/abs/2605.13395)
     """
+    # Before the data are read.
+    is_auto = isinstance(augmentation, str) and augmentation == "auto"
     if isinstance(augmentation, str):
         check_choice("augmentation", augmentation, ("auto", *pipeline_names()))
-    if augmentation != "auto" and split(augmentation)[1] is not None:
+    if not is_auto and split(augmentation)[1] is not None:
         from keras_robustlt.data import layers  # which need Keras
 
-        layers.get(split(augmentation)[1])  # before the data are read
+        layers.get(split(augmentation)[1])
+    checked_options(batch_size, seed, balanced_sampling, drop_remainder, shard)
     found, train, validation, counts = _select(
         source,
         imbalance_ratio,
@@ -203,7 +207,7 @@ def long_tail(
             f"validation_fraction={validation_fraction}, which holds out "
             f"{len(validation[1])} images, and batch_size={batch_size}"
         )
-    if augmentation == "auto":
+    if is_auto:
         too_small = min(found.x_train.shape[1:3]) < AUGMENTATIONS["base"].min_size
         augmentation = "none" if too_small else "base"
 
@@ -310,10 +314,14 @@ def _select(
             "`validation_fraction` must be in [0, 1): the part of each class that is "
             f"set aside. Received: {validation_fraction=}"
         )
-    if imbalance_ratio is None and largest_class is not None:
+    if imbalance_ratio is not None:
+        check_imbalance(imbalance_ratio, imbalance_type)
+    elif largest_class is not None or imbalance_type != "exp":
+        check_choice("imbalance_type", imbalance_type, ("exp", "step"))
         raise ValueError(
-            "`largest_class` goes with an `imbalance_ratio`; imbalance_ratio=None "
-            f"keeps every image. Received: {largest_class=}"
+            "`largest_class` goes with an `imbalance_ratio`, and so does "
+            "`imbalance_type`; imbalance_ratio=None keeps every image. Received: "
+            f"{largest_class=}, {imbalance_type=}"
         )
     if largest_class is not None and not is_whole(largest_class):
         raise ValueError(
@@ -370,7 +378,6 @@ def fingerprint_of(found, **division):
 def _divided(
     found, imbalance_ratio, imbalance_type, seed, validation_fraction, largest_class
 ):
-    check_choice("imbalance_type", imbalance_type, ("exp", "step"))
     there = np.bincount(found.y_train, minlength=found.num_classes)
     if imbalance_ratio == RATIO and there.max() > IMBALANCED * max(there.min(), 1):
         warnings.warn(

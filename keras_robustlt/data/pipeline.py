@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_robustlt.data.arguments import check_flag, is_whole
-from keras_robustlt.data.arrays import check_images, check_labels
+from keras_robustlt.data.arrays import MAX_CLASSES, check_images, check_labels
 from keras_robustlt.data.augmentation import TRIED, get_augmentation, split
 from keras_robustlt.data.resumption import draws_by_itself, fingerprint
 
@@ -106,27 +106,19 @@ def pipeline(
             "`images` and `labels` must have one label an image, and not be empty. "
             f"Received: {num_images} images and {len(labels)} labels."
         )
-    if not is_whole(batch_size):
+    batch_size, seed, balanced_sampling, drop_remainder, part = checked_options(
+        batch_size, seed, balanced_sampling, drop_remainder, shard
+    )
+    shuffle = check_flag("shuffle", shuffle)
+    most = int(labels.max())
+    if num_classes is None:
+        num_classes = most + 1
+    elif not is_whole(num_classes, most + 1) or num_classes > MAX_CLASSES:
         raise ValueError(
-            f"`batch_size` must be a positive integer. Received: {batch_size=}"
+            f"`num_classes` must be an integer above every label, and at most "
+            f"{MAX_CLASSES}. Received: {num_classes=}, and a label {most}"
         )
-    batch_size = int(batch_size)
-    if not is_whole(seed, low=-(2**63)) or seed >= 2**63:
-        raise ValueError(f"`seed` must be an integer of 64 bits. Received: {seed=}")
-    if num_classes is not None and (
-        not is_whole(num_classes) or num_classes <= labels.max()
-    ):
-        raise ValueError(
-            "`num_classes` must be an integer above every label. "
-            f"Received: {num_classes=}, and a label {int(labels.max())}"
-        )
-    for name, value in (
-        ("shuffle", shuffle),
-        ("balanced_sampling", balanced_sampling),
-        ("drop_remainder", drop_remainder),
-    ):
-        check_flag(name, value)
-    part = None if shard is None else _part(shard, batch_size)
+    num_classes = int(num_classes)
     drop_remainder = drop_remainder or shard is not None
     if drop_remainder and batch_size > num_images:
         raise ValueError(
@@ -150,9 +142,9 @@ def pipeline(
         batch_size,
         augment=augment,
         layer=layer,
-        num_classes=num_classes or int(labels.max()) + 1,
+        num_classes=num_classes,
         shuffle=shuffle,
-        seed=int(seed),
+        seed=seed,
         class_table=_class_table(labels, num_classes) if balanced_sampling else None,
         drop_remainder=drop_remainder,
         num_batches=full + (rest > 0 and not drop_remainder),
@@ -176,6 +168,25 @@ def pipeline(
 
         return ArrayPipeline(plan)
     return _with_tensorflow(plan)
+
+
+def checked_options(batch_size, seed, balanced_sampling, drop_remainder, shard):
+    """Arguments of `pipeline` as plain values, and a function of `_part` or `None`."""
+    if not is_whole(batch_size) or batch_size >= 2**63:
+        raise ValueError(
+            "`batch_size` must be a positive integer, of at most 64 bits. Received: "
+            f"{batch_size=}"
+        )
+    if not is_whole(seed, low=-(2**63)) or seed >= 2**63:
+        raise ValueError(f"`seed` must be an integer of 64 bits. Received: {seed=}")
+    batch_size = int(batch_size)
+    return (
+        batch_size,
+        int(seed),
+        check_flag("balanced_sampling", balanced_sampling),
+        check_flag("drop_remainder", drop_remainder),
+        None if shard is None else _part(shard, batch_size),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,8 +332,9 @@ def _try_on_host(plan, layer):
     images = tf.constant(plan.images[:TRIED].astype("float32") / 255)
     targets = tf.one_hot(plan.labels[:TRIED], plan.num_classes)
     seed = tf.constant([plan.seed, 0], tf.int64)
-    augmented = layer(images, targets, seed)[0].numpy()
+    augmented, mixed = (made.numpy() for made in layer(images, targets, seed))
     plan.layer.check_values(augmented)
+    plan.layer.check_targets(mixed, len(images))
     own_draws = draws_by_itself(layer.graph)
     if not own_draws and plan.layer.is_function:
         again = plan.layer.on_host(plan.images.shape[1:], plan.num_classes)
@@ -338,12 +350,16 @@ def _try_on_host(plan, layer):
 
 def _part(shard, batch_size):
     """A function from what a batch holds to the part of it that `shard` says."""
-    index, count = shard if np.shape(shard) == (2,) else (None, None)
+    try:
+        index, count = shard
+    except (TypeError, ValueError):
+        index = count = None
     if not (is_whole(count) and is_whole(index, low=0) and index < count):
         raise ValueError(
             "`shard` must be (index, count) with an index from 0 to count - 1. "
             f"Received: shard={shard}"
         )
+    index, count = int(index), int(count)
     if batch_size % count:
         raise ValueError(
             f"`batch_size` must be a multiple of the {count} processes of `shard`. "
@@ -356,7 +372,7 @@ def _part(shard, batch_size):
 
 def _class_table(labels, num_classes):
     """Images grouped by class, where each class begins, and its number of images."""
-    counts = np.bincount(labels, minlength=num_classes or 0)
+    counts = np.bincount(labels, minlength=num_classes)
     if counts.min() == 0:
         raise ValueError(
             f"`balanced_sampling` draws every class, and class {int(counts.argmin())} "

@@ -7,6 +7,7 @@ what has a state of its own, such as `shuffle`, comes in another order after a r
 
 import hashlib
 import inspect
+import json
 import types
 
 import numpy as np
@@ -97,8 +98,12 @@ def described(arguments):
     description = {name: _in_json(arguments.get(name)) or None for name in options}
     if validation is not None:
         description["validation_data"] = _validation(validation)
-    if not _is_array(data):
-        return {**_described(data), **description}
+    kind = _arrays(arguments) if _is_array(data) else _described(data)
+    # What NumPy has for numbers and booleans would come back as arrays.
+    return json.loads(json.dumps({**kind, **description}, default=_plain))
+
+
+def _arrays(arguments):
     names = {"x": "images", "y": "labels", "sample_weight": "sample_weight"}
     return {
         "kind": "arrays",
@@ -110,8 +115,11 @@ def described(arguments):
         },
         "batch_size": arguments.get("batch_size") or 32,
         "shuffle": arguments.get("shuffle", True),
-        **description,
     }
+
+
+def _plain(value):
+    return value.tolist() if hasattr(value, "tolist") else type(value).__name__
 
 
 def _validation(data):

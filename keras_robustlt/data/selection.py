@@ -14,7 +14,7 @@ from keras_robustlt.data.arguments import (
     is_number,
     is_whole,
 )
-from keras_robustlt.data.arrays import check_labels
+from keras_robustlt.data.arrays import as_array, check_labels
 
 TEST_FRACTION = 0.2  # of data without a test set
 MOST_CLASSES = 10_000_000  # beyond all data sets, and counted within seconds
@@ -41,7 +41,8 @@ def chosen_classes(classes, names):
     if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
         wanted = range(min(classes, len(names) + 1))
     else:
-        wanted = map(_composed, np.atleast_1d(np.asarray(classes, object)))
+        listed = np.atleast_1d(np.asarray(classes, object)).tolist()
+        wanted = map(_composed, listed)
     chosen = [names.index(c) if c in names else c for c in wanted]
     unknown = [c for c in chosen if not is_whole(c, 0) or c >= len(names)]
     if unknown or len(chosen) < 2 or len(set(chosen)) != len(chosen):
@@ -87,7 +88,7 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
     Reference:
         - [Cui et al., 2019](https://arxiv.org/abs/1901.05555), section 5.1.
     """
-    if not is_whole(largest):
+    if not is_whole(largest) or largest > 2**53:
         raise ValueError(
             f"`largest` must be a positive number of images. Received: {largest=}"
         )
@@ -96,13 +97,7 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
             f"`num_classes` must be an integer from 2 to {MOST_CLASSES}. Received: "
             f"{num_classes=}"
         )
-    if not is_number(imbalance_ratio, low=1):
-        raise ValueError(
-            "`imbalance_ratio` is the largest class over the smallest and must be at "
-            "least 1 (1 keeps the classes balanced). "
-            f"Received: {imbalance_ratio=}"
-        )
-    check_choice("imbalance_type", imbalance_type, ("exp", "step"))
+    check_imbalance(imbalance_ratio, imbalance_type)
     if imbalance_type == "exp":
         counts = [
             int(largest * (1 / imbalance_ratio) ** (i / (num_classes - 1)))
@@ -119,6 +114,26 @@ def long_tail_counts(largest, num_classes, imbalance_ratio, imbalance_type="exp"
             f"and it is {imbalance_ratio:g}."
         )
     return np.array(counts, dtype=np.int64)
+
+
+def check_imbalance(imbalance_ratio, imbalance_type):
+    """Raises a `ValueError` if they are none that `long_tail_counts` takes."""
+    if not is_number(imbalance_ratio, low=1):
+        raise ValueError(
+            "`imbalance_ratio` is the largest class over the smallest and must be at "
+            "least 1 (1 keeps the classes balanced). "
+            f"Received: {imbalance_ratio=}"
+        )
+    check_choice("imbalance_type", imbalance_type, ("exp", "step"))
+
+
+def check_test_fraction(fraction):
+    """Raises a `ValueError` if it is no part of each class to hold out."""
+    if not is_number(fraction) or not 0 < fraction < 1:
+        raise ValueError(
+            "`test_fraction` must be between 0 and 1. "
+            f"Received: test_fraction={fraction!r}"
+        )
 
 
 def hold_out(labels, class_names, fraction, seed, groups=None):
@@ -138,11 +153,6 @@ def hold_out(labels, class_names, fraction, seed, groups=None):
     Raises:
         ValueError: If a class cannot be divided.
     """
-    if not is_number(fraction) or not 0 < fraction < 1:
-        raise ValueError(
-            "`test_fraction` must be between 0 and 1. "
-            f"Received: test_fraction={fraction!r}"
-        )
     counts = np.bincount(labels, minlength=len(class_names))
     for name, count in zip(class_names, counts, strict=True):
         if count < 2:
@@ -151,7 +161,7 @@ def hold_out(labels, class_names, fraction, seed, groups=None):
                 "training and testing need one each. Add images, or give separate "
                 "folders `train` and `test`."
             )
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     wanted = [min(max(1, round(fraction * n)), n - 1) for n in counts.tolist()]
     if groups is not None:
         held = _hold_out_groups(labels, groups, wanted, generator)
@@ -241,8 +251,10 @@ def long_tail_indices(labels, class_counts, seed, validation_fraction=0.0, group
             "`validation_fraction` must be in [0, 1): the part of each class that is "
             f"set aside. Received: {validation_fraction=}"
         )
-    check_seed(seed)
+    seed = check_seed(seed)
     labels = check_labels(labels, "labels")
+    if not len(labels):
+        raise ValueError("`labels` must not be empty: no images can be drawn of none.")
     if groups is not None:
         groups = check_groups(groups, len(labels))
     if class_counts is None:
@@ -295,8 +307,9 @@ def check_validation(indices, validation_fraction):
 
 
 def _whole_numbers(name, values):
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or (array % 1 != 0).any():
+    array = as_array(values, name, "whole numbers, one a class")
+    is_list = array.ndim == 1 and array.dtype.kind in "iuf"
+    if not is_list or np.any((array % 1 != 0) | (abs(array) > 2.0**53)):
         raise ValueError(
             f"`{name}` must be a list of whole numbers, one a class. "
             f"Received: {name}={values!r}"
@@ -306,7 +319,7 @@ def _whole_numbers(name, values):
 
 def check_groups(groups, num_images):
     """Group ids as an array, or a `ValueError`."""
-    groups = np.asarray(groups)
+    groups = as_array(groups, "groups", "integers or strings")
     if groups.shape != (num_images,) or groups.dtype.kind not in "iuSU":
         raise ValueError(
             "`groups` must be integers or strings, one for each training image, of "

@@ -30,7 +30,11 @@ from keras_robustlt.data.images import (
     with_color_mode,
 )
 from keras_robustlt.data.layout import find_layout
-from keras_robustlt.data.selection import check_groups, chosen_classes
+from keras_robustlt.data.selection import (
+    check_groups,
+    check_test_fraction,
+    chosen_classes,
+)
 from keras_robustlt.files import at_home
 
 # Those of the recipes, whose names may end in "lt" where `--data` names them.
@@ -186,7 +190,7 @@ def load(
     >>> krl.data.load("digits", classes=2).class_names
     ('0', '1')
     """
-    check_options(color_mode=color_mode, on_bad=on_bad, seed=seed, download=download)
+    check_options(color_mode, on_bad, seed, download, test_fraction)
     size = None if image_size is None else height_and_width(image_size)
     folder, read = find_folder(source, data_dir)
     if folder is not None:
@@ -218,12 +222,21 @@ def load(
     return _fitted(found, size, color_mode)
 
 
-def check_options(color_mode="auto", on_bad="error", seed=0, download=True, **others):
+def check_options(
+    color_mode="auto",
+    on_bad="error",
+    seed=0,
+    download=True,
+    test_fraction=None,
+    **others,
+):
     """Raises if an argument of `load` is none of what it may be."""
     check_choice("color_mode", color_mode, COLOR_MODES)
     check_choice("on_bad", on_bad, ("error", "skip"))
     check_seed(seed)
     check_flag("download", download)
+    if test_fraction is not None:
+        check_test_fraction(test_fraction)
 
 
 def source_of(data):
@@ -418,7 +431,7 @@ def _digits(seed):
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     shuffled = [
         generator.permutation(np.flatnonzero(digits.target == c)) for c in range(10)
     ]
