@@ -572,10 +572,16 @@ def test_images_that_are_divided_twice(images):
             tiny_model().fit(*arguments, **{**FIT, "epochs": 1})
 
 
-def test_training_that_has_diverged_says_so(images):
-    model = tiny_model(optimizer=keras.optimizers.SGD(1e38), beta=0)
+@pytest.mark.parametrize(
+    "arguments, weight",
+    [({"beta": 0}, 1), ({"method": "standard"}, 1), ({"beta": 0}, 1e38)],
+)
+def test_training_that_has_diverged_says_so(images, arguments, weight):
+    x, y = images
+    model = tiny_model(optimizer=keras.optimizers.SGD(1e38), **arguments)
+    weights = np.full(len(y), weight, "float32")
     with pytest.warns(UserWarning, match="Training has diverged"):
-        model.fit(*images, **{**FIT, "epochs": 2})
+        model.fit(x, y, sample_weight=weights, **FIT)
 
 
 @pytest.mark.tensorflow

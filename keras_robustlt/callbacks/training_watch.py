@@ -63,6 +63,7 @@ class TrainingWatch(keras.callbacks.Callback):
         if not self.checked:
             self.checked = True
             self.model.batch_check.raise_if_wrong()
+            self._warn_if_diverged(logs)
 
     def on_test_begin(self, logs=None):
         self._look_at_epoch()  # before validation resets what is known of it
@@ -71,7 +72,23 @@ class TrainingWatch(keras.callbacks.Callback):
         self.model.batch_check.raise_if_wrong()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._warn_if_diverged(logs)
         self._look_at_epoch()
+
+    def _warn_if_diverged(self, logs):
+        loss = float(ops.convert_to_numpy((logs or {}).get("loss", 0.0)))
+        if not np.isfinite(loss):
+            found = checks.has_diverged(self.model.network)
+            self._warn_of_divergence(found or f"a loss of {loss}")
+
+    def _warn_of_divergence(self, found):
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                "Training has diverged. Train with a lower learning rate, with "
+                f"gradient clipping, or from weights of before. Received: {found}",
+                stacklevel=2,
+            )
 
     def _warn_of_a_new_beginning(self):
         model = self.model
@@ -110,13 +127,8 @@ class TrainingWatch(keras.callbacks.Callback):
         moved = float(ops.convert_to_numpy(model.attack_moves.result()))
         idle = tried and moved < FEW
         diverged = idle and checks.has_diverged(model.network)
-        if not self.warned and diverged:
-            self.warned = True
-            warnings.warn(
-                "Training has diverged. Train with a lower learning rate, with "
-                f"gradient clipping, or from weights of before. Received: {diverged}",
-                stacklevel=2,
-            )
+        if diverged:
+            self._warn_of_divergence(diverged)
         used = model.batch_check.share_used
         if not self.warned and used < IDLE:
             self.warned = True
