@@ -112,6 +112,10 @@ def callbacks(given):
                 "`callbacks` must be a list of objects such as "
                 f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
             )
+    if len({id(each) for each in listed}) < len(listed):
+        raise ValueError(
+            f"`callbacks` must be different objects, each once. Received: {listed!r}"
+        )
     return listed
 
 
@@ -124,6 +128,8 @@ def positive_integer(name, value):
 
 
 MOST = 2**31 - 1
+# Beyond it, a number is infinite where losses are computed.
+LARGEST = float(np.finfo("float32").max)
 
 
 def integer(name, value, low):
@@ -231,7 +237,7 @@ def floats(name, value, shape, like=""):
         found, dtype = tuple(value.shape), _dtype(value)
     except Exception:  # each backend has its own for what it makes no tensor of
         found, dtype = type(value).__name__, ""
-    fits = dtype.startswith(("float", "bfloat", "int", "uint", "bool"))
+    fits = dtype.startswith(NUMBERS)
     if not fits or not _has_shape(found, shape):
         sizes = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
         raise ValueError(
@@ -268,6 +274,10 @@ def confusion(value, num_classes="num_classes"):
     return value
 
 
+# How the names of their dtypes begin.
+NUMBERS = ("float", "bfloat", "int", "uint", "bool")
+
+
 def _has_shape(found, shape):
     if len(found) != len(shape):
         return False
@@ -293,6 +303,7 @@ def robust_model(callback):
 
 def class_counts(counts):
     """`counts` as an int64 array of shape `(num_classes,)`, all positive."""
+    no_mask(counts, "class_counts")
     array = _in_order_of_classes(counts)
     if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iuf":
         raise ValueError(
@@ -361,8 +372,8 @@ def no_mask(x, name="x"):
     """Raises if `x` is a masked array, of which all else sees the values alone."""
     if np.ma.is_masked(x):
         raise ValueError(
-            f"`{name}` must hold images without a mask: what is masked would count as "
-            "it is. Fill it, or leave these images out."
+            f"`{name}` must be an array without a mask: what is masked would count as "
+            "it is. Fill it, or leave these entries out."
         )
 
 
@@ -396,6 +407,7 @@ def image_shape(network, shape, name="x"):
 
 def labels(y, num_classes, name="y"):
     """The class of each image, if `y` holds labels of `num_classes` classes."""
+    no_mask(y, name)
     y = np.asarray(y)
     label_type(y, num_classes, name)
     if y.ndim == 2 and y.shape[1] == num_classes:
@@ -412,20 +424,22 @@ def labels(y, num_classes, name="y"):
 
 def sample_weights(weights, name="sample_weight"):
     """Raises if the array `weights` is not a weight of each image."""
+    no_mask(weights, name)
     weights = np.asarray(weights)
-    if weights.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers. Received dtype: {weights.dtype}")
-    weight_shape(weights.shape, name)
-    if not np.all((weights >= 0) & (weights < np.inf)):
+    weight_type(weights, name)
+    if not np.all((weights >= 0) & (weights <= LARGEST)):
         refuse_weights(name)
 
 
-def weight_shape(shape, name="sample_weight"):
-    """Raises if weights of this shape are not one for each image."""
-    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+def weight_type(weights, name="sample_weight"):
+    """Raises if shape and dtype are not those of a number for each image."""
+    shape, dtype = tuple(weights.shape), _dtype(weights)
+    if not dtype.startswith(NUMBERS):
+        raise ValueError(f"`{name}` must hold numbers. Received dtype: {dtype}")
+    if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
             f"`{name}` must have one weight for each image, a shape of (images,). "
-            f"Received: a shape of {tuple(shape)}"
+            f"Received: a shape of {shape}"
         )
 
 

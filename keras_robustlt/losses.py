@@ -609,13 +609,13 @@ def label_smoothing_of(loss):
     """The label smoothing of what `compile` takes as a loss, 0 if it has none."""
     if isinstance(loss, dict):
         loss = keras.losses.get(loss)
+    smoothing = None
     if isinstance(loss, functools.partial):
-        return loss.keywords.get("label_smoothing", 0.0) or label_smoothing_of(
-            loss.func
-        )
-    if not isinstance(loss, keras.losses.Loss):
-        return 0.0
-    return loss.get_config().get("label_smoothing", 0.0)
+        smoothing = loss.keywords.get("label_smoothing")
+        smoothing = smoothing or label_smoothing_of(loss.func)
+    elif isinstance(loss, keras.losses.Loss):
+        smoothing = loss.get_config().get("label_smoothing")
+    return checks.in_range("label_smoothing", smoothing or 0.0, 0, 1)
 
 
 def refuse_probabilities(argument, function):

@@ -95,9 +95,10 @@ def summarize(correct, total, tail):
     if not np.any(total) or not np.isfinite(total).all():
         raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
     tail = _numbers("tail", tail)
-    if not np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail))):
+    are_classes = np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail)))
+    if not are_classes or len(set(tail)) < len(tail):
         raise ValueError(
-            f"`tail` must be classes from 0 to {len(total) - 1}. "
+            f"`tail` must be classes from 0 to {len(total) - 1}, each once. "
             f"Received: {tail.tolist()}"
         )
     tail = tail.astype("int64")
