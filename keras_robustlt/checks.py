@@ -193,8 +193,9 @@ def function(name, value, arguments, keywords=()):
         arguments: Tuple of strings, what to call its arguments by position.
         keywords: Tuple of strings, the names of those given by name.
     """
-    # A class and a layer can be called too, and what they give is something else.
-    fits = callable(value) and not isinstance(value, (type, keras.Layer))
+    # These can be called too, and what they give is something else.
+    others = type, keras.Layer, keras.metrics.Metric
+    fits = callable(value) and not isinstance(value, others)
     try:
         if fits:
             inspect.signature(value).bind(*arguments, **dict.fromkeys(keywords))

@@ -87,7 +87,7 @@ def check_classes(labels, class_counts, validation_split):
     """
     if validation_split is None:
         validation_split = 0
-    split = checks.in_range("validation_split", validation_split, 0, 1)
+    split = checks.in_range("validation_split", validation_split, 0, np.nextafter(1, 0))
     if split:
         class_frequencies.check_split(labels, split)
         labels = labels[: class_frequencies.training_part(labels, split)]

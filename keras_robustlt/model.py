@@ -235,6 +235,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         if doubt:
             warnings.warn(doubt, stacklevel=2)
         self.method = methods.get(method)
+        model_arguments.check_inputs(self.method)
         attack_or_default = self.method.default_attack if attack is None else attack
         self.attack = attacks.get_training(attack_or_default, self.epsilon)
         self.norm = trait(self.attack, "norm")
@@ -422,6 +423,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         """Images, labels and weights of a batch, if they are such."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self._images(x)
+        if not self.network.built:  # what it gives is not known before
+            checks.outputs(self.network(x).shape, self.num_classes)
         checks.label_type(y, self.num_classes)
         message = "`{}` must have one entry for each image of a batch of `x`"
         y = backend.as_many(y, x, message.format("y"))
