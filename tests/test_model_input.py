@@ -662,11 +662,17 @@ def test_data_must_have_images(images):
 
 def test_what_a_model_is_made_with_stays():
     model = tiny_model()
-    for name in ("epsilon", "attack", "budget", "network"):
+    for name in ("epsilon", "attack", "budget", "network", "alpha", "granularity"):
         with pytest.raises(
             AttributeError, match=f"`{name}` is what the model was made"
         ):
-            setattr(model, name, getattr(model, name))
+            setattr(model, name, getattr(model, name, 0.9))
+    with pytest.raises(AttributeError, match="`epoch` of the schedule is a variable"):
+        model.schedule.epoch = 3
+    with pytest.raises(ValueError, match="`total_epochs` must be"):
+        model.total_epochs = 0
+    with pytest.raises(ValueError, match="read-only"):
+        model.class_counts[0] = 1
     model.evaluation_attack = krl.attacks.PGD(0.1, steps=3)
     model._use()
     with pytest.raises(AttributeError, match="`evaluation_attack` is what"):
