@@ -114,6 +114,10 @@ def callbacks(given):
                 "`callbacks` must be a list of objects such as "
                 f"keras_robustlt.callbacks.ScheduleInspector(). Received: {each!r}"
             )
+    if len({id(each) for each in listed}) < len(listed):
+        raise ValueError(
+            f"`callbacks` must be different objects, each once. Received: {listed!r}"
+        )
     return listed
 
 
@@ -126,6 +130,8 @@ def positive_integer(name, value):
 
 
 MOST = 2**31 - 1
+# Beyond it, a number is infinite where losses are computed.
+LARGEST = float(np.finfo("float32").max)
 
 
 def integer(name, value, low):
@@ -189,8 +195,9 @@ def function(name, value, arguments, keywords=()):
         arguments: Tuple of strings, what to call its arguments by position.
         keywords: Tuple of strings, the names of those given by name.
     """
-    # A class and a layer can be called too, and what they give is something else.
-    fits = callable(value) and not isinstance(value, (type, keras.Layer))
+    # These can be called too, and what they give is something else.
+    others = type, keras.Layer, keras.metrics.Metric
+    fits = callable(value) and not isinstance(value, others)
     try:
         if fits:
             inspect.signature(value).bind(*arguments, **dict.fromkeys(keywords))
@@ -233,7 +240,7 @@ def floats(name, value, shape, like=""):
         found, dtype = tuple(value.shape), _dtype(value)
     except Exception:  # each backend has its own for what it makes no tensor of
         found, dtype = type(value).__name__, ""
-    fits = dtype.startswith(("float", "bfloat", "int", "uint", "bool"))
+    fits = dtype.startswith(NUMBERS)
     if not fits or not _has_shape(found, shape):
         sizes = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
         raise ValueError(
@@ -270,6 +277,10 @@ def confusion(value, num_classes="num_classes"):
     return value
 
 
+# How the names of their dtypes begin.
+NUMBERS = ("float", "bfloat", "int", "uint", "bool")
+
+
 def _has_shape(found, shape):
     if len(found) != len(shape):
         return False
@@ -295,6 +306,7 @@ def robust_model(callback):
 
 def class_counts(counts):
     """`counts` as an int64 array of shape `(num_classes,)`, all positive."""
+    check_no_mask("class_counts", counts)
     array = _in_order_of_classes(counts)
     if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iuf":
         raise ValueError(
@@ -389,6 +401,7 @@ def image_shape(network, shape, name="x"):
 
 def labels(y, num_classes, name="y"):
     """The class of each image, if `y` holds labels of `num_classes` classes."""
+    check_no_mask(name, y)
     y = np.asarray(y)
     label_type(y, num_classes, name)
     if y.ndim == 2 and y.shape[1] == num_classes:
@@ -405,20 +418,22 @@ def labels(y, num_classes, name="y"):
 
 def sample_weights(weights, name="sample_weight"):
     """Raises if the array `weights` is not a weight of each image."""
+    check_no_mask(name, weights)
     weights = np.asarray(weights)
-    if weights.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers. Received dtype: {weights.dtype}")
-    weight_shape(weights.shape, name)
-    if not np.all((weights >= 0) & (weights < np.inf)):
+    weight_type(weights, name)
+    if not np.all((weights >= 0) & (weights <= LARGEST)):
         refuse_weights(name)
 
 
-def weight_shape(shape, name="sample_weight"):
-    """Raises if weights of this shape are not one for each image."""
-    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+def weight_type(weights, name="sample_weight"):
+    """Raises if shape and dtype are not those of a number for each image."""
+    shape, dtype = tuple(weights.shape), _dtype(weights)
+    if not dtype.startswith(NUMBERS):
+        raise ValueError(f"`{name}` must hold numbers. Received dtype: {dtype}")
+    if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
             f"`{name}` must have one weight for each image, a shape of (images,). "
-            f"Received: a shape of {tuple(shape)}"
+            f"Received: a shape of {shape}"
         )
 
 

@@ -50,6 +50,7 @@ def check(arguments, network, class_counts):
     if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
         size = arguments.get("validation_batch_size") or batch_size
         names = "validation_data[0]", "validation_data[1]"
+        _check_is_array(names[0], validation[0])
         _check_pair(*validation[:2], *names, size, network, num_classes)
         _check_weights(*validation[2:], name="validation_data[2]")
         if len(validation) == 3 and validation[2] is not None:
@@ -86,7 +87,7 @@ def check_classes(labels, class_counts, validation_split):
     """
     if validation_split is None:
         validation_split = 0
-    split = checks.in_range("validation_split", validation_split, 0, 1)
+    split = checks.in_range("validation_split", validation_split, 0, np.nextafter(1, 0))
     if split:
         class_frequencies.check_split(labels, split)
         labels = labels[: class_frequencies.training_part(labels, split)]
@@ -126,7 +127,7 @@ def class_weight(value, class_counts):
                 f"`class_weight` must have integers from 0 to {num_classes - 1} for "
                 f"keys, as labels are. Received: {name!r}"
             )
-        checks.in_range(f"class_weight[{name}]", weight, 0, np.inf)
+        checks.in_range(f"class_weight[{name}]", weight, 0, checks.LARGEST)
     weights = {index: float(value.get(index, 1.0)) for index in range(num_classes)}
     if not any(weights.values()):
         raise ValueError(
@@ -245,15 +246,23 @@ def check_to_predict(arguments, network):
     if isinstance(x, (list, tuple)):
         refuse_list("x", x)
     _check_ends(arguments)
-    if isinstance(x, keras.utils.PyDataset):
-        x = x[0]
-    elif hasattr(x, "element_spec") and resumption.is_repeatable(x):
-        x = next(iter(x.take(1)), None)
+    x = _first_batch(x)
     if isinstance(x, (list, tuple)):  # with labels
         x = x[0]
-    if isinstance(x, np.ndarray) or keras.ops.is_tensor(x):
-        x = keras.ops.convert_to_numpy(x)
+    if isinstance(x, dict):
+        checks.image_dtype(x)
+    x = _array_of(x)
+    if isinstance(x, np.ndarray):
         _check_images(x, "x", network)
+
+
+def _first_batch(data):
+    """The first batch of a data set that is the same when read again; else `data`."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data[0]
+    if hasattr(data, "element_spec") and resumption.is_repeatable(data):
+        return next(iter(data.take(1)), None)
+    return data
 
 
 def refuse_list(name, value):
@@ -265,6 +274,15 @@ def refuse_list(name, value):
         f"`{name}` must be one array: {advice}. Received: a {type(value).__name__} of "
         f"{len(value)} entries"
     )
+
+
+def _check_is_array(name, value):
+    if isinstance(value, (list, tuple)):
+        refuse_list(name, value)
+    if not hasattr(value, "shape"):
+        raise ValueError(
+            f"`{name}` must be an array of images. Received: a {type(value).__name__}"
+        )
 
 
 def _holds_data(x):
@@ -362,22 +380,40 @@ def _can_be_read_again(data):
 
 
 def _check_elements(data, name, network, num_classes):
-    """Raises if a pipeline says that it does not hold batches of images and labels."""
-    element = getattr(data, "element_spec", None)
-    if element is None:
+    """Raises if a data set says, or begins with, what are no images and labels.
+
+    What reading its first batch would change, or make a noise of, is left alone.
+    """
+    batch = data if _is_cached(data) else _first_batch(data)
+    element = getattr(data, "element_spec", batch)
+    if element is data or element is None:
         return
     if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
         raise ValueError(
             f"`{name}` must give pairs (images, labels), or these with weights. "
-            f"Received: a data set of {element!r}"
+            f"Received: a data set of {element!r:.200}"
         )
     images, labels, *_ = element
     checks.image_dtype(images, name)
-    # What the pipeline does not know of them, the first step sees.
-    if images.shape.rank:
-        checks.image_shape(network, tuple(images.shape), name)
-    if labels.shape.rank is not None:
-        checks.label_type(labels, num_classes, name)
+    if element is not batch:
+        # What the pipeline does not know of them, the first step sees.
+        if images.shape.rank:
+            checks.image_shape(network, tuple(images.shape), name)
+        if labels.shape.rank is not None:
+            checks.label_type(labels, num_classes, name)
+    if batch is not data and batch is not None:
+        images, labels, *weights = batch
+        images = keras.ops.convert_to_numpy(keras.ops.cast(images, "float32"))
+        _check_images(images, name, network)
+        checks.labels(_array_of(labels), num_classes, name)
+        for each in weights:
+            _check_weights(each, name)
+
+
+def _is_cached(data):
+    """Whether a `tf.data.Dataset` has a cache, which it complains of if it is cut."""
+    inside = resumption.inputs_of(data)
+    return "cache" in type(data).__name__.lower() or any(map(_is_cached, inside))
 
 
 def _array_of(values):

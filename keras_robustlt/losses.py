@@ -92,10 +92,17 @@ def largest_part(targets):
     return ops.one_hot(classes, targets.shape[-1], dtype="float32")
 
 
-def _pair(targets, logits):
-    """Both as float32 tensors of one shape."""
+def _pair(targets, logits, of_one_class=False):
+    """Both as float32 tensors of one shape, targets that are known in rows of sum 1."""
     logits = checks.floats("logits", logits, ("batch", "num_classes"))
-    return checks.floats("targets", targets, tuple(logits.shape), "logits"), logits
+    targets = checks.floats("targets", targets, tuple(logits.shape), "logits")
+    values = None if isinstance(targets, keras.KerasTensor) else checks.known(targets)
+    if values is not None:
+        num_classes = values.shape[1]
+        checks.labels(values, num_classes, "targets")
+        if of_one_class and checks.are_soft(values, num_classes):
+            checks.refuse_soft_labels("`targets` holds", "this loss is of one class")
+    return targets, logits
 
 
 def cross_entropy(targets, logits, label_smoothing=0.0, towards=None):
@@ -123,6 +130,8 @@ def cross_entropy(targets, logits, label_smoothing=0.0, towards=None):
     if label_smoothing:
         if towards is None:
             towards = 1.0 / logits.shape[-1]
+        else:
+            towards = checks.floats("towards", towards, (logits.shape[-1],))
         targets = (1.0 - label_smoothing) * targets + label_smoothing * towards
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
 
@@ -255,7 +264,7 @@ def ldam(targets, logits, class_counts, max_margin=0.5, scale=30.0):
         Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", NeurIPS 2019, equation 13.
     """
-    targets, logits = _pair(targets, logits)
+    targets, logits = _pair(targets, logits, of_one_class=True)
     scale = checks.positive("scale", scale)
     margins = label_distribution_margins(_counts(class_counts, logits), max_margin)
     return cross_entropy(targets, scale * (logits - targets * margins))
@@ -286,7 +295,7 @@ def focal(targets, logits, gamma=2.0):
 
 def focal_factor(targets, logits, gamma):
     """`(1 - p_y)^gamma` of each example. Its gradient is finite at `p_y = 1` too."""
-    targets, logits = _pair(targets, logits)
+    targets, logits = _pair(targets, logits, of_one_class=True)
     wrong = ops.sum((1.0 - targets) * ops.softmax(logits, axis=-1), axis=-1)
     return ops.maximum(wrong, 1e-12) ** gamma
 
@@ -419,7 +428,7 @@ def margin(targets, logits):
         Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks",
         2017, equation 6 of section V, with zero confidence.
     """
-    targets, logits = _pair(targets, logits)
+    targets, logits = _pair(targets, logits, of_one_class=True)
     return -ops.relu(logit_margin(targets, logits))
 
 
@@ -450,7 +459,7 @@ def dlr(targets, logits):
         Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
         Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 6.
     """
-    targets, logits = _pair(targets, logits)
+    targets, logits = _pair(targets, logits, of_one_class=True)
     if logits.shape[-1] < 3:
         raise ValueError(
             "`logits` of the DLR loss must be of at least 3 classes: it compares the "
@@ -489,7 +498,7 @@ def targeted_dlr(targets, logits, target_class):
         Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
         Ensemble of Diverse Parameter-free Attacks", ICML 2020, equation 7.
     """
-    targets, logits = _pair(targets, logits)
+    targets, logits = _pair(targets, logits, of_one_class=True)
     if logits.shape[-1] < 4:
         raise ValueError(
             "`logits` of the targeted DLR loss must be of at least 4 classes, for the "
@@ -535,7 +544,8 @@ def criterion(loss):
     }
     if isinstance(loss, str) and loss in by_name:
         return by_name[loss]
-    if not isinstance(loss, (str, dict)) and not callable(loss):
+    is_config = isinstance(loss, dict) and "class_name" in loss
+    if not (isinstance(loss, str) or is_config or callable(loss)):
         raise ValueError(
             "`loss` must be the name of a Keras loss, a keras.losses.Loss, or a "
             f"function of (targets, logits). Received: {loss!r}"
@@ -609,13 +619,13 @@ def label_smoothing_of(loss):
     """The label smoothing of what `compile` takes as a loss, 0 if it has none."""
     if isinstance(loss, dict):
         loss = keras.losses.get(loss)
+    smoothing = None
     if isinstance(loss, functools.partial):
-        return loss.keywords.get("label_smoothing", 0.0) or label_smoothing_of(
-            loss.func
-        )
-    if not isinstance(loss, keras.losses.Loss):
-        return 0.0
-    return loss.get_config().get("label_smoothing", 0.0)
+        smoothing = loss.keywords.get("label_smoothing")
+        smoothing = smoothing or label_smoothing_of(loss.func)
+    elif isinstance(loss, keras.losses.Loss):
+        smoothing = loss.get_config().get("label_smoothing")
+    return checks.in_range("label_smoothing", smoothing or 0.0, 0, 1)
 
 
 def refuse_probabilities(argument, function):
@@ -628,10 +638,11 @@ def refuse_probabilities(argument, function):
     core = _core(function)
     name = getattr(core, "__name__", type(core).__name__)
     of_keras = core.__module__.partition(".")[0] == "keras"
-    if core is kl_divergence:
+    ours = core.__module__ == __name__ and inspect.signature(core).parameters
+    if ours and next(iter(ours)) != "targets":
         raise ValueError(
-            f"`{argument}` must be a function of (targets, logits), and kl_divergence "
-            "is one of two times logits. Use 'categorical_crossentropy'."
+            f"`{argument}` must be a function of (targets, logits), and {name} is one "
+            f"of ({', '.join(ours)}). Use 'categorical_crossentropy'."
         )
     if _from_logits(function) is False:
         call = f"functools.partial({name}, from_logits=True)"
@@ -653,6 +664,7 @@ def refuse_probabilities(argument, function):
 
 # Keras's losses of probabilities, counts, sequences and embeddings; no underscores.
 OF_NO_LOGITS = {
+    "categoricalgeneralizedcrossentropy",
     "circle",
     "ctc",
     "dice",

@@ -21,18 +21,37 @@ OF_INTEGERS = {
     "sparsetopkcategoricalaccuracy",
 }
 OF_ROWS = {
+    "auc",
     "binaryaccuracy",
+    "binarycrossentropy",
     "categoricalaccuracy",
     "categoricalcrossentropy",
     "categoricalhinge",
+    "concordancecorrelation",
     "cosinesimilarity",
     "f1score",
     "fbetascore",
+    "hinge",
+    "huber",
+    "logcosh",
+    "logcosherror",
+    "meanabsoluteerror",
     "meansquarederror",
+    "pearsoncorrelation",
     "precision",
+    "r2score",
     "recall",
+    "rootmeansquarederror",
+    "squaredhinge",
     "topkcategoricalaccuracy",
 }
+# Those of classes, and not of logits, unless they have `sparse_y_pred=False`.
+OF_CLASSES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryIoU,
+    keras.metrics.IoU,
+    keras.metrics.MeanIoU,
+)
 
 
 def tail_classes(class_counts, fraction=0.8):
@@ -95,9 +114,10 @@ def summarize(correct, total, tail):
     if not np.any(total) or not np.isfinite(total).all():
         raise ValueError(f"`total` must count examples. Received: {total.tolist()}")
     tail = _numbers("tail", tail)
-    if not np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail))):
+    are_classes = np.all((tail >= 0) & (tail < len(total)) & (tail == np.floor(tail)))
+    if not are_classes or len(set(tail)) < len(tail):
         raise ValueError(
-            f"`tail` must be classes from 0 to {len(total) - 1}. "
+            f"`tail` must be classes from 0 to {len(total) - 1}, each once. "
             f"Received: {tail.tolist()}"
         )
     tail = tail.astype("int64")
@@ -156,11 +176,11 @@ def refuse_probabilities(argument, metric):
         return
     metric = keras.metrics.get(metric)
     losses.refuse_probabilities(argument, metric)
-    if type(metric) is keras.metrics.Accuracy:
+    if type(metric) in OF_CLASSES and getattr(metric, "sparse_y_pred", True):
         raise ValueError(
-            f"`{argument}` must be of logits, and Accuracy compares numbers as they "
-            'are: write "accuracy", or keras.metrics.SparseCategoricalAccuracy(). '
-            f"Received: {metric!r}"
+            f"`{argument}` must be of logits, and {type(metric).__name__} compares "
+            'numbers as they are: write "accuracy", or '
+            f"keras.metrics.SparseCategoricalAccuracy(). Received: {metric!r}"
         )
     if _cuts_probabilities(metric):
         raise ValueError(
@@ -200,9 +220,10 @@ def labels_of(metric):
     if not getattr(metric, "__module__", "").startswith("keras."):
         return None
     kind = name.lower().replace("_", "")
-    if kind in OF_INTEGERS:
+    if kind in OF_INTEGERS or getattr(metric, "sparse_y_true", False):
         return name, "integer"
-    return (name, "one-hot") if kind in OF_ROWS else None
+    of_rows = kind in OF_ROWS or hasattr(metric, "sparse_y_true")
+    return (name, "one-hot") if of_rows else None
 
 
 def refuse_names(argument, metric, taken):
@@ -263,29 +284,24 @@ class ClasswiseAccuracy(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         num_classes = len(self.class_counts)
+        checks.floats("y_pred", y_pred, ("batch", num_classes))
         y_pred = ops.convert_to_tensor(y_pred)
-        if len(y_pred.shape) != 2 or y_pred.shape[-1] != num_classes:
-            raise ValueError(
-                "`y_pred` must have the shape (batch, num_classes), with an entry for "
-                f"each of the {num_classes} classes. "
-                f"Received: a shape of {tuple(y_pred.shape)}"
-            )
-        targets = one_hot(ops.convert_to_tensor(y_true), num_classes)
+        targets = one_hot(y_true, num_classes)
         message = "`{}` must have one entry for each image of `y_pred`"
         targets = backend.as_many(targets, y_pred, message.format("y_true"))
         classes = ops.argmax(targets, axis=-1)
-        hits = ops.cast(are_right(classes, y_pred), self.dtype)
+        hits = ops.cast(are_right(classes, y_pred), self.total.dtype)
         weights = ops.ones_like(hits)
         if sample_weight is not None:
             known = checks.known(sample_weight)
             if known is not None:
                 checks.sample_weights(known)
-            weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+            weights = ops.reshape(ops.cast(sample_weight, self.total.dtype), (-1,))
             message = message.format("sample_weight")
             weights = backend.as_many(weights, y_pred, message)
         # In compiled code a label out of range is one of no class, not of class 0.
-        weights = weights * ops.cast(ops.max(targets, axis=-1) > 0, self.dtype)
-        members = ops.one_hot(classes, num_classes, dtype=self.dtype)
+        weights = weights * ops.cast(ops.max(targets, axis=-1) > 0, self.total.dtype)
+        members = ops.one_hot(classes, num_classes, dtype=self.total.dtype)
         members = members * weights[:, None]
         self.correct.assign_add(ops.sum(members * hits[:, None], axis=0))
         self.total.assign_add(ops.sum(members, axis=0))
@@ -296,7 +312,7 @@ class ClasswiseAccuracy(keras.metrics.Metric):
         def share(correct, total):
             return ops.divide_no_nan(ops.sum(correct), ops.sum(total))
 
-        present = ops.cast(self.total > 0, self.dtype)
+        present = ops.cast(self.total > 0, self.total.dtype)
         per_class = ops.divide_no_nan(self.correct.value, self.total.value)
         seen = ops.take(self.total, tail)
         of_tail = share(ops.take(self.correct, tail), seen)

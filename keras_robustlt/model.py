@@ -69,6 +69,8 @@ CONSUMED = frozenset(
     }
 )
 COMPILED = frozenset({"attack_steps", "evaluation_attack"})
+# Arguments that only the budget keeps.
+OF_BUDGET = frozenset({"alpha", "beta", "granularity", "weighting"})
 # The images that a step hands to `call`, in the order of the forward passes.
 INPUT_KEYS = ("adversarial", "robust", "clean")
 # Beside their logits: what the network added to the loss, the same for each image.
@@ -227,12 +229,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         checks.one_input_and_output(network)
         self.network = network
         self.class_counts = checks.class_counts(class_counts)
+        self.class_counts.setflags(write=False)  # what is made of them stays as it is
         self.num_classes = len(self.class_counts)
         self.epsilon = checks.epsilon(epsilon, trait(attack, "norm"))
         doubt = norms.doubt(self.epsilon, trait(attack, "norm"))
         if doubt:
             warnings.warn(doubt, stacklevel=2)
         self.method = methods.get(method)
+        model_arguments.check_inputs(self.method)
         attack_or_default = self.method.default_attack if attack is None else attack
         self.attack = attacks.get_training(attack_or_default, self.epsilon)
         self.norm = trait(self.attack, "norm")
@@ -273,8 +277,6 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
         self.batchnorm_statistics = checks.one_of(
             "batchnorm_statistics", batchnorm_statistics, BATCHNORM_STATISTICS
         )
-        if total_epochs is not None:
-            total_epochs = checks.positive_integer("total_epochs", total_epochs)
         self.total_epochs = total_epochs
         self.tail_fraction = checks.share("tail_fraction", tail_fraction)
         self.seed = seed = checks.seed(seed)
@@ -332,7 +334,10 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def __setattr__(self, name, value):
         given = vars(self)
         is_late = name in COMPILED and given.get("_in_use")
-        if (name in CONSUMED or is_late) and name in given:
+        # A subclass may have attributes of these names.
+        is_ours = configurable.is_of_this_package(type(self))
+        of_budget = is_ours and name in OF_BUDGET and "budget" in given
+        if (name in CONSUMED or is_late) and name in given or of_budget:
             raise AttributeError(
                 f"`{name}` is what the model was made with, and its compiled steps "
                 "would not know of another one. Make a new model, RobustLTModel("
@@ -340,10 +345,14 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "there is `model.use_attack`, and to evaluate with others "
                 f"`keras_robustlt.evaluate(model, ...)`. Received: {name}={value!r}"
             )
+        if name == "total_epochs" and value is not None:
+            value = checks.positive_integer(name, value)
         super().__setattr__(name, value)
 
     def _check_attack(self, argument, attack):
         model_arguments.check_attack(argument, attack, self.epsilon, self.attack)
+        if argument == "attack":
+            self.method.check_attack(attack)
 
     # What happens in a step
 
@@ -419,11 +428,13 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 "`x` holds a batch without images: leave it out. Received: shape "
                 f"{tuple(x.shape)}"
             )
+        if not self.network.built:  # what it gives is not known before
+            checks.outputs(self.network(x).shape, self.num_classes)
         checks.label_type(y, self.num_classes)
         message = "`{}` must have one entry for each image of a batch of `x`"
         y = backend.as_many(y, x, message.format("y"))
         if sample_weight is not None:
-            checks.weight_shape(sample_weight.shape)
+            checks.weight_type(sample_weight)
             name = "sample_weight"
             sample_weight = backend.as_many(sample_weight, x, message.format(name))
         return x, y, sample_weight
@@ -542,7 +553,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
     def call(self, inputs, training=False):
         """Logits of images, or of each entry of a dictionary of images."""
         network = self.network if training else self.inference_network
-        if not isinstance(inputs, dict):
+        if not (isinstance(inputs, dict) and set(INPUT_KEYS) & set(inputs)):
             return network(self._images(inputs), training=training)
         if self.method.uses_features:
             network = self._with_features(network)
@@ -604,6 +615,8 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
             )
         if not ops.is_tensor(keep):
             keep = checks.in_range("keep", keep, 0, 1)
+        elif checks.known(keep) is not None:  # called from outside of a step
+            checks.in_range("keep", checks.known(keep), 0, 1)
         weight_averaging.move(self.averaged_network, self.network, keep)
 
     @property

@@ -62,7 +62,8 @@ def check_attack(argument, attack, epsilon, training):
         check_is_perturb(argument, attack)
     else:
         check_stays_within(argument, attack)
-    if not np.isclose(attack.epsilon, epsilon):
+    own = checks.in_range(f"{argument}.epsilon", attack.epsilon, 0, np.inf)
+    if not np.isclose(own, epsilon):
         raise ValueError(
             f"`{argument}` must have the epsilon of the model. Received: "
             f"epsilon={epsilon} and {argument}.epsilon={attack.epsilon}"
@@ -146,6 +147,16 @@ def _named(arguments):
     return " and ".join(f"`{name}`" for name in arguments)
 
 
+def check_inputs(method):
+    """Raises if the `inputs` of a `Method` name no images."""
+    named = isinstance(method.inputs, (tuple, list)) and len(method.inputs)
+    if not named or not all(each in INPUTS for each in method.inputs):
+        raise ValueError(
+            f"`inputs` of {method} must be a tuple of the images that its loss looks "
+            f"at, of {', '.join(map(repr, INPUTS))}. Received: inputs={method.inputs!r}"
+        )
+
+
 def check_parts(attack, attack_steps, budget, method):
     """Raises if parts of a model do not go together.
 
@@ -155,12 +166,6 @@ def check_parts(attack, attack_steps, budget, method):
         budget: A `Budget`.
         method: A `Method`.
     """
-    named = isinstance(method.inputs, (tuple, list)) and len(method.inputs)
-    if not named or not set(method.inputs) <= set(INPUTS):
-        raise ValueError(
-            f"`inputs` of {method} must be a tuple of the images that its loss looks "
-            f"at, of {', '.join(map(repr, INPUTS))}. Received: inputs={method.inputs!r}"
-        )
     if attack_steps == "adaptive" and getattr(attack, "steps", 0) <= 2:
         raise ValueError(
             "`attack_steps='adaptive'` makes fewer steps, but at least 2: `attack` "

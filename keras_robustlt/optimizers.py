@@ -36,7 +36,8 @@ class _TwoRates(keras.optimizers.Optimizer):
             backbone_rate = checks.in_range("backbone_rate", backbone_rate, 0, 1)
         if isinstance(kwargs["learning_rate"], (numbers.Number, str)):
             # Others are schedules and functions, which Keras looks at.
-            checks.in_range("learning_rate", kwargs["learning_rate"], 0, np.inf)
+            rate = checks.in_range("learning_rate", kwargs["learning_rate"], 0, np.inf)
+            kwargs["learning_rate"] = rate
         checks.no_class("learning_rate", kwargs["learning_rate"])
         checks.no_class("backbone_rate", backbone_rate)
         decay = checks.in_range("weight_decay", kwargs.pop("weight_decay"), 0, np.inf)

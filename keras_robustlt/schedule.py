@@ -37,6 +37,15 @@ class Schedule:
         self.epochs = counter("epochs")
         self.steps_per_epoch = counter("steps_per_epoch")
 
+    def __setattr__(self, name, value):
+        if name in vars(self):
+            raise AttributeError(
+                f"`{name}` of the schedule is a variable, which compiled steps read: "
+                "use `start(epochs, steps_per_epoch)` and `begin_epoch(epoch)`, or "
+                f"`model.schedule.{name}.assign(...)`. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
+
     @property
     def variables(self):
         return [self.epoch, self.step, self.epochs, self.steps_per_epoch]
@@ -49,7 +58,8 @@ class Schedule:
     def start(self, epochs, steps_per_epoch=None):
         """Says how long training is."""
         self.epochs.assign(checks.integer("epochs", epochs, 0))
-        steps = checks.integer("steps_per_epoch", steps_per_epoch or 0, 0)
+        steps = 0 if steps_per_epoch is None else steps_per_epoch
+        steps = checks.integer("steps_per_epoch", steps, 0)
         self.steps_per_epoch.assign(steps)
 
     def begin_epoch(self, epoch):

@@ -435,8 +435,14 @@ def test_shown_as_it_was_made():
         (lambda x, y: {"step_size": np.full(12, -1.0)}, "`step_size`"),
         (lambda x, y: {"epsilon": [[0.1], [0.1, 0.2]]}, "`epsilon`.*lengths"),
         (lambda x, y: {"x": x.astype(object)}, "`x`.*object"),
-        (lambda x, y: {"x": np.ma.masked_less(x, 0.5)}, "`x` must be an array without a mask"),
-        (lambda x, y: {"y": np.ma.masked_less(y, 1)}, "`y` must be an array without a mask"),
+        (
+            lambda x, y: {"x": np.ma.masked_less(x, 0.5)},
+            "`x` must be an array without a mask",
+        ),
+        (
+            lambda x, y: {"y": np.ma.masked_less(y, 1)},
+            "`y` must be an array without a mask",
+        ),
         (lambda x, y: {"y": [[0], [1, 2]]}, "`y` must be the labels"),
         (lambda x, y: {"network": dense_network(1)}, "at least 2 classes.*Dense.2"),
         (lambda x, y: {"network": of_integers()}, "dtype uint8"),

@@ -498,6 +498,22 @@ ARGUMENTS = [
     ),
     (made("losses.nuclear_norm_shares"), {"matrix": NO_TABLE}),
     (
+        a_loss("cross_entropy", label_smoothing=0.1),
+        {"towards": ["x", 1.0, [0.5, 0.5], np.full((2, 4), 0.25)]},
+    ),
+    *(
+        (a_loss(name), {"targets": [np.full((2, 4), 0.25)]})
+        for name in ("focal", "margin", "dlr")
+    ),
+    (
+        a_loss("cross_entropy"),
+        {"targets": [scale * np.eye(4, dtype="float32")[:2] for scale in (255, -1, 0)]},
+    ),
+    (
+        functools.partial(model().schedule.start, 5),
+        {"steps_per_epoch": ["", [], {}, False, np.ones(2), -1]},
+    ),
+    (
         functools.partial(krl.losses.one_hot, num_classes=3),
         {"labels": [None, "x", {}, [0, 3], [-1], ["a"], [0.5], np.datetime64("2020")]},
     ),
@@ -509,7 +525,7 @@ ARGUMENTS = [
         {
             "correct": ["x", None, {}, 1, [[1, 0]], ["a", "b"], [NAN, 1]],
             "total": ["x", None, {}, 2, [[2, 2]], ["a", "b"]],
-            "tail": ["x", None, {}, 1, [0.5], ["a"], [NAN], [INF]],
+            "tail": ["x", None, {}, 1, [0.5], ["a"], [NAN], [INF], [1, 1]],
         },
     ),
     (
@@ -561,7 +577,7 @@ ARGUMENTS = [
             "y": [3, "y", b"y", np.float64(1), object(), {}, len],
             "sample_weight": [3, "x", {}, len, object(), np.zeros(12), True],
             "callbacks": ["", 0, False, object(), {"a": 1}],
-            "validation_split": ["", [], {}, False, 1.0 + 1e-9],
+            "validation_split": ["", [], {}, False, 1],
             "initial_epoch": [None],
         },
     ),
@@ -607,7 +623,12 @@ ARGUMENTS = [
     ),
     (
         lambda **given: tiny_model(averaging=0.9).update_average(**given),
-        {"keep": [*NO_SHARE, None, {}]},
+        {
+            "keep": [
+                *(*NO_SHARE, None, {}),
+                *map(keras.ops.convert_to_tensor, (NAN, 5.0, [0.5, 0.5])),
+            ]
+        },
     ),
     (
         made("networks.with_features", dense_network()),
@@ -699,6 +720,9 @@ ARGUMENTS = [
                 functools.partial(keras.losses.binary_crossentropy, axis=1),
                 lambda targets, outputs, from_logits=False: outputs,
                 *(len, lambda outputs: 0.0, keras.layers.Dense(3), object),
+                *({}, {"dense": "mse"}, keras.metrics.MeanSquaredError()),
+                krl.losses.effective_number_weights,
+                keras.losses.CategoricalGeneralizedCrossEntropy(),
             ],
             "run_eagerly": ["no", 1, [True], np.ones(2)],
             "jit_compile": ["no", 1, [True], "Auto"],
@@ -711,6 +735,7 @@ ARGUMENTS = [
                 [keras.metrics.SparseCategoricalCrossentropy()],
                 ["accuracy", keras.metrics.AUC()],
                 [keras.metrics.Accuracy()],
+                [keras.metrics.MeanIoU(3)],
             ],
             "weighted_metrics": [[keras.metrics.BinaryCrossentropy()]],
         },
@@ -718,6 +743,22 @@ ARGUMENTS = [
 ]
 
 NAN_IMAGE = np.where(np.arange(12)[:, None, None, None] == 3, np.float32(NAN), X)
+
+
+class Batches(keras.utils.PyDataset):
+    """Two of the same."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.batch
+
+
 # Images and labels as arrays: all are refused before the first step.
 ARRAYS = [
     (255 * X, Y, "pixels from 0 to 255.*divided twice"),
@@ -755,6 +796,7 @@ ONLY_ARRAYS = [
     (list(X), Y, "`x` must be one array.*a list of 12 entries"),
     (X[:0], Y[:0], "`x` must hold images"),
 ]
+INSPECTOR = krl.callbacks.ScheduleInspector()
 # What `fit` takes beside x and y.
 FIT_ARGUMENTS = [
     ({"x": (X, Y), "y": None}, r"`x` must be one array.* as in fit\(x, y\)"),
@@ -778,6 +820,18 @@ FIT_ARGUMENTS = [
     ({"y": Y[:5]}, "`y` must have an entry for each of the 12 images of `x`"),
     ({"validation_data": 3}, "`validation_data` must be"),
     ({"validation_data": X}, "`validation_data` must be"),
+    *(
+        ({"validation_data": (x, Y)}, r"`validation_data\[0\]` must be")
+        for x in (None, {"a": X}, 3, "x", list(X), iter([X]), (X, Y))
+    ),
+    *(
+        ({"validation_data": Batches(batch)}, f"`validation_data` .*{message}")
+        for batch, message in (
+            *((X, "pairs"), ((255 * X, Y), "0 to 255"), ((NAN * X, Y), "NaN")),
+            *(((X, Y + 1), "0 to 2"), ((X, None), "labels")),
+            *(((X, Y, -np.ones(12)), "at least 0"), ((X, Y, np.ones((12, 3))), "one")),
+        )
+    ),
     ({"validation_data": (X,)}, "`validation_data` must be"),
     ({"validation_data": "val"}, "`validation_data` must be"),
     ({"validation_data": lambda: [(X, Y)]}, "`validation_data` must be"),
@@ -820,6 +874,14 @@ FIT_ARGUMENTS = [
         r"`validation_data\[2\]` must have a weight",
     ),
     ({"sample_weight": "balanced"}, "`sample_weight` must be one array"),
+    ({"sample_weight": np.full(12, 1e300)}, "`sample_weight` must hold finite"),
+    ({"class_weight": {0: 1e300}}, r"`class_weight\[0\]` must be"),
+    ({"y": np.ma.masked_equal(Y, 0)}, "`y` must be an array without a mask"),
+    (
+        {"sample_weight": np.ma.masked_equal(Y, 0)},
+        "`sample_weight` must be an array without a mask",
+    ),
+    ({"callbacks": 2 * [INSPECTOR]}, "`callbacks` must be different objects"),
     ({"class_weight": {0: 0, 1: 0, 2: 0}}, "`class_weight` must have a weight above 0"),
     ({"callbacks": ["csv"]}, "`callbacks` must be"),
     ({"callbacks": [krl.callbacks.ScheduleInspector]}, "`callbacks` must be"),
@@ -1102,7 +1164,10 @@ OTHERS = [
     ),
     (lambda: classwise(Y[:1], np.eye(3)), "`y_true` must have one entry for each"),
     (lambda: classwise(Y[:3], np.eye(3), [1.0]), "`sample_weight` must have one"),
-    (lambda: classwise(Y[:3], np.eye(3)[0]), "`y_pred` must have the shape"),
+    (
+        lambda: classwise(Y[:3], np.eye(3)[0]),
+        "`y_pred` must hold numbers, in the shape",
+    ),
     (lambda: krl.metrics.ClasswiseAccuracy(COUNTS, prefix=None), "`prefix`"),
     (lambda: results().to_json(more={1, 2}), "must hold what JSON can"),
     (lambda: named_classes(["a"]), r"`settings\['class_names'\]` must be a list"),
@@ -1115,7 +1180,75 @@ OTHERS = [
         lambda: tiny_model(averaging=Sevenfold()).fit(X, Y, verbose=0),
         "`keep` of .* must give None or a number from 0 to 1",
     ),
+    *(
+        (lambda name=name, value=value: ruled(name, value), f"`{name}.* must")
+        for name, value in (
+            *(("iteration_weight", value) for value in ([1.0, 1.0], None, NAN, "x")),
+            *(("chosen", value) for value in ([1], {"a": [1.0, 2.0]}, {"loss": 1.0})),
+            *(("begins", "x"), ("begins", None), ("class_weight", np.zeros(3))),
+        )
+    ),
+    *(
+        (lambda value=value: ruled("attacks", value, krl.methods.AT), "`attacks` of")
+        for value in ([True, False, True], "x")
+    ),
+    (lambda: model(method=own(krl.methods.AT, inputs=None)()), "`inputs` of"),
+    *(
+        (
+            lambda value=value: model(attack=of_radius(value)),
+            "`attack.epsilon` must be a number",
+        )
+        for value in (None, "0.1", np.ones(2))
+    ),
+    (
+        lambda: tiny_model(method="trades+awp").use_attack(
+            krl.attacks.PGD(0.1, random_start=False)
+        ),
+        "`attack` must start at random",
+    ),
+    (
+        lambda: tiny_model(network=unbuilt(4), beta=0).fit(X, Y, verbose=0),
+        "`network`.*`class_counts` has 3",
+    ),
+    *(
+        (lambda call=call: call({"image": X}), "`x` must")
+        for call in (
+            lambda x: tiny_model()(x),
+            lambda x: tiny_model().predict(Batches(x), verbose=0),
+        )
+    ),
+    (lambda: predicted(x=np.ma.masked_less(X, 0.5)), "`x` must be an array without"),
+    (lambda: model(class_counts=np.ma.masked_equal(COUNTS, 1)), "without a mask"),
+    (
+        lambda: compiled(
+            loss=keras.losses.CategoricalCrossentropy(True, label_smoothing=2.0)
+        ),
+        "`label_smoothing`",
+    ),
+    (lambda: classwise(Y[:3], None), "`y_pred` must hold numbers"),
+    (lambda: classwise(None, np.eye(3)), "must hold integer labels"),
 ]
+
+
+def own(kind, **attributes):
+    """A subclass with these attributes."""
+    return type("Own", (kind,), attributes)
+
+
+def of_radius(epsilon):
+    attack = krl.attacks.PGD(0.1)
+    vars(attack)["epsilon"] = epsilon
+    return attack
+
+
+def ruled(name, value, kind=krl.budget.Budget):
+    part = own(kind, **{name: lambda self, schedule: value})()
+    argument = "method" if kind is krl.methods.AT else "budget"
+    return tiny_model(**{argument: part}).fit(X, Y, verbose=0)
+
+
+def unbuilt(classes):
+    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(classes)])
 
 
 def pooled():

@@ -151,5 +151,5 @@ def test_a_label_out_of_range_is_of_no_class():
     arguments = map(tf.constant, ([7, -1, 1], np.eye(3)[[0, 0, 1]]))
     tf.function(metric.update_state)(*arguments)  # where no value can be looked at
     assert keras.ops.convert_to_numpy(metric.total).tolist() == [0, 1, 0]
-    with pytest.raises(ValueError, match="`y_pred` must have the shape"):
+    with pytest.raises(ValueError, match="`y_pred` must hold numbers, in the shape"):
         metric.update_state([0, 1], np.eye(4)[:2])

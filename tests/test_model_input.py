@@ -70,7 +70,7 @@ def test_number_of_classes(images):
     with pytest.raises(ValueError, match=r"has 3 classes.*outputs of shape \(.*, 4\)"):
         tiny_model(dense_network(4))
     x, y = images
-    with pytest.raises(ValueError, match="of as many classes as the network"):
+    with pytest.raises(ValueError, match=r"has 3 classes.*outputs of shape"):
         tiny_model(Subclassed(4), beta=0).fit(x, y, **FIT)
     with pytest.raises(ValueError, match=r"outputs of shape \(.*, 4\)"):
         tiny_model(Subclassed(4)).evaluate(x, y, verbose=0)
@@ -572,10 +572,16 @@ def test_images_that_are_divided_twice(images):
             tiny_model().fit(*arguments, **{**FIT, "epochs": 1})
 
 
-def test_training_that_has_diverged_says_so(images):
-    model = tiny_model(optimizer=keras.optimizers.SGD(1e38), beta=0)
+@pytest.mark.parametrize(
+    "arguments, weight",
+    [({"beta": 0}, 1), ({"method": "standard"}, 1), ({"beta": 0}, 1e38)],
+)
+def test_training_that_has_diverged_says_so(images, arguments, weight):
+    x, y = images
+    model = tiny_model(optimizer=keras.optimizers.SGD(1e38), **arguments)
+    weights = np.full(len(y), weight, "float32")
     with pytest.warns(UserWarning, match="Training has diverged"):
-        model.fit(*images, **{**FIT, "epochs": 2})
+        model.fit(x, y, sample_weight=weights, **FIT)
 
 
 @pytest.mark.tensorflow
@@ -656,11 +662,17 @@ def test_data_must_have_images(images):
 
 def test_what_a_model_is_made_with_stays():
     model = tiny_model()
-    for name in ("epsilon", "attack", "budget", "network"):
+    for name in ("epsilon", "attack", "budget", "network", "alpha", "granularity"):
         with pytest.raises(
             AttributeError, match=f"`{name}` is what the model was made"
         ):
-            setattr(model, name, getattr(model, name))
+            setattr(model, name, getattr(model, name, 0.9))
+    with pytest.raises(AttributeError, match="`epoch` of the schedule is a variable"):
+        model.schedule.epoch = 3
+    with pytest.raises(ValueError, match="`total_epochs` must be"):
+        model.total_epochs = 0
+    with pytest.raises(ValueError, match="read-only"):
+        model.class_counts[0] = 1
     model.evaluation_attack = krl.attacks.PGD(0.1, steps=3)
     model._use()
     with pytest.raises(AttributeError, match="`evaluation_attack` is what"):

@@ -63,6 +63,7 @@ class TrainingWatch(keras.callbacks.Callback):
         if not self.checked:
             self.checked = True
             self.model.batch_check.raise_if_wrong()
+            self._warn_if_diverged(logs)
 
     def on_test_begin(self, logs=None):
         self._look_at_epoch()  # before validation resets what is known of it
@@ -71,7 +72,23 @@ class TrainingWatch(keras.callbacks.Callback):
         self.model.batch_check.raise_if_wrong()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._warn_if_diverged(logs)
         self._look_at_epoch()
+
+    def _warn_if_diverged(self, logs):
+        loss = float(ops.convert_to_numpy((logs or {}).get("loss", 0.0)))
+        if not np.isfinite(loss):
+            found = checks.has_diverged(self.model.network)
+            self._warn_of_divergence(found or f"a loss of {loss}")
+
+    def _warn_of_divergence(self, found):
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                "Training has diverged. Train with a lower learning rate, with "
+                f"gradient clipping, or from weights of before. Received: {found}",
+                stacklevel=2,
+            )
 
     def _warn_of_a_new_beginning(self):
         model = self.model
@@ -110,13 +127,8 @@ class TrainingWatch(keras.callbacks.Callback):
         moved = float(ops.convert_to_numpy(model.attack_moves.result()))
         idle = tried and moved < FEW
         diverged = idle and checks.has_diverged(model.network)
-        if not self.warned and diverged:
-            self.warned = True
-            warnings.warn(
-                "Training has diverged. Train with a lower learning rate, with "
-                f"gradient clipping, or from weights of before. Received: {diverged}",
-                stacklevel=2,
-            )
+        if diverged:
+            self._warn_of_divergence(diverged)
         used = model.batch_check.share_used
         if not self.warned and used < IDLE:
             self.warned = True
@@ -157,46 +169,62 @@ def makes_attacks(model):
 
 
 def check_rules(model):
-    """Raises if the rules for budgets or averages give what are none, in some epoch."""
+    """Raises if budget, method or average give what is none of it, in some epoch."""
     schedule, rule = model.schedule, model.budget
     length, count = schedule.length, model.num_classes
     if not length:
         return
+    for part in parts_of(model):
+        checks.in_range(f"begins({length}) of {part}", part.begins(length), 0, np.inf)
     most = 1.0 if model.norm == "linf" else np.inf
-    ranges = {
-        "class_epsilon": (f"{count} numbers, from 0 to {most:g}", (count,), most),
-        "class_weight": (f"None or {count} numbers, not negative", (count,), np.inf),
-        "loss_weight": ("None or a number from 0 to 1", (), 1.0),
-    }
+    hooks = [
+        (rule, "class_epsilon", f"{count} numbers, from 0 to {most:g}", (count,), most),
+        (rule, "class_weight", f"None or {count} numbers, some above 0", (count,)),
+        (rule, "loss_weight", "None or a number from 0 to 1", (), 1.0),
+        (rule, "iteration_weight", "a number, not negative", ()),
+        (model.method, "attacks", "None, or whether this step attacks", (), 1.0),
+        (model.averaging, "keep", "None or a number from 0 to 1", (), 1.0),
+    ]
+    hooks = [hook for hook in hooks if hook[0] is not None]
     if not is_of_this_package(type(rule)):  # of which anything may be expected
         epochs = np.linspace(0, length - 1, min(length, MOST_EPOCHS)).round()
     else:
         epochs = {0, length // 2, length - 1}
     for epoch in sorted(map(int, epochs)):
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
-            given = {name: getattr(rule, name)(schedule) for name in ranges}
-            keep = model.averaging and model.averaging.keep(schedule)
-        if keep is not None and not _are_within(keep, (), 1.0):
-            raise ValueError(
-                f"`keep` of {model.averaging} must give None or a number from 0 to 1. "
-                f"Received in epoch {epoch}: {keep!r}"
-            )
-        for name, values in given.items():
-            words, *within = ranges[name]
+            given = [getattr(part, name)(schedule) for part, name, *_ in hooks]
+            chosen = rule.chosen(schedule)
+        for (part, name, words, *within), values in zip(hooks, given, strict=True):
             is_left_out = values is None and words.startswith("None")
-            if not is_left_out and not _are_within(values, *within):
+            fits = is_left_out or _are_within(values, *within)
+            weighs = is_left_out or name != "class_weight" or ops.any(values)
+            if not (fits and weighs):
                 raise ValueError(
-                    f"`{name}` of {rule} must give {words}. Received in epoch {epoch}: "
+                    f"`{name}` of {part} must give {words}. Received in epoch {epoch}: "
                     f"{values!r}"
                 )
+        taken = {"loss", *model._accuracies()}
+        if not _are_scalars(chosen) or taken & set(chosen):
+            raise ValueError(
+                f"`chosen` of {rule} must give a dictionary of numbers, none of them "
+                f"called {', '.join(sorted(taken))}. Received in epoch {epoch}: "
+                f"{chosen!r}"
+            )
 
 
-def _are_within(values, shape, most):
+def _are_scalars(values):
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and _are_within(value, (), least=-np.inf)
+        for name, value in values.items()
+    )
+
+
+def _are_within(values, shape, most=np.inf, least=0.0):
     try:
         values = np.asarray(ops.convert_to_numpy(values), "float64")
     except (TypeError, ValueError):
         return False
-    within = (values >= 0) & (values <= most) & np.isfinite(values)
+    within = (values >= least) & (values <= most) & np.isfinite(values)
     return values.shape == shape and bool(within.all())
 
 

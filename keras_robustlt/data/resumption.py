@@ -180,7 +180,7 @@ def _walk(dataset):
         own = "an augmentation that draws random numbers of its own, not from `seed`"
         return [dataset], own if getattr(dataset, "own_draws", False) else None
     pipelines, reasons = [], []
-    for each in _inputs(dataset):
+    for each in inputs_of(dataset):
         inner, reason = _walk(each)
         pipelines += inner
         reasons.append(reason)
@@ -199,7 +199,8 @@ def _walk(dataset):
 # What `tf.data` says of a data set's parts has no public name.
 
 
-def _inputs(dataset):
+def inputs_of(dataset):
+    """The data sets that `dataset` is made from."""
     inputs = getattr(dataset, "_inputs", None)
     return inputs() if inspect.ismethod(inputs) else []
 

@@ -105,6 +105,13 @@ class Method(Part):
                 stacklevel=4,
             )
 
+    def check_attack(self, attack):
+        """Raises a ValueError if `attack_loss` makes no sense for `attack`.
+
+        Called with the training attack of the model, and with each that `use_attack`
+        puts in its place.
+        """
+
     def build(self, model):
         """Prepares what depends on the model: called once, with the `RobustLTModel`.
 
@@ -229,6 +236,9 @@ class OnTop(Method):
     @property
     def moves_weights(self):
         return self.method.moves_weights
+
+    def check_attack(self, attack):
+        self.method.check_attack(attack)
 
     def build(self, model):
         self.method.build(model)

@@ -32,12 +32,12 @@ class TRADES(Method):
     def __init__(self, beta=6.0):
         self.beta = checks.in_range("beta", beta, 0, np.inf)
 
-    def build(self, model):
-        if not getattr(model.attack, "random_start", True):
+    def check_attack(self, attack):
+        if not getattr(attack, "random_start", True):
             raise ValueError(
                 f"`attack` must start at random with {self}: what it raises is the "
                 "divergence from the clean logits, which has no gradient at the clean "
-                f"image. Received: attack={model.attack!r}"
+                f"image. Received: attack={attack!r}"
             )
 
     def attack_loss(self, targets, logits, clean_logits=None):
