@@ -141,16 +141,16 @@ def test_so_do_the_rows_of_other_imbalances(budget):
         assert row in (results / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "method, title",
-    [
-        ("at", "AT"),
-        ("awp", "AWP"),
-        ("reat", "REAT"),
-        ("robal", "RoBal"),
-        ("taet", "TAET"),
-    ],
-)
+BASES = [
+    ("at", "AT"),
+    ("awp", "AWP"),
+    ("reat", "REAT"),
+    ("robal", "RoBal"),
+    ("taet", "TAET"),
+]
+
+
+@pytest.mark.parametrize("method, title", BASES)
 def test_so_do_the_rows_of_the_base_methods(method, title):
     results = BUILD.with_name("results")
     row = f"| {title} | {changes(results / 'runs-methods', method, 'robustlt')} |"
@@ -161,9 +161,7 @@ UNDER_AUTOATTACK = [("autoattack", group) for group in ("all", "tail", "worst")]
 AGAIN = [("pgd20", group) for group in ("all", "tail")]
 
 
-@pytest.mark.parametrize(
-    "method, title", [("at", "AT"), ("reat", "REAT"), ("robal", "RoBal")]
-)
+@pytest.mark.parametrize("method, title", BASES)
 def test_so_do_the_rows_of_the_base_methods_under_autoattack(method, title):
     results = BUILD.with_name("results")
     columns = [*UNDER_AUTOATTACK, *AGAIN]
