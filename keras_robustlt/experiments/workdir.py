@@ -25,7 +25,12 @@ import time
 
 from keras_robustlt.data.images import suffixes
 from keras_robustlt.experiments.presets import has_name
-from keras_robustlt.files import at_home, make_folder, refuse_folder, write_atomically
+from keras_robustlt.files import (
+    at_home,
+    make_folder,
+    refuse_other_than_file,
+    write_atomically,
+)
 from keras_robustlt.reporting.runs import check_tables
 from keras_robustlt.run_config import check_entries
 
@@ -141,7 +146,7 @@ def check_place(folder, names):
             "of a run would be. Give another --workdir."
         )
     for name in names:
-        refuse_folder(folder / name)
+        refuse_other_than_file(folder / name)
 
 
 def _holds_classes(folder):
