@@ -268,8 +268,7 @@ def _note_lost_folders(folder, check):
             f"Links in {folder} that lead nowhere, and are not read.",
             broken,
         )
-    hidden = [p for p in folder.iterdir() if _is_hidden(p.name) and p.is_dir()]
-    hidden = [p for p in hidden if any(f.suffix in suffixes() for f in p.iterdir())]
+    hidden = [p for p in folder.iterdir() if _is_hidden(p.name) and _has_images(p)]
     if hidden:
         check.add(
             NOTE,
@@ -277,6 +276,13 @@ def _note_lost_folders(folder, check):
             f"Hidden folders of images in {folder}, which are not read.",
             sorted(hidden),
         )
+
+
+def _has_images(folder):
+    try:
+        return any(path.suffix.lower() in suffixes() for path in folder.iterdir())
+    except OSError:  # no folder, or one that only the system may read
+        return False
 
 
 # Files
