@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt.data.arguments import check_no_mask
+from keras_robustlt.data.arrays import as_array
 
 
 def in_range(name, value, low, high):
@@ -401,8 +402,7 @@ def image_shape(network, shape, name="x"):
 
 def labels(y, num_classes, name="y"):
     """The class of each image, if `y` holds labels of `num_classes` classes."""
-    check_no_mask(name, y)
-    y = np.asarray(y)
+    y = as_array(y, name, "one label an image")
     label_type(y, num_classes, name)
     if y.ndim == 2 and y.shape[1] == num_classes:
         if not np.all(y >= 0) or not np.allclose(y.sum(axis=1), 1, atol=1e-3):
@@ -427,6 +427,7 @@ def sample_weights(weights, name="sample_weight"):
 
 def weight_type(weights, name="sample_weight"):
     """Raises if shape and dtype are not those of a number for each image."""
+    dense(weights, name)
     shape, dtype = tuple(weights.shape), _dtype(weights)
     if not dtype.startswith(NUMBERS):
         raise ValueError(f"`{name}` must hold numbers. Received dtype: {dtype}")
@@ -468,6 +469,7 @@ def label_type(y, num_classes, name="y"):
             f"`{name}` must be labels of one kind, an array or a tensor. Received a "
             f"{type(y).__name__} of {len(y)} entries"
         )
+    dense(y, name)
     if getattr(y.shape, "rank", 0) is None:
         # TensorFlow traces a step again for labels of any rank, when it met several.
         raise ValueError(
@@ -508,9 +510,17 @@ def image_dtype(x, name="x"):
             f"`{name}` must hold the images alone; a data set must give pairs (images, "
             f"labels). Received a {type(x).__name__}: {_short(x)}"
         )
+    dense(x, name)
     dtype = _dtype(x)
     if not dtype.startswith(("float", "bfloat")):
         raise ValueError(_wrong_dtype(name, dtype))
+
+
+def dense(value, name):
+    """Raises if `value` is a sparse or ragged array or tensor, of whichever library."""
+    kind = type(value).__name__
+    if kind.startswith(("Ragged", "Sparse")) or hasattr(value, "toarray"):
+        raise ValueError(f"`{name}` must be a dense array. Received: a {kind}")
 
 
 def known_rank(x):

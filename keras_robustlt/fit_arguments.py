@@ -251,6 +251,7 @@ def check_to_predict(arguments, network):
         x = x[0]
     if isinstance(x, dict):
         checks.image_dtype(x)
+    checks.dense(x, "x")
     x = _array_of(x)
     if isinstance(x, np.ndarray):
         _check_images(x, "x", network)
@@ -434,6 +435,7 @@ def _check_weights(weights=None, name="sample_weight"):
         return
     if isinstance(weights, (list, tuple, str)):
         refuse_list(name, weights)
+    checks.dense(weights, name)
     if not len(getattr(weights, "shape", ())):
         raise ValueError(
             f"`{name}` must be one array, with a weight for each image. Received: a "
@@ -445,15 +447,21 @@ def _check_weights(weights=None, name="sample_weight"):
 
 
 def _check_length(values, name, x, x_name):
-    if not hasattr(x, "shape") or len(values) == len(x):
+    if not hasattr(x, "shape"):
         return
-    raise ValueError(
-        f"`{name}` must have an entry for each of the {len(x)} images of `{x_name}`. "
-        f"Received: {len(values)} of them"
-    )
+    # A variable of TensorFlow has a shape, and no length.
+    images = x.shape[0]
+    entries = values.shape[0] if hasattr(values, "shape") else len(values)
+    if images != entries:
+        raise ValueError(
+            f"`{name}` must have an entry for each of the {images} images of "
+            f"`{x_name}`. Received: {entries} of them"
+        )
 
 
 def _check_pair(x, y, x_name, y_name, batch_size, network, num_classes):
+    checks.dense(x, x_name)
+    checks.dense(y, y_name)
     x, y = _array_of(x), _array_of(y)
     if isinstance(x, np.ndarray):
         _check_images(x, x_name, network)

@@ -13,6 +13,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from scipy import sparse
 from tiny_models import COUNTS, dense_network, tiny_model
 
 import keras_robustlt as krl
@@ -792,6 +793,8 @@ ARRAYS = [
 ]
 # In a data set these would be others, or come to nothing.
 ONLY_ARRAYS = [
+    (sparse.csr_matrix(X.reshape(12, -1)), Y, "`x` must be a dense array"),
+    (X, sparse.csr_matrix(np.eye(3)[Y]), "`y` must be a dense array"),
     (X, Y.tolist(), "`y` must be one array.*a list of 12 entries"),
     (list(X), Y, "`x` must be one array.*a list of 12 entries"),
     (X[:0], Y[:0], "`x` must hold images"),
