@@ -30,7 +30,10 @@ NO_EPSILON_OF_NORM = NO_EPSILON[:-1]  # None is that which is usual in the norm
 NO_NAME = ["", "nonsense", 3, None, ["at"]]
 NO_SEED = [0.5, -1, NAN, "1", True, [1]]
 NO_BOOLEAN = ["no", 1, 0.0, None, [True]]
-NO_NAMES = ["abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3]
+NO_NAMES = [
+    *("abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3, ["a", "b", None]),
+    *(["a", "b", NAN], ["a", "b", True], ["a", "b", ["c"]]),
+]
 NO_VERBOSE = ["0", "loud", 3, -1, 0.5, None, [1]]
 NO_TABLE = ["x", None, [], [0.5, 0.5], [[0.5], [0.5, 0.5]], [["a", "b"]], {}, object()]
 NO_PATH = [3, "", None, b"x", ["a"], krl]
@@ -135,6 +138,14 @@ def examples(**arguments):
     return krl.AdversarialExamples(
         **{**arrays, "labels": Y, "epsilon": 0.1, **arguments}
     )
+
+
+def with_examples(classes):
+    """Results of three classes, and images of others."""
+    rows = np.full((12, classes), 1 / classes)
+    found = results()
+    found.examples = examples(probabilities=rows, adversarial_probabilities=rows)
+    return found
 
 
 def loss(name, **arguments):
@@ -446,6 +457,8 @@ ARGUMENTS = [
             ),
             "epsilons": [None, [], 0.1, "01", [0, NAN], [-0.1, 0], [0, "a"], [0]],
             "tial": [[0.9, 0.4]],
+            "examples": [0, 2.5, "3", None],
+            "attack": ["pgd", None, {}, {"class": 3}],
         },
     ),
     (
@@ -454,11 +467,34 @@ ARGUMENTS = [
             "accuracies": [
                 *(None, 3, [], "clean", {"clean": 0.5}, {"clean": {}}, {"clean": None}),
                 *(
-                    {"clean": {**results()["clean"], "all": value}}
-                    for value in (50, NAN)
+                    {"clean": {**results()["clean"], key: value}}
+                    for key, values in {
+                        "all": (50, NAN),
+                        "per_class": ({}, None, 0.5, np.array(0.5), [0.5]),
+                        "attack": ("pgd",),
+                        "confusion": (None, [[1]], np.eye(2)),
+                        "stages": ([], {"apgd": {}}),
+                    }.items()
+                    for value in values
+                ),
+                {1: results()["clean"]},
+            ],
+            "settings": [
+                *(None, 3, [], "settings"),
+                *(
+                    {key: value}
+                    for key, values in {
+                        "class_counts": ([3, 2], 3, np.array([3, 2])),
+                        "examples_per_class": ([3, 2], "321"),
+                        "tail_classes": ([3], [0.5], 2),
+                        "epsilon": (NAN, -1, True, "0.1"),
+                        "examples": (1.5, "3"),
+                        "versions": ([],),
+                        "findings": (["no dictionary"],),
+                    }.items()
+                    for value in values
                 ),
             ],
-            "settings": [None, 3, [], "settings"],
         },
     ),
     (results().table, {"per_class": NO_BOOLEAN}),
@@ -521,7 +557,7 @@ ARGUMENTS = [
             ],
             "class_names": ["ab", None, 3, {"a": 1, "b": 2}, {"a", "b"}, ["a"]],
             "weights": ["x", 0.5, ["a"], [INF], [0.5, 1.0]],
-            "epochs": ["x", 3, ["a"], [0, 1]],
+            "epochs": ["x", 3, ["a"], [0, 1], [NAN]],
         },
     ),
     (
@@ -530,7 +566,7 @@ ARGUMENTS = [
             "rows": [
                 *(None, 3, "x", [], [X, X[:5]], [X[:0], X[:0]], [X[..., :2]] * 2),
                 *([X[0], X[0]], [255 * X] * 2, [NAN * X] * 2, [X.astype(str)] * 2),
-                [X[..., :0]] * 2,
+                *([X[..., :0]] * 2, [np.uint16(255 * X)] * 2, [[X[0], X[1, :4]], X]),
             ],
             "labels": [None, 3, "ab", ["a"], [1, 2], {"a": 1, "b": 2}],
         },
@@ -1028,12 +1064,19 @@ OTHERS = [
     (lambda: evaluated(attacks={"pgd20": None}), "`attacks` must not call no attack"),
     (lambda: evaluated(attacks={"clean": krl.attacks.PGD()}), "must not call an att"),
     (lambda: krl.evaluate(dense_network(), X, np.full((12, 3), 1 / 3)), "`y` holds"),
-    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "a mask"),
+    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "no mask"),
     (lambda: krl.evaluate(dense_network(), (X, Y), Y), "takes no `y` beside it"),
     (lambda: krl.diagnose(dense_network(), Y, X), "`y` must hold.*Received shape"),
     (lambda: krl.diagnose(dense_network(), X, Y + 1), "labels from 0 to 2, for 3"),
     (lambda: results().to_json(attacks={}), "`extra` must not have entries"),
-    (lambda: krl.report(results(), "r.html", names=3), "`names` must have a name"),
+    *(
+        (
+            functools.partial(krl.report, results(), "r.html", names=names),
+            "`names` must",
+        )
+        for names in (3, {"a"}, {"a": 1}, [None], ["a", "b"], [" "])
+    ),
+    (lambda: krl.report(with_examples(4), "r.html"), "`runs` .* examples.npz of 4"),
     (lambda: krl.export(dense_network(), ".keras"), "`path` must have a name"),
     (lambda: krl.export(dense_network(), "a\0.keras"), "`path` must be a path"),
     (lambda: krl.data.load("digits", image_size=True), "`image_size`"),

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from keras_robustlt.class_names import check_different, composed
+from keras_robustlt.class_names import check_different, check_one, composed
 
 # What an array is called here, and its other names in files; MedMNIST has the last.
 KEYS = {
@@ -176,6 +176,7 @@ def check_class_names(names):
         )
     texts = []
     for name in names:
+        check_one(name)
         try:
             text = name.decode() if isinstance(name, bytes) else str(name)
             text.encode()

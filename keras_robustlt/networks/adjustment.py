@@ -111,7 +111,7 @@ def tau_normalized(network, tau=1.0):
     variable = last.kernel
     if not isinstance(variable, keras.Variable) or "float" not in variable.dtype:
         raise ValueError(
-            "`network` must have a last layer whose weights are floats, and one matrix: "
+            "`network` must have a last layer whose weights are one matrix of floats: "
             "normalize it before `quantize` and `enable_lora`. Received: layer "
             f"{last.name} of the policy {last.dtype_policy.name}, with "
             f"{len(last.weights)} weights"

@@ -93,7 +93,9 @@ def _name(runs, names):
     """Gives each run another name."""
     if names is not None:
         fits = isinstance(names, (list, tuple)) and len(names) == len(runs)
-        if not fits or not all(isinstance(name, str) and name.strip() for name in names):
+        if not fits or not all(
+            isinstance(name, str) and name.strip() for name in names
+        ):
             raise ValueError(
                 "`names` must have a name for each of the "
                 f"{len(runs)} runs, a list of strings. Received: names={names!r}"
