@@ -64,6 +64,46 @@ def two_outputs():
     return keras.Model(network.inputs, [network.outputs[0], network.outputs[0]])
 
 
+def two_inputs():
+    network = dense_network()
+    other = keras.Input((2,))
+    return keras.Model([network.inputs[0], other], network.outputs[0])
+
+
+def pooled_of_any():
+    """A network for images of any size."""
+    pooling = keras.layers.GlobalAveragePooling2D()
+    return keras.Sequential(
+        [keras.Input((None, None, 3)), pooling, keras.layers.Dense(3)]
+    )
+
+
+SIZES = [(X[:6], Y[:6]), (X[6:, :4], Y[6:])]
+
+
+def evaluated_on(model=None, x=(X, Y)):
+    return krl.evaluate(model or dense_network(), x, attacks=["clean"], verbose=0)
+
+
+def of_other_width(layer):
+    layer(np.ones((1, 4)))
+    return layer(np.ones((1, 5)))
+
+
+class Own(krl.attacks.Attack):
+    """An attack with whatever for a configuration."""
+
+    def __init__(self, config):
+        super().__init__(0.1)
+        self._config = config
+
+    def __call__(self, network, x, y, seed=None):
+        return x
+
+    def get_config(self):
+        return self._config
+
+
 def softmax_by_hand():
     """Probabilities, which no layer says."""
     network = dense_network()
@@ -428,8 +468,11 @@ ARGUMENTS = [
             "per_example": NO_BOOLEAN,
             "diagnose": NO_BOOLEAN,
             "verbose": NO_VERBOSE,
-            "model": [3, None, "model", krl.RobustLTModel, keras.Sequential],
-            "cache": [3, "", "cache.txt", True],
+            "model": [
+                *(3, None, "model", krl.RobustLTModel, keras.Sequential),
+                *(lambda x, y: x, lambda: dense_network()),
+            ],
+            "cache": [3, "", "cache.txt", True, f"{__file__}/cache.npz"],
         },
     ),
     (
@@ -965,6 +1008,37 @@ OTHERS = [
     (lambda: method(None), "`method` must be"),
     (lambda: krl.networks.get("vgg"), "`name` must be"),
     (lambda: krl.networks.get(None), "`name` must be"),
+    (lambda: krl.networks.get(["resnet18"]), "`name` must be"),
+    (lambda: krl.networks.get("small_resnet-2", widths=(2,)), "multiple .*'widths'"),
+    (
+        lambda: krl.networks.SmallResNet(head=keras.layers.Conv2D(10, 3)),
+        "`head` must take features of the shape",
+    ),
+    (
+        lambda: krl.networks.from_backbone("mobilenet_v2", 3, weights=np.ones(3)),
+        "`weights` must be",
+    ),
+    (lambda: of_other_width(krl.layers.CosineClassifier(3)), "axis -1 .* value 4"),
+    (lambda: krl.export(two_outputs(), "a.keras"), "must take one tensor of images"),
+    (lambda: evaluated_on(two_inputs()), "must take one tensor of images"),
+    (lambda: evaluated_on(x=[({"image": X}, Y)]), "`x` must give batches that are"),
+    (lambda: evaluated_on(x=[(0.5, [1])]), "`x` must give batches of images, not"),
+    (lambda: evaluated_on(x=keras.utils.PyDataset), "`x` must be an object, not its"),
+    (lambda: krl.interop.foolbox_batch(0.5, 0), "`x` and `y` must be arrays"),
+    *(
+        (lambda config=config: evaluated(attacks={"a": Own(config)}), "`get_config` of")
+        for config in (None, [1], {"a": {1}}, {"a": object()})
+    ),
+    *(
+        (
+            lambda call=call: call(pooled_of_any(), SIZES),
+            "`x` must have images of one s",
+        )
+        for call in (
+            functools.partial(krl.diagnose, starts=2, steps=1),
+            functools.partial(krl.robustness_curve, examples=8, verbose=0),
+        )
+    ),
     (lambda: krl.networks.get("wrn-10-0"), "`width` must be"),
     (lambda: krl.networks.get("wrn-11-1"), "`depth` must be"),
     (lambda: krl.networks.plain(3), "`network` must be"),

@@ -115,7 +115,7 @@ class EvaluationResults(dict):
         content = {"attacks": dict(self), "settings": self.settings, **extra}
         if self.curve is not None:
             content["curve"] = self.curve
-        text = json.dumps(content, indent=2, default=_in_json)
+        text = json.dumps(content, indent=2, default=in_json)
         text = INNERMOST_LIST.sub(_on_one_line, text) + "\n"
         if path is not None:
             write_atomically(path, text.encode())
@@ -625,7 +625,7 @@ def _check_entry(attack, entry):
             )
 
 
-def _in_json(value):
+def in_json(value):
     """A number or an array of NumPy as JSON can hold it."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()

@@ -8,6 +8,7 @@ none.
 """
 
 import functools
+import json
 import time
 
 import numpy as np
@@ -21,6 +22,7 @@ from keras_robustlt.attacks.arguments import check_stays_within
 from keras_robustlt.attacks.base import is_called_as, outside
 from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.evaluation.cache import Outcome
+from keras_robustlt.evaluation.results import in_json
 
 __all__ = ["UNION", "attacks_of", "runners", "settings_of"]
 
@@ -124,7 +126,16 @@ def settings_of(attack):
     name = type(attack).__name__
     if name == "function":
         name = attack.__name__
-    return {"class": name, **{key: _in_short(value) for key, value in config.items()}}
+    try:
+        config = {key: _in_short(value) for key, value in config.items()}
+        json.dumps(config, default=in_json)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"`get_config` of {name}, an attack, must return a dictionary of what JSON "
+            "can hold: numbers, strings, lists, dictionaries. Received: "
+            f"{config!r:.200}"
+        ) from None
+    return {"class": name, **config}
 
 
 def _in_short(value):
