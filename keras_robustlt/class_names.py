@@ -1,15 +1,19 @@
 """Names of classes, of any script, as pictures, pages and tables show them."""
 
+import collections
 import textwrap
 import unicodedata
 
 import numpy as np
+
+from keras_robustlt.data.arguments import is_number
 
 __all__ = [
     "are_numbers",
     "as_text",
     "check",
     "check_different",
+    "check_one",
     "composed",
     "display_width",
     "ljust",
@@ -34,12 +38,24 @@ def check(value):
             "`class_names` must be one list of names. Received: "
             f"class_names={value!r:.200}"
         )
+    for name in value:
+        check_one(name)
+
+
+def check_one(name):
+    """Raises if `name` is neither text nor the number of a class."""
+    if not isinstance(name, (str, bytes)) and not is_number(name):
+        raise ValueError(
+            "`class_names` must be strings, or numbers of classes. Received: "
+            f"{name!r:.200} among them"
+        )
 
 
 def check_different(names):
     """Raises if of a list of strings one is there twice, or empty."""
     names = [composed(name) for name in names]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    counts = collections.Counter(names)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise ValueError(
             "`class_names` must be one name a class, all different. Received more than "

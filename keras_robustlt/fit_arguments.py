@@ -402,7 +402,7 @@ def _check_elements(data, name, network, num_classes):
             checks.image_shape(network, tuple(images.shape), name)
         if labels.shape.rank is not None:
             checks.label_type(labels, num_classes, name)
-    if batch is not data and batch is not None:
+    if batch is not data and batch is not None and len(batch[0]):
         images, labels, *weights = batch
         images = keras.ops.convert_to_numpy(keras.ops.cast(images, "float32"))
         _check_images(images, name, network)

@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_robustlt import backend, checks
 from keras_robustlt.attacks import active_set, arguments, base, gradients
+from keras_robustlt.data.batches import arrays_of
 from keras_robustlt.evaluation import inputs
 
 __all__ = ["art_classifier", "foolbox_batch", "foolbox_model"]
@@ -136,7 +137,7 @@ def foolbox_batch(x, y):
     >>> tuple(images.shape), tuple(labels.shape)
     ((6, 4, 4, 1), (6,))
     """
-    x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
+    x, y = arrays_of(x, y)
     checks.images(x)
     if y.dtype.kind not in "iu" or y.size != len(x) or np.any(y < 0):
         raise ValueError(

@@ -264,7 +264,7 @@ def ldam(targets, logits, class_counts, max_margin=0.5, scale=30.0):
         Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", NeurIPS 2019, equation 13.
     """
-    targets, logits = _pair(targets, logits, of_one_class=True)
+    targets, logits = _pair(targets, logits)
     scale = checks.positive("scale", scale)
     margins = label_distribution_margins(_counts(class_counts, logits), max_margin)
     return cross_entropy(targets, scale * (logits - targets * margins))
@@ -295,7 +295,7 @@ def focal(targets, logits, gamma=2.0):
 
 def focal_factor(targets, logits, gamma):
     """`(1 - p_y)^gamma` of each example. Its gradient is finite at `p_y = 1` too."""
-    targets, logits = _pair(targets, logits, of_one_class=True)
+    targets, logits = _pair(targets, logits)
     wrong = ops.sum((1.0 - targets) * ops.softmax(logits, axis=-1), axis=-1)
     return ops.maximum(wrong, 1e-12) ** gamma
 

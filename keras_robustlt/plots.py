@@ -149,7 +149,9 @@ def schedule(class_epsilon, class_names, weights=None, epochs=None):
     for name, values in (("weights", weights), ("epochs", epochs)):
         if values is None:
             continue
-        if _numbers(name, values).shape != class_epsilon.shape[:1]:
+        array = _numbers(name, values)
+        unknown = name == "epochs" and np.any(np.isnan(array))
+        if array.shape != class_epsilon.shape[:1] or unknown:
             raise ValueError(
                 f"`{name}` must have a value for each of the {len(class_epsilon)} "
                 f"epochs. Received: {name}={values!r}"
@@ -330,7 +332,10 @@ def contact_sheet(rows, labels):
         raise ValueError(
             f"`rows` must be a list of arrays. Received: {type(rows).__name__}"
         )
-    rows = [np.asarray(images) for images in rows]
+    try:
+        rows = [np.asarray(images) for images in rows]
+    except ValueError:  # lists of different lengths
+        rows = [np.asarray(None)]
     shapes = sorted({images.shape for images in rows})
     if len(shapes) != 1 or len(shapes[0]) != 4 or not all(shapes[0]):
         raise ValueError(
@@ -343,8 +348,8 @@ def contact_sheet(rows, labels):
             f"Received shapes: {shapes}"
         )
     for index, images in enumerate(rows):
-        largest = {"u": 255, "f": 1}.get(images.dtype.kind)
-        if largest is None or not np.all((images >= 0) & (images <= largest)):
+        are_floats = images.dtype.kind == "f" and np.all((images >= 0) & (images <= 1))
+        if images.dtype != np.uint8 and not are_floats:
             raise ValueError(
                 f"`rows[{index}]` must be uint8, or floats in [0, 1]. Received: dtype "
                 f"{images.dtype}, or other values"

@@ -73,11 +73,21 @@ def test_what_cannot_be_adjusted_says_so():
             adjust(lambda x: x)
         with pytest.raises(ValueError, match="give logits"):
             adjust(dense_network(activation="softmax"))
+        with pytest.raises(ValueError, match="must give one tensor of logits"):
+            two = dense_network()
+            adjust(keras.Model(two.inputs, [two.outputs[0], two.outputs[0]]))
+        with pytest.raises(ValueError, match="cannot be copied: twice of type Lambda"):
+            twice = keras.layers.Lambda(lambda x: 2 * x, name="twice")
+            adjust(keras.Sequential([keras.Input((6, 6, 3)), twice, *two.layers]))
     cosine = keras.Sequential(
         [keras.Input((4,)), krl.layers.CosPlusClassifier(3, name="head")]
     )
     with pytest.raises(ValueError, match="layer head of type CosPlusClassifier"):
         krl.networks.tau_normalized(cosine)
+    of_low_rank = dense_network()
+    of_low_rank.layers[-1].enable_lora(2)
+    with pytest.raises(ValueError, match="one matrix of floats: normalize it before"):
+        krl.networks.tau_normalized(of_low_rank)
     with pytest.raises(ValueError, match="each of the 3 outputs of the network"):
         krl.networks.logit_adjusted(dense_network(), [3, 2])
 

@@ -294,7 +294,7 @@ def test_one_callback_goes_on(tmp_path, rival):
     with pytest.raises(ValueError, match=f"another {rival.__name__}"):
         fit(tmp_path, rival(tmp_path / "other"))
     twice = Checkpoint(tmp_path)
-    with pytest.raises(ValueError, match="another Checkpoint"):
+    with pytest.raises(ValueError, match="different objects, each once"):
         quick_model().fit(X, Y, callbacks=[twice, twice], **FIT)
 
 

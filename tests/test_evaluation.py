@@ -430,8 +430,9 @@ def test_logits_that_are_no_numbers_are_no_robustness(value):
         apgd = krl.attacks.APGD(0.1, steps=2, loss="margin")
         attacks["auto"] = krl.attacks.AutoAttack([apgd], 0.1)
     after = ", ".join(rf"{name} \(1\)" for name in attacks)
-    with pytest.warns(krl.RobustnessWarning, match=f"after {after}"):
+    with pytest.warns(krl.RobustnessWarning, match=f"after {after}") as warned:
         results = evaluate(model=network, attacks=attacks, per_example=True)
+    assert len(warned) == 1
     for name in attacks:
         assert not results.robust[name][0]
     assert np.sum(results["clean"]["confusion"]) == 6

@@ -81,6 +81,13 @@ def very_sure(network):
     return lambda x: 1e4 * network(x)
 
 
+def overflowing(network):
+    """No number for some images."""
+    return lambda x: (
+        network(x) / ops.cast(ops.mean(x, (1, 2, 3))[:, None] < 0.3, "float32")
+    )
+
+
 def rounding(network):
     """Four levels of grey, and no gradient to the images."""
 
@@ -382,6 +389,7 @@ def test_diagnosis_of_a_sane_network(network, digits):
     "mask, expected",
     [
         (very_sure, {"zero_gradients", "logit_scale"}),
+        tensorflow(overflowing, {"not_a_number"}),
         tensorflow(rounding, {"zero_gradients", "large_epsilon"}),
         tensorflow(misleading, {"large_epsilon", "black_box"}),
         tensorflow(noisy, {"random_network"}),

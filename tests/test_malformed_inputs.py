@@ -31,7 +31,10 @@ NO_EPSILON_OF_NORM = NO_EPSILON[:-1]  # None is that which is usual in the norm
 NO_NAME = ["", "nonsense", 3, None, ["at"]]
 NO_SEED = [0.5, -1, NAN, "1", True, [1]]
 NO_BOOLEAN = ["no", 1, 0.0, None, [True]]
-NO_NAMES = ["abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3]
+NO_NAMES = [
+    *("abc", ["a"], {0: "a", 1: "b", 2: "c"}, 3, ["a", "b", None]),
+    *(["a", "b", NAN], ["a", "b", True], ["a", "b", ["c"]]),
+]
 NO_VERBOSE = ["0", "loud", 3, -1, 0.5, None, [1]]
 NO_TABLE = ["x", None, [], [0.5, 0.5], [[0.5], [0.5, 0.5]], [["a", "b"]], {}, object()]
 NO_PATH = [3, "", None, b"x", ["a"], krl]
@@ -60,6 +63,46 @@ def class_budgets(**arguments):
 def two_outputs():
     network = dense_network()
     return keras.Model(network.inputs, [network.outputs[0], network.outputs[0]])
+
+
+def two_inputs():
+    network = dense_network()
+    other = keras.Input((2,))
+    return keras.Model([network.inputs[0], other], network.outputs[0])
+
+
+def pooled_of_any():
+    """A network for images of any size."""
+    pooling = keras.layers.GlobalAveragePooling2D()
+    return keras.Sequential(
+        [keras.Input((None, None, 3)), pooling, keras.layers.Dense(3)]
+    )
+
+
+SIZES = [(X[:6], Y[:6]), (X[6:, :4], Y[6:])]
+
+
+def evaluated_on(model=None, x=(X, Y)):
+    return krl.evaluate(model or dense_network(), x, attacks=["clean"], verbose=0)
+
+
+def of_other_width(layer):
+    layer(np.ones((1, 4)))
+    return layer(np.ones((1, 5)))
+
+
+class Own(krl.attacks.Attack):
+    """An attack with whatever for a configuration."""
+
+    def __init__(self, config):
+        super().__init__(0.1)
+        self._config = config
+
+    def __call__(self, network, x, y, seed=None):
+        return x
+
+    def get_config(self):
+        return self._config
 
 
 def softmax_by_hand():
@@ -136,6 +179,14 @@ def examples(**arguments):
     return krl.AdversarialExamples(
         **{**arrays, "labels": Y, "epsilon": 0.1, **arguments}
     )
+
+
+def with_examples(classes):
+    """Results of three classes, and images of others."""
+    rows = np.full((12, classes), 1 / classes)
+    found = results()
+    found.examples = examples(probabilities=rows, adversarial_probabilities=rows)
+    return found
 
 
 def loss(name, **arguments):
@@ -418,8 +469,11 @@ ARGUMENTS = [
             "per_example": NO_BOOLEAN,
             "diagnose": NO_BOOLEAN,
             "verbose": NO_VERBOSE,
-            "model": [3, None, "model", krl.RobustLTModel, keras.Sequential],
-            "cache": [3, "", "cache.txt", True],
+            "model": [
+                *(3, None, "model", krl.RobustLTModel, keras.Sequential),
+                *(lambda x, y: x, lambda: dense_network()),
+            ],
+            "cache": [3, "", "cache.txt", True, f"{__file__}/cache.npz"],
         },
     ),
     (
@@ -447,6 +501,8 @@ ARGUMENTS = [
             ),
             "epsilons": [None, [], 0.1, "01", [0, NAN], [-0.1, 0], [0, "a"], [0]],
             "tial": [[0.9, 0.4]],
+            "examples": [0, 2.5, "3", None],
+            "attack": ["pgd", None, {}, {"class": 3}],
         },
     ),
     (
@@ -455,11 +511,34 @@ ARGUMENTS = [
             "accuracies": [
                 *(None, 3, [], "clean", {"clean": 0.5}, {"clean": {}}, {"clean": None}),
                 *(
-                    {"clean": {**results()["clean"], "all": value}}
-                    for value in (50, NAN)
+                    {"clean": {**results()["clean"], key: value}}
+                    for key, values in {
+                        "all": (50, NAN),
+                        "per_class": ({}, None, 0.5, np.array(0.5), [0.5]),
+                        "attack": ("pgd",),
+                        "confusion": (None, [[1]], np.eye(2)),
+                        "stages": ([], {"apgd": {}}),
+                    }.items()
+                    for value in values
+                ),
+                {1: results()["clean"]},
+            ],
+            "settings": [
+                *(None, 3, [], "settings"),
+                *(
+                    {key: value}
+                    for key, values in {
+                        "class_counts": ([3, 2], 3, np.array([3, 2])),
+                        "examples_per_class": ([3, 2], "321"),
+                        "tail_classes": ([3], [0.5], 2),
+                        "epsilon": (NAN, -1, True, "0.1"),
+                        "examples": (1.5, "3"),
+                        "versions": ([],),
+                        "findings": (["no dictionary"],),
+                    }.items()
+                    for value in values
                 ),
             ],
-            "settings": [None, 3, [], "settings"],
         },
     ),
     (results().table, {"per_class": NO_BOOLEAN}),
@@ -538,7 +617,7 @@ ARGUMENTS = [
             ],
             "class_names": ["ab", None, 3, {"a": 1, "b": 2}, {"a", "b"}, ["a"]],
             "weights": ["x", 0.5, ["a"], [INF], [0.5, 1.0]],
-            "epochs": ["x", 3, ["a"], [0, 1]],
+            "epochs": ["x", 3, ["a"], [0, 1], [NAN]],
         },
     ),
     (
@@ -547,7 +626,7 @@ ARGUMENTS = [
             "rows": [
                 *(None, 3, "x", [], [X, X[:5]], [X[:0], X[:0]], [X[..., :2]] * 2),
                 *([X[0], X[0]], [255 * X] * 2, [NAN * X] * 2, [X.astype(str)] * 2),
-                [X[..., :0]] * 2,
+                *([X[..., :0]] * 2, [np.uint16(255 * X)] * 2, [[X[0], X[1, :4]], X]),
             ],
             "labels": [None, 3, "ab", ["a"], [1, 2], {"a": 1, "b": 2}],
         },
@@ -994,6 +1073,37 @@ OTHERS = [
     (lambda: method(None), "`method` must be"),
     (lambda: krl.networks.get("vgg"), "`name` must be"),
     (lambda: krl.networks.get(None), "`name` must be"),
+    (lambda: krl.networks.get(["resnet18"]), "`name` must be"),
+    (lambda: krl.networks.get("small_resnet-2", widths=(2,)), "multiple .*'widths'"),
+    (
+        lambda: krl.networks.SmallResNet(head=keras.layers.Conv2D(10, 3)),
+        "`head` must take features of the shape",
+    ),
+    (
+        lambda: krl.networks.from_backbone("mobilenet_v2", 3, weights=np.ones(3)),
+        "`weights` must be",
+    ),
+    (lambda: of_other_width(krl.layers.CosineClassifier(3)), "axis -1 .* value 4"),
+    (lambda: krl.export(two_outputs(), "a.keras"), "must take one tensor of images"),
+    (lambda: evaluated_on(two_inputs()), "must take one tensor of images"),
+    (lambda: evaluated_on(x=[({"image": X}, Y)]), "`x` must give batches that are"),
+    (lambda: evaluated_on(x=[(0.5, [1])]), "`x` must give batches of images, not"),
+    (lambda: evaluated_on(x=keras.utils.PyDataset), "`x` must be an object, not its"),
+    (lambda: krl.interop.foolbox_batch(0.5, 0), "`x` and `y` must be arrays"),
+    *(
+        (lambda config=config: evaluated(attacks={"a": Own(config)}), "`get_config` of")
+        for config in (None, [1], {"a": {1}}, {"a": object()})
+    ),
+    *(
+        (
+            lambda call=call: call(pooled_of_any(), SIZES),
+            "`x` must have images of one s",
+        )
+        for call in (
+            functools.partial(krl.diagnose, starts=2, steps=1),
+            functools.partial(krl.robustness_curve, examples=8, verbose=0),
+        )
+    ),
     (lambda: krl.networks.get("wrn-10-0"), "`width` must be"),
     (lambda: krl.networks.get("wrn-11-1"), "`depth` must be"),
     (lambda: krl.networks.plain(3), "`network` must be"),
@@ -1093,12 +1203,19 @@ OTHERS = [
     (lambda: evaluated(attacks={"pgd20": None}), "`attacks` must not call no attack"),
     (lambda: evaluated(attacks={"clean": krl.attacks.PGD()}), "must not call an att"),
     (lambda: krl.evaluate(dense_network(), X, np.full((12, 3), 1 / 3)), "`y` holds"),
-    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "a mask"),
+    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "no mask"),
     (lambda: krl.evaluate(dense_network(), (X, Y), Y), "takes no `y` beside it"),
     (lambda: krl.diagnose(dense_network(), Y, X), "`y` must hold.*Received shape"),
     (lambda: krl.diagnose(dense_network(), X, Y + 1), "labels from 0 to 2, for 3"),
     (lambda: results().to_json(attacks={}), "`extra` must not have entries"),
-    (lambda: krl.report(results(), "r.html", names=3), "`names` must have a name"),
+    *(
+        (
+            functools.partial(krl.report, results(), "r.html", names=names),
+            "`names` must",
+        )
+        for names in (3, {"a"}, {"a": 1}, [None], ["a", "b"], [" "])
+    ),
+    (lambda: krl.report(with_examples(4), "r.html"), "`runs` .* examples.npz of 4"),
     (lambda: krl.export(dense_network(), ".keras"), "`path` must have a name"),
     (lambda: krl.export(dense_network(), "a\0.keras"), "`path` must be a path"),
     (lambda: krl.data.load("digits", image_size=True), "`image_size`"),

@@ -60,6 +60,7 @@ class ActiveSetAttack(Attack):
                 few classes for the attack.
         """
         problem = self._problem(network, x, y, epsilon, seed)
+        arguments.warn_of_no_numbers(problem.logits)
         x_adv = problem.image.copy()
         left = classes(problem.logits) == problem.label
         for trial, target_class in enumerate(self._target_classes(problem.logits)):
@@ -97,7 +98,6 @@ class ActiveSetAttack(Attack):
         logits = in_batches(functions["logits"], self.batch_size, image)
         self.check_classes(logits.shape[1])
         arguments.check_logits(logits, len(image))
-        arguments.warn_of_no_numbers(logits)
         checks.labels(label, logits.shape[1])
         if checks.are_soft(label, logits.shape[1]):
             checks.refuse_soft_labels("`y` holds", "this attack is of one class.")

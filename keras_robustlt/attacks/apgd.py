@@ -54,6 +54,7 @@ class Climber(active_set.TargetedAttack):
         if watch is not None:
             checks.function("watch", watch, ("steps", "state"))
         problem = self._problem(network, x, y, epsilon, seed)
+        arguments.warn_of_no_numbers(problem.logits)
         target_class = self._target_classes(problem.logits)[0]
         return self._climb(
             problem, target_class, 0, start, until_fooled=False, watch=watch

@@ -148,7 +148,7 @@ def warn_of_no_numbers(logits):
             "`network` gives logits that are infinite or no numbers (NaN) for "
             f"{spoilt} of {len(logits)} images. What an attack makes of such images "
             "says nothing of robustness: they count as misclassified.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

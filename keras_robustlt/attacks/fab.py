@@ -82,6 +82,7 @@ class FAB(active_set.TargetedAttack):
             of `x`.
         """
         problem = self._problem(network, x, y, epsilon, seed)
+        arguments.warn_of_no_numbers(problem.logits)
         right = np.flatnonzero(active_set.classes(problem.logits) == problem.label)
         adversarial = problem.image.copy()
         distance = np.zeros(len(adversarial), "float32")

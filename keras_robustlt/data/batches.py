@@ -47,13 +47,6 @@ class Batches:
             integer_labels(self.first, np.asarray(self._labels), num_classes)
         while batches := list(itertools.islice(self._batches, per_chunk)):
             batches = [(x, integer_labels(x, y, num_classes)) for x, y in batches]
-            for x, _ in batches:
-                if x.shape[1:] != self.first.shape[1:]:
-                    raise ValueError(
-                        "`x` must have images of one size: evaluate those of each "
-                        "size by themselves. Received: batches of shapes "
-                        f"{self.first.shape} and {x.shape}"
-                    )
             self._largest = max(self._largest, *(len(y) for _, y in batches))
             yield Chunk(done, batches, self._largest)
             done += len(batches)
@@ -110,6 +103,7 @@ def as_batches(x, y=None, batch_size=250):
 
 def pair_of(x, y):
     refuse_whole("x", x)
+    checks.no_class("x", x)
     return x if y is None and isinstance(x, tuple) and len(x) == 2 else (x, y)
 
 
@@ -143,15 +137,16 @@ def _endless(data):
 
 def pairs_of(batches):
     """Batches as pairs of NumPy arrays of some images and as many labels."""
+    size = None
     for batch in batches:
         is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        if not is_pair or batch[1] is None:
+        if not is_pair or any(each is None or isinstance(each, dict) for each in batch):
             raise ValueError(
                 "`x` must give batches that are pairs (x, y) of images and labels. "
                 f"Received: {_described(batch)}"
             )
         images, labels = map(ops.convert_to_numpy, batch)
-        if not labels.ndim:
+        if not labels.ndim or not images.ndim:
             raise ValueError(
                 "`x` must give batches of images, not single ones: use its method "
                 f"`batch`. Received: an image of shape {images.shape} and its label"
@@ -161,8 +156,16 @@ def pairs_of(batches):
                 "`x` must give batches of as many images as labels. "
                 f"Received: {len(images)} images and {len(labels)} labels"
             )
-        if len(images):
-            yield images, labels
+        if not len(images):
+            continue
+        size = size or images.shape[1:]
+        if images.shape[1:] != size:
+            raise ValueError(
+                "`x` must have images of one size: evaluate those of each size by "
+                f"themselves. Received: images of the shapes {size} and "
+                f"{images.shape[1:]}"
+            )
+        yield images, labels
 
 
 def _described(batch):

@@ -70,6 +70,7 @@ def export(model, path, class_names=None, input="uint8"):
         )
     network = plain(network)
     checks.logits_not_probabilities(network)
+    checks.one_input_and_output(network)
     if not network.built or network.output_shape[-1] < 2:
         shape = network.output_shape if network.built else "not known yet"
         raise ValueError(
@@ -77,7 +78,6 @@ def export(model, path, class_names=None, input="uint8"):
             "the probability of a single one is 1 for every image. Received: "
             f"{network.name!r} with outputs of shape {shape}"
         )
-    checks.one_input_and_output(network)
     checks.takes_floats(network)
     check_output(network)
     class_names = of_classes(class_names, network.output_shape[-1])

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt.attacks import gradients
-from keras_robustlt.files import local_path, read_arrays, replacing
+from keras_robustlt.files import local_path, make_folder, read_arrays, replacing
 
 __all__ = ["Cache", "NoCache", "Outcome"]
 
@@ -95,6 +95,7 @@ class Cache:
         }
         self._differs = None
         if not self.path.exists():
+            self._check_can_be_written()
             self._arrays = {"what": np.array(json.dumps(what)), **now}
             return
         try:
@@ -118,6 +119,16 @@ class Cache:
         for name, tolerance in TOLERATED.items():
             if not _alike(now[name], self._arrays[name], tolerance):
                 self._differs = name
+
+    def _check_can_be_written(self):
+        """Raises before an attack runs for nothing, but makes no folder yet."""
+        try:
+            make_folder(next(each for each in self.path.parents if each.exists()))
+        except OSError as error:
+            raise ValueError(
+                "`cache` must be the path of a file that can be written. Received: "
+                f"cache={str(self.path)!r} ({error})"
+            ) from None
 
     def check_data(self, number, batches):
         """Raises if the chunk `number` is not the one that the outcomes are of."""

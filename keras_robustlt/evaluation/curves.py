@@ -232,7 +232,8 @@ class _Perturb:
                     self.attack, network, batch_size=self.batch_size
                 )
             budgets = np.full(len(x), epsilon, "float32")
-            start = self._compiled.start(x, budgets, seed)
+            # Of any size for what is drawn by NumPy, but not for backends.
+            start = self._compiled.start(x, budgets, checks.integer_seed(seed) % 2**31)
             return self._compiled(x, y.astype("int32"), start, budgets)
 
         return attacked if epsilon else None

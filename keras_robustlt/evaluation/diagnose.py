@@ -27,6 +27,7 @@ from keras_robustlt.evaluation.sanity_checks import (
     tiny_budget,
     too_many,
     vanishing_gradients,
+    without_class,
     zero_gradients,
 )
 
@@ -59,6 +60,7 @@ def diagnose(
     `starts + 4` runs of PGD and `queries` classifications of these images. What it
     looks for:
 
+    - `"not_a_number"`: logits are infinite or no numbers, which is not right.
     - `"tiny_budget"`: `epsilon` is next to nothing: below half a grey level of 8 bits,
       or below 0.05 in L2.
     - `"zero_gradients"`: the cross-entropy is flat at more than 1% of the images.
@@ -80,8 +82,8 @@ def diagnose(
     - `"batch_normalization"`: with the statistics of the batch more than 10% of the
       images are classified right that are not with those of training.
 
-    All but `"tiny_budget"` and `"large_epsilon"`, which are exact, allow for chance,
-    with a significance of 1%.
+    All but `"not_a_number"`, `"tiny_budget"` and `"large_epsilon"`, which are exact,
+    allow for chance, with a significance of 1%.
 
     Args:
         model: See `evaluate`.
@@ -124,7 +126,8 @@ def diagnose(
     pgd = PGD(epsilon, steps, max(1 / 8, 2 / steps) * epsilon, norm)
     if pgd.epsilon == 0:
         raise ValueError("`epsilon` must be more than 0. Received: epsilon=0")
-    if checks.positive_integer("starts", starts) < 2:
+    starts = checks.positive_integer("starts", starts)
+    if starts < 2:
         raise ValueError(f"`starts` must be at least 2. Received: starts={starts}")
     subject = Subject(model, x, y, pgd, examples, batch_size, seed)
     images, labels, clean = subject.images, subject.labels, subject.clean
@@ -135,7 +138,8 @@ def diagnose(
         "steps": pgd.steps,
         "clean": float(clean.mean()),
     }
-    found = [tiny_budget({f"pgd{steps}": pgd})]
+    found = [without_class({"clean": subject.predicted})]
+    found.append(tiny_budget({f"pgd{steps}": pgd}))
 
     zero, saturated = vanishing_gradients(
         subject.network, images[:PROBED], labels[:PROBED]
@@ -264,7 +268,8 @@ class Subject:
         variables = active_set.variables_of(self.network)
         self._attack = backend.compiled(self._one_run, variables)
         self.logits = self._logits_of(self.images)
-        self.clean = self.logits.argmax(axis=1) == self.labels
+        self.predicted = active_set.classes(self.logits)
+        self.clean = self.predicted == self.labels
 
     def attacked(self, epsilon=None, scale=1.0, start=0):
         """Which images PGD leaves right; it multiplies the logits by `scale`."""
@@ -302,7 +307,10 @@ class Subject:
 
     def usual_scale(self):
         """The factor that makes the lead of the first logit over the second one 1."""
-        second, first = np.sort(self.logits, axis=1)[:, -2:].T
+        known = self.logits[self.predicted != active_set.NO_CLASS]
+        if not len(known):
+            return 1.0
+        second, first = np.sort(known, axis=1)[:, -2:].T
         return 1 / max(float(np.median(first - second)), 1e-12)
 
     def _one_run(self, images, labels, start, epsilon, scale):
@@ -312,7 +320,7 @@ class Subject:
         return self.pgd.perturb(self.network, images, labels, start, epsilon, loss=loss)
 
     def _right(self, images):
-        return self._logits_of(images).argmax(axis=1) == self.labels
+        return active_set.classes(self._logits_of(images)) == self.labels
 
     def _logits_of(self, images):
         return active_set.in_batches(self._logits, self.batch_size, images)

@@ -105,7 +105,7 @@ def evaluate(
     >>> results["union"]["all"]
     >>> results.to_json("results.json")
     """
-    said = inputs.budget_of(model, epsilon, otherwise=None)
+    is_said = inputs.budget_of(model, epsilon, otherwise=None) is not None
     epsilon = checks.in_range("epsilon", inputs.budget_of(model, epsilon), 0, np.inf)
     class_counts, tail_fraction = inputs.tail_of(model, class_counts, tail_fraction)
     batch_size = checks.positive_integer("batch_size", batch_size)
@@ -159,6 +159,7 @@ def evaluate(
         "versions": versions(),
     }
     if diagnose:
+        said = epsilon if is_said else None
         settings["findings"] = sanity_checks.examine(
             network, attacks, outcomes, labels, sample, said, norm
         )

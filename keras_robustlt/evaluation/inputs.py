@@ -36,6 +36,8 @@ def network_of(model):
             f"model={model!r}"
         )
     if isinstance(model, keras.Layer):
+        if len(getattr(model, "inputs", None) or ()) > 1:
+            checks.one_input_and_output(model)  # one in a dictionary may be
         checks.network(model)
         return model
     if not callable(model) or isinstance(model, type):
@@ -43,7 +45,7 @@ def network_of(model):
             "`model` must be a RobustLTModel, a Keras model that gives logits, or a "
             f"function of a batch of images that does. Received: model={model!r}"
         )
-    return FunctionLayer(model)
+    return FunctionLayer(checks.function("model", model, ("x",)))
 
 
 def budget_of(model, epsilon=None, otherwise=EPSILON):

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from keras_robustlt.class_names import display_width, ljust, rjust, wrapped
-from keras_robustlt.data.arguments import is_number
+from keras_robustlt.data.arguments import is_number, is_whole
 from keras_robustlt.files import local_path, replacing, write_atomically
 
 __all__ = ["AdversarialExamples", "EvaluationResults", "RobustnessCurve"]
@@ -33,8 +33,12 @@ class EvaluationResults(dict):
         accuracies: Dictionary, as above.
         settings: Dictionary: what the numbers were measured with.
 
+    Raises:
+        ValueError: If what is there of what `evaluate` gives is of another kind, or
+            not for each of the classes.
+
     Attributes:
-        settings: As given.
+        settings: As given, with lists for arrays, and with `"class_names"`.
         robust: Dictionary from the attack's name to a boolean array of shape
             `(examples,)`: which images are robust, in the order of the data. `None`
             unless `evaluate` was asked for them by `per_example=True`.
@@ -58,12 +62,14 @@ class EvaluationResults(dict):
         for attack, entry in accuracies.items():
             _check_entry(attack, entry)
         super().__init__(accuracies)
-        if "class_names" not in settings:
-            counts = [len(entry["per_class"]) for entry in accuracies.values()]
-            names = [str(index) for index in range(max(counts, default=0))]
-            settings = {**settings, "class_names": names}
-        names = settings["class_names"]
+        settings = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in settings.items()
+        }
         sizes = {len(entry["per_class"]) for entry in accuracies.values()}
+        if "class_names" not in settings:
+            settings["class_names"] = [*map(str, range(max(sizes, default=0)))]
+        names = settings["class_names"]
         is_list = isinstance(names, (list, tuple)) and sizes <= {len(names)}
         if not is_list or not all(isinstance(name, str) for name in names):
             raise ValueError(
@@ -71,6 +77,9 @@ class EvaluationResults(dict):
                 f"the {', '.join(map(str, sorted(sizes)))} classes of `accuracies`. "
                 f"Received: {names!r}"
             )
+        _check_values("settings", settings, len(names))
+        for attack, entry in accuracies.items():
+            _check_values(f"accuracies[{attack!r}]", entry, len(names))
         self.settings = settings
         self.robust = None
         self.labels = None
@@ -106,7 +115,7 @@ class EvaluationResults(dict):
         content = {"attacks": dict(self), "settings": self.settings, **extra}
         if self.curve is not None:
             content["curve"] = self.curve
-        text = json.dumps(content, indent=2, default=_in_json)
+        text = json.dumps(content, indent=2, default=in_json)
         text = INNERMOST_LIST.sub(_on_one_line, text) + "\n"
         if path is not None:
             write_atomically(path, text.encode())
@@ -207,9 +216,8 @@ class EvaluationResults(dict):
             results = cls(content["attacks"], content["settings"])
             if content.get("curve") is not None:
                 results.curve = RobustnessCurve(**content["curve"])
-            _check(results)
             return results
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "`path` must be a file that `EvaluationResults.to_json` wrote, whole. "
                 f"Received: path={str(path)!r} ({type(error).__name__}: {error})"
@@ -268,8 +276,8 @@ class RobustnessCurve(dict):
         **values: These. `"examples"` and `"attack"` may be missing.
 
     Raises:
-        ValueError: If others are missing, or there is not an accuracy in `[0, 1]` for
-            each budget.
+        ValueError: If others are missing, there is not an accuracy in `[0, 1]` for
+            each budget, or `"examples"` or `"attack"` is none.
 
     Example:
 
@@ -308,6 +316,17 @@ class RobustnessCurve(dict):
                     f"{len(budgets)} `epsilons`: a number in [0, 1], or None. "
                     f"Received: {name}={group!r}"
                 )
+        if not is_whole(values.get("examples", 1)):
+            raise ValueError(
+                "`examples` must be a whole number of at least 1. Received: "
+                f"examples={values['examples']!r}"
+            )
+        attack = values.get("attack", {"class": ""})
+        if not isinstance(attack, dict) or not isinstance(attack.get("class"), str):
+            raise ValueError(
+                "`attack` must be a dictionary of the attack's settings, with the name "
+                f"of its 'class'. Received: attack={attack!r}"
+            )
         super().__init__(values)
 
     def expected_robustness(self, epsilon=None):
@@ -510,60 +529,103 @@ def _all_numbers(values, most=1.0):
     return all(is_number(value, 0, most) for value in values)
 
 
-def _check_entry(attack, entry):
-    """Raises a ValueError if an entry of results has no accuracies."""
-    if not isinstance(entry, dict) or not {*SUMMARY, "per_class"} <= entry.keys():
-        raise ValueError(
-            f"`accuracies[{attack!r}]` must be a dictionary with "
-            f"{', '.join(map(repr, SUMMARY))} and 'per_class'. Received: {entry!r:.200}"
-        )
-    for key in (*SUMMARY, "per_class"):
-        found = entry[key] if key == "per_class" else [entry[key]]
-        known = [value for value in found if value is not None]
-        if not _all_numbers(known):
+def _is_list(values, fits, size=None):
+    """Whether `values` are a list, of `size` entries if that is known, that all fit."""
+    is_array = isinstance(values, np.ndarray) and values.ndim
+    if not is_array and not isinstance(values, (list, tuple)):
+        return False
+    return size in (None, len(values)) and all(map(fits, values))
+
+
+def _is_accuracy(value):
+    return value is None or is_number(value, 0, 1)
+
+
+def _is_amount(value):
+    return is_number(value, 0)
+
+
+def _is_finding(value):
+    return isinstance(value, dict) and isinstance(value.get("message"), str)
+
+
+def _of_classes(values, size):
+    return values is None or _is_list(values, _is_amount, size)
+
+
+def _are_classes(values, size):
+    return values is None or _is_list(values, lambda i: is_whole(i, 0) and i < size)
+
+
+def _is_matrix(rows, size):
+    return _is_list(rows, lambda row: _is_list(row, _is_amount, size), size)
+
+
+def _are_stages(stages, size):
+    if not isinstance(stages, dict):
+        return False
+    for name, entry in stages.items():
+        _check_entry(name, entry)
+        _check_values(f"stages[{name!r}]", entry, size)
+    return True
+
+
+# What is read of entries and settings, if it is there: whether a value is what it may
+# be with so many classes, and that in words.
+KINDS = {
+    "attack": (lambda value, _: isinstance(value, (dict, type(None))), "a dictionary"),
+    "class_counts": (_of_classes, "a list with a number for each of the {} classes"),
+    "confusion": (_is_matrix, "a list with a number for each two of the {} classes"),
+    "epsilon": (lambda value, _: _is_amount(value), "a number of at least 0"),
+    "examples": (lambda value, _: is_whole(value, 0), "a whole number"),
+    "examples_per_class": (
+        _of_classes,
+        "a list with a number for each of the {} classes",
+    ),
+    "findings": (
+        lambda value, _: value is None or _is_list(value, _is_finding),
+        "a list of dictionaries with a 'message'",
+    ),
+    "per_class": (
+        lambda value, size: len(value) == size,
+        "a list with an accuracy for each of the {} classes",
+    ),
+    "stages": (_are_stages, "a dictionary of entries"),
+    "tail_classes": (_are_classes, "a list of some of the {} classes"),
+    "versions": (lambda value, _: isinstance(value, dict), "a dictionary"),
+}
+
+
+def _check_values(where, values, size):
+    """Raises a ValueError if what is read of an entry or of settings is none of it."""
+    for key, (fits, expected) in KINDS.items():
+        if key in values and not fits(values[key], size):
             raise ValueError(
-                f"`accuracies[{attack!r}][{key!r}]` must be in [0, 1], or None where "
-                f"there is no accuracy. Received: {entry[key]!r}"
+                f"`{where}[{key!r}]` must be {expected.format(size)}. "
+                f"Received: {values[key]!r:.200}"
             )
 
 
-def _check(results):
-    """Raises an error if results lack what all results have."""
-    settings = results.settings
-    names = settings["class_names"]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("class_names are no strings")
-    if not isinstance(settings["epsilon"], (int, float)):
-        raise ValueError("epsilon is no number")
-    for key in ("class_counts", "examples_per_class"):
-        values = settings.get(key)
-        if values is None:
-            continue
-        if not _all_numbers(values, most=np.inf) or len(values) != len(names):
-            raise ValueError(f"{key} are not a number for each of the classes")
-    tail = settings.get("tail_classes") or []
-    if not all(index in range(len(names)) for index in tail):
-        raise ValueError("tail_classes are no classes")
-    if not isinstance(settings.get("examples", 0), int):
-        raise ValueError("examples are no number")
-    for finding in settings.get("findings") or ():
-        if not isinstance(finding["message"], str):
-            raise ValueError("a finding has no message")
-    for name, entry in results.items():
-        if not isinstance(entry.get("attack") or {}, dict):
-            raise ValueError(f"attack of {name} is no dictionary")
-        if len(entry["per_class"]) != len(names):
-            raise ValueError(f"{name} is of another number of classes")
-        shape = np.shape(entry.get("confusion", np.zeros((len(names),) * 2)))
-        if shape != (len(names), len(names)):
-            raise ValueError(f"confusion of {name} has another shape")
-    curve = results.curve
-    if curve is not None:
-        if not isinstance(curve["examples"], int) or "class" not in curve["attack"]:
-            raise ValueError("the curve does not say of what it is")
+def _check_entry(attack, entry):
+    """Raises a ValueError if an entry of results has no name or no accuracies."""
+    named = isinstance(attack, str) and isinstance(entry, dict)
+    if not named or not {*SUMMARY, "per_class"} <= entry.keys():
+        raise ValueError(
+            f"`accuracies[{attack!r}]` must be a dictionary with "
+            f"{', '.join(map(repr, SUMMARY))} and 'per_class', by the name of an "
+            f"attack, a string. Received: {entry!r:.200}"
+        )
+    for key in (*SUMMARY, "per_class"):
+        found = entry[key] if key == "per_class" else [entry[key]]
+        if not _is_list(found, _is_accuracy):
+            raise ValueError(
+                f"`accuracies[{attack!r}][{key!r}]` must be in [0, 1], or None where "
+                f"there is no accuracy{', for each class' * (key == 'per_class')}. "
+                f"Received: {entry[key]!r}"
+            )
 
 
-def _in_json(value):
+def in_json(value):
     """A number or an array of NumPy as JSON can hold it."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()

@@ -8,7 +8,9 @@ none.
 """
 
 import functools
+import json
 import time
+import warnings
 
 import numpy as np
 from keras import ops
@@ -21,6 +23,7 @@ from keras_robustlt.attacks.arguments import check_stays_within
 from keras_robustlt.attacks.base import is_called_as, outside
 from keras_robustlt.configurable import is_of_this_package
 from keras_robustlt.evaluation.cache import Outcome
+from keras_robustlt.evaluation.results import in_json
 
 __all__ = ["UNION", "attacks_of", "runners", "settings_of"]
 
@@ -124,7 +127,16 @@ def settings_of(attack):
     name = type(attack).__name__
     if name == "function":
         name = attack.__name__
-    return {"class": name, **{key: _in_short(value) for key, value in config.items()}}
+    try:
+        config = {key: _in_short(value) for key, value in config.items()}
+        json.dumps(config, default=in_json)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"`get_config` of {name}, an attack, must return a dictionary of what JSON "
+            "can hold: numbers, strings, lists, dictionaries. Received: "
+            f"{config!r:.200}"
+        ) from None
+    return {"class": name, **config}
 
 
 def _in_short(value):
@@ -191,7 +203,11 @@ def _clean(predict, chunk, tell):
 
 def _whole(network, predict, name, attack, seed, chunk, tell):
     # Copies: what an attack does to its arguments is not done to the data.
-    found = attack(network, chunk.images.copy(), chunk.labels.copy(), seed=seed)
+    images, labels = chunk.images.copy(), chunk.labels.copy()
+    with warnings.catch_warnings():
+        # A finding says it.
+        warnings.filterwarnings("ignore", "`network` gives logits that are infinite")
+        found = attack(network, images, labels, seed=seed)
     found = _images_of(name, attack, found, chunk.images)
     predicted = predict(found, chunk.batch_size)
     if isinstance(attack, known_attacks.Attack) and is_of_this_package(type(attack)):

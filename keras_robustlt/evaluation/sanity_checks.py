@@ -137,7 +137,8 @@ def examine(network, attacks, outcomes, labels, sample, budget=None, norm="linf"
             ensemble.append(run)
             runs.append(run)
     n = len(sample.index)
-    found = [_without_class(outcomes), _beyond_budget(attacks, outcomes, budget)]
+    predicted = {name: outcome.predicted[-1] for name, outcome in outcomes.items()}
+    found = [without_class(predicted), _beyond_budget(attacks, outcomes, budget)]
     found.append(_without_budget(attacks))
     found.append(tiny_budget(attacks))
     found.append(_short_of_budget(attacks, budget, norm))
@@ -365,7 +366,7 @@ def after_probe(network, attack, epsilon, images, labels):
     )
     found = probe(network, images, labels, seed=0)
     logits = ops.convert_to_numpy(active_set.compiled_logits(network)(found))
-    return logits.argmax(axis=1) == labels
+    return active_set.classes(logits) == labels
 
 
 def stronger_probe(names, still_right, share):
@@ -523,15 +524,14 @@ def random_network(network, images):
     }
 
 
-def _without_class(outcomes):
-    """Some logits are no numbers."""
+def without_class(predicted):
+    """Some logits are no numbers; `predicted` has the classes after each attack."""
     counts = {
-        name: int((outcome.predicted[-1] == NO_CLASS).sum())
-        for name, outcome in outcomes.items()
+        name: int((classes == NO_CLASS).sum()) for name, classes in predicted.items()
     }
     if not any(counts.values()):
         return None
-    examples = outcomes[next(iter(outcomes))].predicted.shape[1]
+    examples = len(next(iter(predicted.values())))
     listed = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
     return {
         "check": "not_a_number",
@@ -696,7 +696,7 @@ def _statistics(network, sample):
 def right_in_mode(network, images, labels, training):
     """Which images are right with the statistics of the batch, or of training."""
     logits = backend.frozen(network)(ops.convert_to_tensor(images), training=training)
-    return ops.convert_to_numpy(logits).argmax(axis=1) == labels
+    return active_set.classes(ops.convert_to_numpy(logits)) == labels
 
 
 def statistics_that_do_not_fit(clean, in_training):

@@ -69,6 +69,7 @@ class CosineClassifier(keras.layers.Layer):
             )
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(axes={-1: input_shape[-1]})
         self._kernel = self.add_weight(
             shape=(input_shape[-1], self.units),
             # Uniform in +-1/sqrt(channels).

@@ -85,8 +85,9 @@ def builder(name):
     small_resnet = re.fullmatch(r"small_resnet-(\d+)", str(name))
     if small_resnet:
         width = checks.positive_integer("width", int(small_resnet[1]))
-        return functools.partial(SmallResNet, widths=(width, 2 * width, 4 * width))
-    if name not in _BY_NAME:
+        widths = (width, 2 * width, 4 * width)
+        return lambda **kwargs: SmallResNet(widths=widths, **kwargs)
+    if not isinstance(name, str) or name not in _BY_NAME:
         choices = ", ".join(["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME])
         raise ValueError(
             f"`name` must be one of {choices} (such as wrn-28-10). "

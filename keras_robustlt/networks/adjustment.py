@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_robustlt import checks
 from keras_robustlt.attacks.arguments import check_output
+from keras_robustlt.networks.conversion import copied
 
 __all__ = ["logit_adjusted", "tau_normalized"]
 
@@ -32,7 +33,8 @@ def logit_adjusted(network, class_counts, tau=1.0):
 
     Raises:
         ValueError: If `network` is neither functional nor sequential, gives
-            probabilities, or is of another number of classes.
+            probabilities, is of another number of classes, or has several outputs or a
+            layer that cannot be copied.
 
     Example:
 
@@ -83,7 +85,8 @@ def tau_normalized(network, tau=1.0):
 
     Raises:
         ValueError: If `network` is neither functional nor sequential, gives
-            probabilities, or ends in another layer.
+            probabilities, ends in another layer or one that is quantized, or has
+            several outputs or a layer that cannot be copied.
 
     Example:
 
@@ -105,9 +108,17 @@ def tau_normalized(network, tau=1.0):
             "cosine classifiers have class vectors of one length already. Received: "
             f"layer {last.name} of type {type(last).__name__}"
         )
-    kernel = keras.ops.convert_to_numpy(last.kernel).astype("float32")
+    variable = last.kernel
+    if not isinstance(variable, keras.Variable) or "float" not in variable.dtype:
+        raise ValueError(
+            "`network` must have a last layer whose weights are one matrix of floats: "
+            "normalize it before `quantize` and `enable_lora`. Received: layer "
+            f"{last.name} of the policy {last.dtype_policy.name}, with "
+            f"{len(last.weights)} weights"
+        )
+    kernel = keras.ops.convert_to_numpy(variable).astype("float32")
     lengths = np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
-    last.kernel.assign(kernel / lengths**tau)
+    variable.assign(kernel / lengths**tau)
     if last.use_bias:
         last.bias.assign(np.zeros(kernel.shape[1], "float32"))
     return copy
@@ -134,8 +145,13 @@ def _copy(network):
             "`network` must be a functional or (built) sequential keras.Model. "
             f"Received: network of type {type(network).__name__}"
         )
+    if len(network.outputs) > 1:
+        raise ValueError(
+            "`network` must give one tensor of logits. Received: "
+            f"output_shape={network.output_shape}"
+        )
     checks.logits_not_probabilities(network)
-    copy = keras.models.clone_model(network)
+    copy = keras.models.clone_model(network, clone_function=copied)
     copy.set_weights(network.get_weights())
     check_output(keras.Model(copy.inputs, copy.outputs[0]))  # which may have a name
     return copy

@@ -7,6 +7,7 @@ family in its own way; here that scaling becomes the first layers of the classif
 
 import importlib
 import numbers
+import os
 import pathlib
 import re
 import warnings
@@ -137,6 +138,11 @@ def from_backbone(
         checks.one_of("preprocessing", preprocessing, tuple(PREPROCESSING))
     if input_shape is not None:
         parts.check_arguments(classes, input_shape, head)
+    if not isinstance(weights, (str, os.PathLike, type(None))):
+        raise ValueError(
+            "`weights` must be 'imagenet', None or the path of a file. Received: "
+            f"weights={weights!r:.200}"
+        )
     checks.classifier_alone("backbone", backbone)
     if isinstance(backbone, keras.Model):
         if weights not in ("imagenet", None):

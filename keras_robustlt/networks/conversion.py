@@ -124,12 +124,17 @@ def _stock_layer(layer):
             f"{own[0].name} of type {type(own[0]).__name__}{where}. Save the network "
             f"as it is, and import {_PACKAGE}.layers before loading it."
         )
+    return copied(layer)
+
+
+def copied(layer):
+    """A layer of the same configuration, with weights of its own."""
     try:
-        return layer_class.from_config(layer.get_config())
+        return type(layer).from_config(layer.get_config())
     except Exception as error:  # whatever a layer of somebody else raises
         raise ValueError(
             f"`network` has a layer that cannot be copied: {layer.name} of type "
-            f"{layer_class.__name__}. Give it a `get_config` with which `from_config` "
+            f"{type(layer).__name__}. Give it a `get_config` with which `from_config` "
             f"makes the same layer. The copy failed with {type(error).__name__}: "
             f"{error}"
         ) from error

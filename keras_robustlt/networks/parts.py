@@ -143,7 +143,13 @@ def classifier(features, classes, head):
         head = CosineClassifier(classes, name="logits")
     elif head == "cosplus":
         head = CosPlusClassifier(classes, name="logits")
-    logits = head(features)
+    try:
+        logits = head(features)
+    except Exception as error:  # whatever a layer of somebody else raises
+        raise ValueError(
+            "`head` must take features of the shape "
+            f"{features.shape}. Received: layer {head.name!r} ({error})"
+        ) from error
     if logits.shape != (None, classes) or logits.dtype != "float32":
         raise ValueError(
             "`head` must map the features to one float32 logit a class, of shape "

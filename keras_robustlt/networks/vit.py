@@ -102,7 +102,7 @@ def ViT(
         epsilon=1e-6, dtype="float32", name="features"
     )(x)
     if head == "linear":
-        head = _dense(classes, dtype="float32", name="logits")
+        head = _dense(int(classes), dtype="float32", name="logits")
     return keras.Model(inputs, parts.classifier(features, classes, head), name=name)
 
 

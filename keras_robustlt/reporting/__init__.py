@@ -92,16 +92,16 @@ def _check_apart(sources):
 def _name(runs, names):
     """Gives each run another name."""
     if names is not None:
-        is_many = hasattr(names, "__iter__") and not isinstance(names, str)
-        names = list(names) if is_many else names
-        blank = is_many and not all(str(name).strip() for name in names)
-        if not is_many or len(names) != len(runs) or blank:
+        fits = isinstance(names, (list, tuple)) and len(names) == len(runs)
+        if not fits or not all(
+            isinstance(name, str) and name.strip() for name in names
+        ):
             raise ValueError(
-                f"`names` must have a name for each of the {len(runs)} runs. "
-                f"Received: names={names!r}"
+                "`names` must have a name for each of the "
+                f"{len(runs)} runs, a list of strings. Received: names={names!r}"
             )
         for run, name in zip(runs, names, strict=True):
-            run.name = str(name)
+            run.name = name
     seen = set()
     for run in runs:
         name, number = run.name, 2

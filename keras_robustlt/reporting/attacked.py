@@ -29,21 +29,28 @@ def budget_curve(runs):
         f"{line.name}: from {line.y[0]:.1f}% to {line.y[-1]:.1f}% at {line.x[-1]:.3g}."
         for line in lines
     )
-    budget = 255 * runs[0].results.settings["epsilon"]
+    budget = runs[0].results.settings.get("epsilon")
     chart = line_chart(
         lines,
         "epsilon × 255",
         "accuracy in %",
         description,
         y_range=(0, 100),
-        marks=[(budget, "evaluated")],
+        marks=[] if budget is None else [(255 * budget, "evaluated")],
     )
-    curve = runs[0].curve
-    text = (
-        f"{curve['attack']['class']}, {curve['attack'].get('steps', 1)} steps, each "
-        f"budget on its own, {curve['examples']:,} test images (standard error near "
-        f"50%: ±{50 / np.sqrt(curve['examples']):.1f}). An attack that does its work "
-        "brings accuracy to zero as the budget grows."
+    curve, text = runs[0].curve, "Each budget on its own"
+    if "attack" in curve:
+        attack = curve["attack"]
+        text = (
+            f"{attack['class']}, {attack.get('steps', 1)} steps, each budget on its own"
+        )
+    if "examples" in curve:
+        text += (
+            f", {curve['examples']:,} test images (standard error near 50%: "
+            f"±{50 / np.sqrt(curve['examples']):.1f})"
+        )
+    text += (
+        ". An attack that does its work brings accuracy to zero as the budget grows."
     )
     return [
         element("p", text, class_="note"),

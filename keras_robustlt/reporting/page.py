@@ -181,9 +181,9 @@ def facts(runs):
         if "examples" in evaluated.settings:
             found.append(f"{evaluated.settings['examples']:,} test images")
         if any(entry.get("attack") for entry in evaluated.values()):
-            budgets = [
-                each.results.settings["epsilon"] for each in runs if each.results
-            ]
+            known = [each.results.settings for each in runs if each.results]
+            budgets = [each["epsilon"] for each in known if "epsilon" in each]
             shown = [f"{255 * budget:.3g}/255" for budget in dict.fromkeys(budgets)]
-            found.append(f"epsilon {', '.join(shown)}")
+            if shown:
+                found.append(f"epsilon {', '.join(shown)}")
     return found

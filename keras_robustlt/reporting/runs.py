@@ -134,7 +134,9 @@ def what_differs(runs):
 def load(source, index):
     """The `Run` of an argument of `report`."""
     if isinstance(source, EvaluationResults):
-        return Run(f"run {index + 1}", source, examples=source.examples, index=index)
+        run = Run(f"run {index + 1}", source, examples=source.examples, index=index)
+        _check_classes(f"EvaluationResults of {run.name}", run)
+        return run
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
             "`runs` must be directories of runs, results.json files or "
