@@ -432,7 +432,7 @@ def test_logits_that_are_no_numbers_are_no_robustness(value):
     after = ", ".join(rf"{name} \(1\)" for name in attacks)
     with pytest.warns(krl.RobustnessWarning, match=f"after {after}") as warned:
         results = evaluate(model=network, attacks=attacks, per_example=True)
-    assert len(warned) == 1
+    assert not any(each.category is UserWarning for each in warned)
     for name in attacks:
         assert not results.robust[name][0]
     assert np.sum(results["clean"]["confusion"]) == 6

@@ -134,7 +134,8 @@ def check_logits(logits, count):
             "`network` must give logits of shape (batch, num_classes), of each image "
             f"its own. Received: outputs of shape {logits.shape} for {count} images"
         )
-    sums = logits.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # of infinite logits
+        sums = logits.sum(axis=1)
     are_probabilities = np.all(logits >= 0) and np.allclose(sums, 1, atol=1e-4)
     if len(logits) > 1 and are_probabilities:
         checks.refuse_probabilities("its output")

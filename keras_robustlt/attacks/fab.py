@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robustlt import backend, checks
-from keras_robustlt.attacks import active_set, gradients, norms
+from keras_robustlt.attacks import active_set, arguments, gradients, norms
 
 __all__ = ["FAB"]
 
