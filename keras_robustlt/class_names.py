@@ -1,12 +1,11 @@
 """Names of classes, of any script, as pictures, pages and tables show them."""
 
 import collections
+import numbers
 import textwrap
 import unicodedata
 
 import numpy as np
-
-from keras_robustlt.data.arguments import is_number
 
 __all__ = [
     "are_numbers",
@@ -44,7 +43,8 @@ def check(value):
 
 def check_one(name):
     """Raises if `name` is neither text nor the number of a class."""
-    if not isinstance(name, (str, bytes)) and not is_number(name):
+    is_number = isinstance(name, numbers.Real) and not isinstance(name, bool)
+    if not isinstance(name, (str, bytes)) and not (is_number and name == name):
         raise ValueError(
             "`class_names` must be strings, or numbers of classes. Received: "
             f"{name!r:.200} among them"
