@@ -864,7 +864,7 @@ def test_files_of_before_can_be_read(tmp_path):
     assert [row["accuracy"] for row in results.to_rows()] == [0.5] * 6
 
 
-@pytest.mark.parametrize("content", ["", '{"attacks": {}}', "[1]"])
+@pytest.mark.parametrize("content", ["", '{"attacks": {}}', "[1]", 10**5 * "["])
 def test_not_results(content, tmp_path):
     path = tmp_path / "other.json"
     path.write_text(content)

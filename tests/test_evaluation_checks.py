@@ -82,10 +82,8 @@ def very_sure(network):
 
 
 def overflowing(network):
-    """No number for some images."""
-    return lambda x: (
-        network(x) / ops.cast(ops.mean(x, (1, 2, 3))[:, None] < 0.3, "float32")
-    )
+    """No number for any image."""
+    return lambda x: float("nan") * network(x)
 
 
 def rounding(network):

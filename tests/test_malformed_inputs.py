@@ -7,6 +7,7 @@ error of another kind, or one that does not say which argument it is about).
 """
 
 import dataclasses
+import decimal
 import functools
 import itertools
 
@@ -1524,3 +1525,11 @@ def test_validation_that_never_comes():
     given = {"validation_data": (X, Y), "validation_freq": 2, "verbose": 0}
     with pytest.warns(UserWarning, match=r"Nothing is validated in 1 epoch\(s\)"):
         tiny_model(beta=0).fit(X, Y, **given)
+
+
+def test_numbers_of_other_types_are_taken_for_what_they_are():
+    evaluated(attacks=["pgd1"], epsilon=decimal.Decimal("0.1"))
+    diagnosed(starts=2.0, steps=1, queries=0)
+    krl.adversarial_examples(dense_network(), X, Y, "pgd1", seed=10**30)
+    network = krl.networks.ViT(np.int64(3), (8, 8, 3), width=3, depth=1)
+    assert network.output_shape == (None, 3)

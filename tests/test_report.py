@@ -618,6 +618,19 @@ def test_curve_compiles_once_and_takes_a_part(linear):
     assert part["examples"] == 6
 
 
+def test_what_results_need_not_say(tmp_path):
+    entry = {"all": 0.5, "tail": None, "balanced": 0.5, "worst": 0.0}
+    entry |= {"per_class": [1.0, 0.0], "attack": {"class": "PGD"}}
+    found = krl.EvaluationResults({"pgd": entry}, {"class_counts": np.array([8, 4])})
+    groups = dict.fromkeys(("all", "balanced", "worst"), [0.9, 0.5])
+    found.curve = krl.RobustnessCurve(epsilons=[0.0, 0.1], tail=None, **groups)
+    found.to_json(tmp_path / "results.json")
+    again = krl.EvaluationResults.from_json(tmp_path / "results.json")
+    assert (again, again.curve) == (found, found.curve)
+    krl.report(again, tmp_path / "report.html")
+    assert "Each budget on its own." in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_expected_robustness_is_the_area_under_the_curve(tmp_path):
     found = results(("cat", "dog", "emu"))
     found.curve = krl.RobustnessCurve(

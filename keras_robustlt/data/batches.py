@@ -137,7 +137,7 @@ def _endless(data):
 
 def pairs_of(batches):
     """Batches as pairs of NumPy arrays of some images and as many labels."""
-    size = None
+    first = None
     for batch in batches:
         is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         if not is_pair or any(each is None or isinstance(each, dict) for each in batch):
@@ -158,12 +158,11 @@ def pairs_of(batches):
             )
         if not len(images):
             continue
-        size = size or images.shape[1:]
-        if images.shape[1:] != size:
+        first = first or images.shape
+        if images.shape[1:] != first[1:]:
             raise ValueError(
                 "`x` must have images of one size: evaluate those of each size by "
-                f"themselves. Received: images of the shapes {size} and "
-                f"{images.shape[1:]}"
+                f"themselves. Received: batches of shapes {first} and {images.shape}"
             )
         yield images, labels
 

@@ -77,9 +77,9 @@ class EvaluationResults(dict):
                 f"the {', '.join(map(str, sorted(sizes)))} classes of `accuracies`. "
                 f"Received: {names!r}"
             )
-        _check_values("settings", settings, len(names))
+        _check_values("settings", settings, OF_SETTINGS, len(names))
         for attack, entry in accuracies.items():
-            _check_values(f"accuracies[{attack!r}]", entry, len(names))
+            _check_values(f"accuracies[{attack!r}]", entry, OF_ENTRIES, len(names))
         self.settings = settings
         self.robust = None
         self.labels = None
@@ -566,39 +566,39 @@ def _are_stages(stages, size):
         return False
     for name, entry in stages.items():
         _check_entry(name, entry)
-        _check_values(f"stages[{name!r}]", entry, size)
+        _check_values(f"stages[{name!r}]", entry, OF_ENTRIES, size)
     return True
 
 
-# What is read of entries and settings, if it is there: whether a value is what it may
+# What is read of settings and entries, if it is there: whether a value is what it may
 # be with so many classes, and that in words.
-KINDS = {
-    "attack": (lambda value, _: isinstance(value, (dict, type(None))), "a dictionary"),
-    "class_counts": (_of_classes, "a list with a number for each of the {} classes"),
-    "confusion": (_is_matrix, "a list with a number for each two of the {} classes"),
+OF_CLASSES = (_of_classes, "a list with a number for each of the {} classes")
+OF_SETTINGS = {
+    "class_counts": OF_CLASSES,
     "epsilon": (lambda value, _: _is_amount(value), "a number of at least 0"),
     "examples": (lambda value, _: is_whole(value, 0), "a whole number"),
-    "examples_per_class": (
-        _of_classes,
-        "a list with a number for each of the {} classes",
-    ),
+    "examples_per_class": OF_CLASSES,
     "findings": (
         lambda value, _: value is None or _is_list(value, _is_finding),
         "a list of dictionaries with a 'message'",
     ),
+    "tail_classes": (_are_classes, "a list of some of the {} classes"),
+    "versions": (lambda value, _: isinstance(value, dict), "a dictionary"),
+}
+OF_ENTRIES = {
+    "attack": (lambda value, _: isinstance(value, (dict, type(None))), "a dictionary"),
+    "confusion": (_is_matrix, "a list with a number for each two of the {} classes"),
     "per_class": (
         lambda value, size: len(value) == size,
         "a list with an accuracy for each of the {} classes",
     ),
     "stages": (_are_stages, "a dictionary of entries"),
-    "tail_classes": (_are_classes, "a list of some of the {} classes"),
-    "versions": (lambda value, _: isinstance(value, dict), "a dictionary"),
 }
 
 
-def _check_values(where, values, size):
+def _check_values(where, values, kinds, size):
     """Raises a ValueError if what is read of an entry or of settings is none of it."""
-    for key, (fits, expected) in KINDS.items():
+    for key, (fits, expected) in kinds.items():
         if key in values and not fits(values[key], size):
             raise ValueError(
                 f"`{where}[{key!r}]` must be {expected.format(size)}. "

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_robustlt import checks
 from keras_robustlt.attacks.arguments import check_output
-from keras_robustlt.networks.conversion import copied
+from keras_robustlt.networks.conversion import copied, is_default
 
 __all__ = ["logit_adjusted", "tau_normalized"]
 
@@ -151,7 +151,9 @@ def _copy(network):
             f"output_shape={network.output_shape}"
         )
     checks.logits_not_probabilities(network)
-    copy = keras.models.clone_model(network, clone_function=copied)
+    # A class with a configuration of its own is copied by that.
+    clone_function = copied if is_default(network) else None
+    copy = keras.models.clone_model(network, clone_function=clone_function)
     copy.set_weights(network.get_weights())
     check_output(keras.Model(copy.inputs, copy.outputs[0]))  # which may have a name
     return copy

@@ -62,7 +62,7 @@ def plain(network):
 
     def copy_of(layer):
         if id(layer) not in copies:
-            if _is_graph(layer) and (_own_layers(layer) or _is_default(layer)):
+            if _is_graph(layer) and (_own_layers(layer) or is_default(layer)):
                 copies[id(layer)] = keras.models.clone_model(
                     layer, clone_function=copy_of
                 )
@@ -83,7 +83,7 @@ def _is_graph(layer):
     return is_functional or isinstance(layer, keras.Sequential)
 
 
-def _is_default(model):
+def is_default(model):
     """Whether the configuration is a list of layers, not that of a class of its own."""
     return type(model).get_config.__module__.startswith("keras.")
 
