@@ -1204,7 +1204,7 @@ OTHERS = [
     (lambda: evaluated(attacks={"pgd20": None}), "`attacks` must not call no attack"),
     (lambda: evaluated(attacks={"clean": krl.attacks.PGD()}), "must not call an att"),
     (lambda: krl.evaluate(dense_network(), X, np.full((12, 3), 1 / 3)), "`y` holds"),
-    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "no mask"),
+    (lambda: krl.evaluate(dense_network(), np.ma.masked_less(X, 0.5), Y), "a mask"),
     (lambda: krl.evaluate(dense_network(), (X, Y), Y), "takes no `y` beside it"),
     (lambda: krl.diagnose(dense_network(), Y, X), "`y` must hold.*Received shape"),
     (lambda: krl.diagnose(dense_network(), X, Y + 1), "labels from 0 to 2, for 3"),
