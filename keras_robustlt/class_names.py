@@ -3,6 +3,7 @@
 import collections
 import math
 import numbers
+import os
 import textwrap
 import unicodedata
 
@@ -45,7 +46,8 @@ def check(value):
 def check_one(name):
     """Raises if `name` is neither text nor the number of a class."""
     is_number = isinstance(name, numbers.Real) and not isinstance(name, bool)
-    if not (isinstance(name, (str, bytes)) or is_number and math.isfinite(name)):
+    is_text = isinstance(name, (str, bytes, os.PathLike))
+    if not (is_text or is_number and math.isfinite(name)):
         raise ValueError(
             "`class_names` must be strings, or numbers of classes. Received: "
             f"{name!r:.200} among them"

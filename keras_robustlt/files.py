@@ -93,16 +93,14 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     refuse_other_than_file(path)
-    # What a link leads to is replaced, and not the link.
-    target = pathlib.Path(os.path.realpath(path))
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

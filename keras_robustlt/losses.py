@@ -93,14 +93,17 @@ def largest_part(targets):
 
 
 def _pair(targets, logits, of_one_class=False):
-    """Both as float32 tensors of one shape, targets that are known in rows of sum 1."""
+    """Both as float32 tensors of one shape; targets that are known may be such."""
     logits = checks.floats("logits", logits, ("batch", "num_classes"))
     targets = checks.floats("targets", targets, tuple(logits.shape), "logits")
     values = None if isinstance(targets, keras.KerasTensor) else checks.known(targets)
     if values is not None:
-        num_classes = values.shape[1]
-        checks.labels(values, num_classes, "targets")
-        if of_one_class and checks.are_soft(values, num_classes):
+        if not np.all((values >= 0) & np.isfinite(values)):
+            raise ValueError(
+                "`targets` must be finite numbers of at least 0, such as one-hot rows. "
+                f"Received: values from {values.min():g} to {values.max():g}"
+            )
+        if of_one_class and checks.are_soft(values, values.shape[1]):
             checks.refuse_soft_labels("`targets` holds", "this loss is of one class")
     return targets, logits
 

@@ -429,7 +429,7 @@ class RobustLTModel(backend.StepAdapter, keras.Model):
                 f"{tuple(x.shape)}"
             )
         if not self.network.built:  # what it gives is not known before
-            checks.outputs(self.network(x).shape, self.num_classes)
+            checks.outputs(self.network(x, training=False).shape, self.num_classes)
         checks.label_type(y, self.num_classes)
         message = "`{}` must have one entry for each image of a batch of `x`"
         y = backend.as_many(y, x, message.format("y"))

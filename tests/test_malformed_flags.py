@@ -94,7 +94,7 @@ OF_A_RUN = [
     ("--weights=None --backbone=resnet50", ("--backbone_weights=None", "no such file")),
     ("--method_options=beta", ("--method_options=beta", "name=value")),
     ("--method_options=tau=1,tau=2", ("--method_options", "tau more than once")),
-    ("--method_options=tau=1 --method_options=tau=2", ("there more than once",)),
+    ("--method_options=tau=1 --method_options=gama=2", ("no option gama",)),
     ("--method_options=gama=3", ("no option gama; it has tau, label_smoothing.",)),
     ("--method=awp --method_options=method=at", ("no option method; it has gamma",)),
     ("--method=standard --method_options=a=1", ("no option a; it has none.",)),

@@ -1,5 +1,6 @@
 """What of a training is wrong or in vain, said as soon as it can be known."""
 
+import numbers
 import warnings
 
 import keras
@@ -76,8 +77,8 @@ class TrainingWatch(keras.callbacks.Callback):
         self._look_at_epoch()
 
     def _warn_if_diverged(self, logs):
-        loss = float(ops.convert_to_numpy((logs or {}).get("loss", 0.0)))
-        if not np.isfinite(loss):
+        loss = ops.convert_to_numpy((logs or {}).get("loss", 0.0))
+        if not np.all(np.isfinite(loss)):
             found = checks.has_diverged(self.model.network)
             self._warn_of_divergence(found or f"a loss of {loss}")
 
@@ -175,13 +176,18 @@ def check_rules(model):
     if not length:
         return
     for part in parts_of(model):
-        checks.in_range(f"begins({length}) of {part}", part.begins(length), 0, np.inf)
+        begins = part.begins(length)  # or never, at infinity
+        if not isinstance(begins, numbers.Real) or not begins >= 0:
+            raise ValueError(
+                f"`begins({length})` of {part} must give the number of an epoch. "
+                f"Received: {begins!r}"
+            )
     most = 1.0 if model.norm == "linf" else np.inf
     hooks = [
         (rule, "class_epsilon", f"{count} numbers, from 0 to {most:g}", (count,), most),
-        (rule, "class_weight", f"None or {count} numbers, some above 0", (count,)),
+        (rule, "class_weight", f"None or {count} numbers, not negative", (count,)),
         (rule, "loss_weight", "None or a number from 0 to 1", (), 1.0),
-        (rule, "iteration_weight", "a number, not negative", ()),
+        (rule, "iteration_weight", "a number, not negative", None),
         (model.method, "attacks", "None, or whether this step attacks", (), 1.0),
         (model.averaging, "keep", "None or a number from 0 to 1", (), 1.0),
     ]
@@ -197,8 +203,7 @@ def check_rules(model):
         for (part, name, words, *within), values in zip(hooks, given, strict=True):
             is_left_out = values is None and words.startswith("None")
             fits = is_left_out or _are_within(values, *within)
-            weighs = is_left_out or name != "class_weight" or ops.any(values)
-            if not (fits and weighs):
+            if not fits:
                 raise ValueError(
                     f"`{name}` of {part} must give {words}. Received in epoch {epoch}: "
                     f"{values!r}"
@@ -214,18 +219,25 @@ def check_rules(model):
 
 def _are_scalars(values):
     return isinstance(values, dict) and all(
-        isinstance(name, str) and _are_within(value, (), least=-np.inf)
+        isinstance(name, str) and np.size(_numbers(value)) == 1
         for name, value in values.items()
     )
 
 
-def _are_within(values, shape, most=np.inf, least=0.0):
+def _numbers(values):
+    """`values` as an array, an empty one if they are no numbers."""
     try:
-        values = np.asarray(ops.convert_to_numpy(values), "float64")
+        return np.asarray(ops.convert_to_numpy(values), "float64")
     except (TypeError, ValueError):
-        return False
-    within = (values >= least) & (values <= most) & np.isfinite(values)
-    return values.shape == shape and bool(within.all())
+        return np.empty(0)
+
+
+def _are_within(values, shape, most=np.inf):
+    """Whether there is a number for each entry of `shape`, `None` for one, in range."""
+    values = _numbers(values)
+    fits = values.size == 1 if shape is None else values.shape == shape
+    within = (values >= 0) & (values <= most) & np.isfinite(values)
+    return fits and bool(within.all())
 
 
 def parts_of(model):

@@ -1,5 +1,6 @@
 """Arrays of images and labels: what they may look like, and `.npz` files."""
 
+import collections.abc
 import math
 import os
 import warnings
@@ -175,6 +176,9 @@ def _to_integers(y, argument):
 
 def check_class_names(names):
     """Class names as a tuple of strings, or a `ValueError`."""
+    if isinstance(names, collections.abc.Iterable) and not hasattr(names, "shape"):
+        one_shot = not isinstance(names, (str, bytes, dict, set))
+        names = list(names) if one_shot else names
     class_names.check(names)
     texts = []
     for name in names:

@@ -71,7 +71,8 @@ class DeviceAugmentation:
 
         checks.image_dtype(images, "images")
         checks.floats("images", images, ("batch", *self.image_shape))
-        checks.floats("draws", draws, (images.shape[0], self.num_draws))
+        if getattr(getattr(draws, "shape", None), "rank", 0) is not None:
+            checks.floats("draws", draws, (images.shape[0], self.num_draws))
         xp, augmentation = array_ops.device(), self.augmentation
         if augmentation.moves_only:
             return augmentation.apply(xp, xp.cast(images, "float32"), draws)

@@ -356,10 +356,12 @@ class LayerAugmentation:
         )
 
     def _check_shape(self, images, augmented, what="images"):
-        received = "an unknown shape"  # of which not even the length is known
+        received, fits = "an unknown shape", False  # not even its length is known
         if getattr(augmented.shape, "rank", 0) is not None:
-            received = tuple(augmented.shape[1:])
-        if received != tuple(images.shape[1:]):
+            received, wanted = tuple(augmented.shape[1:]), tuple(images.shape[1:])
+            known = what == "labels" and len(received) == len(wanted)
+            fits = received == wanted or known and set(received) == {None}
+        if not fits:
             raise ValueError(
                 f"`augmentation` must give {what} of the shape that it gets, "
                 f"{tuple(images.shape[1:])}. Received from {self.name}: {received}"

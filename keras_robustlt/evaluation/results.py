@@ -575,7 +575,10 @@ def _are_stages(stages, size):
 OF_CLASSES = (_of_classes, "a list with a number for each of the {} classes")
 OF_SETTINGS = {
     "class_counts": OF_CLASSES,
-    "epsilon": (lambda value, _: _is_amount(value), "a number of at least 0"),
+    "epsilon": (
+        lambda value, _: value is None or _is_amount(value),
+        "a number of at least 0",
+    ),
     "examples": (lambda value, _: is_whole(value, 0), "a whole number"),
     "examples_per_class": OF_CLASSES,
     "findings": (

@@ -127,16 +127,12 @@ def settings_of(attack):
     name = type(attack).__name__
     if name == "function":
         name = attack.__name__
-    try:
-        config = {key: _in_short(value) for key, value in config.items()}
-        json.dumps(config, default=in_json)
-    except (AttributeError, TypeError, ValueError):
+    if not isinstance(config, dict):
         raise ValueError(
-            f"`get_config` of {name}, an attack, must return a dictionary of what JSON "
-            "can hold: numbers, strings, lists, dictionaries. Received: "
+            f"`get_config` of {name}, an attack, must return a dictionary. Received: "
             f"{config!r:.200}"
-        ) from None
-    return {"class": name, **config}
+        )
+    return {"class": name, **{key: _in_short(value) for key, value in config.items()}}
 
 
 def _in_short(value):
@@ -146,6 +142,10 @@ def _in_short(value):
     if isinstance(value, dict) and "registered_name" in value:  # written by Keras
         name, config = value["class_name"], value["config"]
         return config if name == "function" else name
+    try:
+        json.dumps(value, default=in_json)
+    except (TypeError, ValueError):
+        return type(value).__name__
     return value
 
 

@@ -65,15 +65,14 @@ AVERAGING = Averaging(
 
 
 class Options(flags.Flag):
-    """Options by name, of which a second list would replace the first one."""
+    """Options by name: of several lists all count, and of a name the last one."""
 
     def parse(self, argument):
-        if self.present:
-            raise flags.IllegalFlagValueError(
-                f"--{self.name} is there more than once: give all options in one, "
-                "separated by commas."
-            )
+        before = self.value if self.present else []
         super().parse(argument)
+        names = {option.partition("=")[0] for option in self.value}
+        kept = [each for each in before if each.partition("=")[0] not in names]
+        self.value = kept + self.value
 
 
 def define_flags(values, tables, workdir):

@@ -75,6 +75,12 @@ def get(name, /, **kwargs):
     return builder(name)(**kwargs)
 
 
+def _small_resnet(width, *arguments, **keywords):
+    """With widths that the name says, and that no keyword may replace."""
+    widths = (width, 2 * width, 4 * width)
+    return SmallResNet(*arguments, widths=widths, **keywords)
+
+
 def builder(name):
     """The function that builds the network of a name, see `get`."""
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", str(name))
@@ -85,8 +91,7 @@ def builder(name):
     small_resnet = re.fullmatch(r"small_resnet-(\d+)", str(name))
     if small_resnet:
         width = checks.positive_integer("width", int(small_resnet[1]))
-        widths = (width, 2 * width, 4 * width)
-        return lambda **kwargs: SmallResNet(widths=widths, **kwargs)
+        return functools.partial(_small_resnet, width)
     if not isinstance(name, str) or name not in _BY_NAME:
         choices = ", ".join(["wrn-{depth}-{width}", "small_resnet-{width}", *_BY_NAME])
         raise ValueError(

@@ -182,8 +182,8 @@ def facts(runs):
             found.append(f"{evaluated.settings['examples']:,} test images")
         if any(entry.get("attack") for entry in evaluated.values()):
             known = [each.results.settings for each in runs if each.results]
-            budgets = [each["epsilon"] for each in known if "epsilon" in each]
-            shown = [f"{255 * budget:.3g}/255" for budget in dict.fromkeys(budgets)]
+            budgets = dict.fromkeys(each.get("epsilon") for each in known)
+            shown = [f"{255 * each:.3g}/255" for each in budgets if each is not None]
             if shown:
                 found.append(f"epsilon {', '.join(shown)}")
     return found
