@@ -385,8 +385,7 @@ def _check_elements(data, name, network, num_classes):
 
     What reading its first batch would change, or make a noise of, is left alone.
     """
-    is_left = isinstance(data, keras.utils.PyDataset) or _is_cached(data)
-    batch = data if is_left else _first_batch(data)
+    batch = data if _is_cached(data) else _first_batch(data)
     element = getattr(data, "element_spec", batch)
     if element is data or element is None:
         return
