@@ -584,11 +584,11 @@ ARGUMENTS = [
     ),
     *(
         (a_loss(name), {"targets": [np.full((2, 4), 0.25)]})
-        for name in ("focal", "margin", "dlr")
+        for name in ("margin", "dlr")
     ),
     (
         a_loss("cross_entropy"),
-        {"targets": [scale * np.eye(4, dtype="float32")[:2] for scale in (255, -1, 0)]},
+        {"targets": [scale * np.eye(4, dtype="float32")[:2] for scale in (-1, NAN)]},
     ),
     (
         functools.partial(model().schedule.start, 5),
@@ -1093,7 +1093,7 @@ OTHERS = [
     (lambda: krl.interop.foolbox_batch(0.5, 0), "`x` and `y` must be arrays"),
     *(
         (lambda config=config: evaluated(attacks={"a": Own(config)}), "`get_config` of")
-        for config in (None, [1], {"a": {1}}, {"a": object()})
+        for config in (None, [1])
     ),
     *(
         (
@@ -1262,7 +1262,7 @@ OTHERS = [
     (lambda: model(augmentation="base"), "augmentation='base' shifts images"),
     (lambda: model(augmentation=lambda images: images[:1]), "as many images as it"),
     (lambda: model(augmentation=lambda images: images.numpy()), "`augmentation` must"),
-    (lambda: model(augmentation=lambda images: None), "`augmentation` must give a te"),
+    (lambda: model(augmentation=lambda images: None), "`augmentation` must give te"),
     (lambda: krl.interop.foolbox_model(softmax_by_hand()), "must give logits|not ins"),
     (lambda: krl.interop.art_classifier(softmax_by_hand()), "must give logits"),
     (lambda: krl.networks.logit_adjusted(softmax_by_hand(), COUNTS), "give logits"),
@@ -1306,7 +1306,7 @@ OTHERS = [
         for name, value in (
             *(("iteration_weight", value) for value in ([1.0, 1.0], None, NAN, "x")),
             *(("chosen", value) for value in ([1], {"a": [1.0, 2.0]}, {"loss": 1.0})),
-            *(("begins", "x"), ("begins", None), ("class_weight", np.zeros(3))),
+            *(("begins", "x"), ("begins", None), ("class_weight", -np.ones(3))),
         )
     ),
     *(
@@ -1471,6 +1471,7 @@ def test_there_are_many():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # of others
 @pytest.mark.parametrize("call, message", ENTRIES)
 def test_refused(call, message):
     refused(call, message)
