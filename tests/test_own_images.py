@@ -381,6 +381,7 @@ def test_a_rate_that_rises_almost_always_or_never(share):
     assert np.isfinite([float(rate(step)) for step in range(6)]).all()
 
 
+@pytest.mark.filterwarnings("ignore:class_weight='balanced' and the loss")
 @pytest.mark.slow
 def test_backbone(folder):
     command(
