@@ -14,7 +14,6 @@ __all__ = [
     "as_text",
     "check",
     "check_different",
-    "check_one",
     "composed",
     "display_width",
     "ljust",
@@ -40,10 +39,10 @@ def check(value):
             f"class_names={value!r:.200}"
         )
     for name in value:
-        check_one(name)
+        _check_one(name)
 
 
-def check_one(name):
+def _check_one(name):
     """Raises if `name` is neither text nor the number of a class."""
     is_number = isinstance(name, numbers.Real) and not isinstance(name, bool)
     is_text = isinstance(name, (str, bytes, os.PathLike))

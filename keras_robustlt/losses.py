@@ -93,7 +93,7 @@ def largest_part(targets):
 
 
 def _pair(targets, logits, of_one_class=False):
-    """Both as float32 tensors of one shape; targets that are known may be such."""
+    """Both as float32 tensors of one shape; raises if known values are no targets."""
     logits = checks.floats("logits", logits, ("batch", "num_classes"))
     targets = checks.floats("targets", targets, tuple(logits.shape), "logits")
     values = None if isinstance(targets, keras.KerasTensor) else checks.known(targets)

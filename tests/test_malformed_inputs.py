@@ -1306,7 +1306,7 @@ OTHERS = [
         for name, value in (
             *(("iteration_weight", value) for value in ([1.0, 1.0], None, NAN, "x")),
             *(("chosen", value) for value in ([1], {"a": [1.0, 2.0]}, {"loss": 1.0})),
-            *(("begins", "x"), ("begins", None), ("class_weight", -np.ones(3))),
+            *(("begins", "x"), ("begins", None), ("class_weight", np.zeros(3))),
         )
     ),
     *(

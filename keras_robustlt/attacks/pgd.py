@@ -154,11 +154,9 @@ class PGD(base.Attack):
             seed = checks.seed(seed)
         named = self.loss if loss is None else arguments.check_loss(loss)
         loss = None if loss is None else base.loss_function(loss)
-        if hasattr(x, "dtype"):
-            checks.image_dtype(x)
-        x = ops.convert_to_tensor(x)
-        checks.image_dtype(x)
-        x = ops.cast(x, "float32")
+        x = x if hasattr(x, "dtype") else ops.convert_to_tensor(x)
+        checks.image_dtype(x)  # of objects, no backend makes a tensor
+        x = ops.cast(ops.convert_to_tensor(x), "float32")
         self._check_values(network, x, y, epsilon, step_size, start, named)
         draws_start = start is None
         if draws_start:

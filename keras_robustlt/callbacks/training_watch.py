@@ -196,6 +196,7 @@ def check_rules(model):
         epochs = np.linspace(0, length - 1, min(length, MOST_EPOCHS)).round()
     else:
         epochs = {0, length // 2, length - 1}
+    weighed = []
     for epoch in sorted(map(int, epochs)):
         with keras.StatelessScope([(schedule.epoch, epoch), (schedule.step, 1)]):
             given = [getattr(part, name)(schedule) for part, name, *_ in hooks]
@@ -203,6 +204,8 @@ def check_rules(model):
         for (part, name, words, *within), values in zip(hooks, given, strict=True):
             is_left_out = values is None and words.startswith("None")
             fits = is_left_out or _are_within(values, *within)
+            if name == "class_weight":
+                weighed.append(is_left_out or np.any(_numbers(values)))
             if not fits:
                 raise ValueError(
                     f"`{name}` of {part} must give {words}. Received in epoch {epoch}: "
@@ -215,6 +218,11 @@ def check_rules(model):
                 f"called {', '.join(sorted(taken))}. Received in epoch {epoch}: "
                 f"{chosen!r}"
             )
+    if not any(weighed):
+        raise ValueError(
+            f"`class_weight` of {rule} must give some class a weight above 0 in some "
+            "epoch. Received zeros: nothing would be learned"
+        )
 
 
 def _are_scalars(values):

@@ -176,9 +176,8 @@ def _to_integers(y, argument):
 
 def check_class_names(names):
     """Class names as a tuple of strings, or a `ValueError`."""
-    if isinstance(names, collections.abc.Iterable) and not hasattr(names, "shape"):
-        one_shot = not isinstance(names, (str, bytes, dict, set))
-        names = list(names) if one_shot else names
+    if isinstance(names, (collections.abc.Iterator, collections.abc.MappingView)):
+        names = list(names)  # in the order of the labels, as lists are
     class_names.check(names)
     texts = []
     for name in names:
